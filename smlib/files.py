@@ -1,0 +1,133 @@
+"""Files that are either whole or absent: canonical JSON, atomic writes, and where relative paths start.
+
+Every file that smlib leaves behind goes through `write_atomically`: written beside its final name and then
+renamed, so that a killed process leaves the old file or the new one and nothing in between. JSON is written in
+one canonical form (sorted keys, shortest floats that read back the same), so equal results are equal bytes.
+"""
+
+import dataclasses
+import json
+import math
+import os
+import tempfile
+from collections.abc import Mapping, Sequence, Set
+from pathlib import Path
+
+import numpy as np
+
+
+class ResultError(Exception):
+    """A result file, item id, preset or value that cannot be used; the message says what would cure it."""
+
+
+def project_root(start: Path | None = None) -> Path:
+    """The repository that encloses `start` (default: the working directory), or `start` itself outside of one.
+
+    Notebooks run from `notebooks/` in JupyterLab and from the root under papermill; both have to mean the same
+    `results/`.
+    """
+    here = (start or Path.cwd()).resolve()
+    for folder in (here, *here.parents):
+        if (folder / "pyproject.toml").is_file() and (folder / "smlib" / "__init__.py").is_file():
+            return folder
+    return here
+
+
+def resolve(path: str | os.PathLike[str]) -> Path:
+    """An absolute path; a relative one starts at `project_root()`."""
+    given = Path(path)
+    return given if given.is_absolute() else project_root() / given
+
+
+def plain(value: object, where: str = "value") -> object:
+    """`value` as JSON types only; raises `ResultError` naming the place of a NaN, an infinity or a foreign type.
+
+    Dataclasses and mappings become dicts, sequences and arrays lists, sets sorted lists, paths strings. A quantity
+    that *is* infinite (the reverse KL of Figure 1) is written as the string "inf", and a missing one as None:
+    both on purpose, at the place that knows.
+    """
+    if value is None or isinstance(value, str | bool | int):
+        return value
+    if isinstance(value, np.generic | np.ndarray):
+        return plain(value.tolist(), where)
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise ResultError(f"{where} is {value}: write None if it is missing, or the string 'inf' if it is infinite")
+        return value
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: plain(getattr(value, f.name), f"{where}.{f.name}") for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        for key in value:
+            if not isinstance(key, str | int) or isinstance(key, bool):
+                raise ResultError(f"{where} has the key {key!r}: keys are strings or integers")
+        return {str(key): plain(item, f"{where}.{key}") for key, item in value.items()}
+    if isinstance(value, Set):
+        return sorted(plain(item, where) for item in value)  # type: ignore[type-var]
+    if isinstance(value, Sequence) and not isinstance(value, bytes):
+        return [plain(item, f"{where}[{i}]") for i, item in enumerate(value)]
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    raise ResultError(f"{where} is a {type(value).__name__}, which JSON cannot hold: convert it to numbers first")
+
+
+def canonical_json(value: object, where: str = "value", indent: int | None = 1) -> str:
+    """The one JSON text of `value`: keys sorted, UTF-8 kept, no NaN; ends in a newline when indented."""
+    text = json.dumps(
+        plain(value, where),
+        sort_keys=True,
+        ensure_ascii=False,
+        allow_nan=False,
+        indent=indent,
+        separators=(",", ": ") if indent else (",", ":"),
+    )
+    return text + "\n" if indent else text
+
+
+def write_atomically(path: str | os.PathLike[str], content: str | bytes) -> Path:
+    """Write `content` to a file beside `path`, flush it to disk, and rename it into place."""
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    data = content.encode() if isinstance(content, str) else content
+    handle, beside = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.chmod(beside, 0o644)  # mkstemp makes private files
+        os.replace(beside, target)
+    except BaseException:
+        Path(beside).unlink(missing_ok=True)
+        raise
+    return target
+
+
+def append_line(path: str | os.PathLike[str], value: object) -> None:
+    """Append one JSON line in a single write, so that lines of processes running side by side never mix."""
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    line = canonical_json(value, where=target.name, indent=None) + "\n"
+    handle = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    try:
+        os.write(handle, line.encode())
+    finally:
+        os.close(handle)
+
+
+def read_json(path: str | os.PathLike[str]) -> dict[str, object]:
+    """The object in a JSON file; raises `ResultError` if it is missing, torn, or no object."""
+    source = Path(path)
+    try:
+        value = json.loads(source.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ResultError(f"{source} does not exist") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ResultError(
+            f"{source} is no valid JSON ({error}); nothing was overwritten. Delete it and run again"
+        ) from None
+    if not isinstance(value, dict):
+        raise ResultError(
+            f"{source} holds a JSON {type(value).__name__} where an object was expected; nothing was overwritten. "
+            "Delete it and run again"
+        )
+    return value
