@@ -1,0 +1,309 @@
+"""The policy: a causal language model, one unembedding row for `<bkspc>`, and the logit offset head of App. E.
+
+Nothing of the model itself changes: `<bkspc>` is an action and never an input, so it needs an output row and no
+embedding, and the row lives beside the head. The logits of the vocabulary stay bit-identical, tied or not, with
+adapters or 4-bit weights.
+"""
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from smlib.actions import ActionSpace
+from smlib.masking import PackedBatch
+
+FORMAT = "smlib-policy-1"
+
+
+class OffsetHead(nn.Module):
+    """One scalar per state that is added to all its logits: it moves V(s) and leaves the policy as it is (App. E).
+
+    Two layers, GELU, `hidden_size` 8, on the state's hidden vector and its position id. The output layer starts at
+    zero, so that V starts as the pretrained model's.
+    """
+
+    def __init__(self, dim: int, max_positions: int, hidden_size: int = 8) -> None:
+        super().__init__()
+        self.max_positions = max_positions
+        self.inner = nn.Linear(dim + 1, hidden_size)
+        self.outer = nn.Linear(hidden_size, 1)
+        nn.init.zeros_(self.outer.weight)
+        nn.init.zeros_(self.outer.bias)
+
+    def forward(self, hidden: Float[Tensor, "N d"], positions: Int[Tensor, " N"]) -> Float[Tensor, "N 1"]:
+        """Offsets of N states; positions are scaled to [0, 1] by the context length."""
+        place = (positions.to(hidden.dtype) / self.max_positions)[:, None]
+        offset: Tensor = self.outer(nn.functional.gelu(self.inner(torch.cat([hidden, place], dim=1))))
+        return offset
+
+
+@dataclass(frozen=True)
+class PolicyConfig:
+    """What a policy is, apart from its language model.
+
+    Attributes:
+        space: the vocabulary with <bos>, <eos> and <bkspc>.
+        offset_head: whether the head of App. E is there.
+        backspace: False forbids <bkspc> (its logit is -inf): plain maximum likelihood, and the ablation.
+    """
+
+    space: ActionSpace
+    offset_head: bool = True
+    backspace: bool = True
+
+
+class Policy(nn.Module):
+    """p(a|s) over the vocabulary and `<bkspc>`, from any causal language model of transformers.
+
+    Args:
+        lm: the model, loaded with `attn_implementation="sdpa"`.
+        config: action space and options; the vocabulary must fit the model's output head.
+
+    Raises:
+        ValueError: an attention that ignores or misreads bool 4-D masks; a head smaller than the vocabulary.
+    """
+
+    def __init__(self, lm: Any, config: PolicyConfig) -> None:
+        super().__init__()
+        check_attention(lm)
+        head = lm.get_output_embeddings()
+        if head is None:
+            raise ValueError(f"{type(lm).__name__} has no output head: expected a causal language model")
+        if head.out_features < config.space.vocab_size:
+            raise ValueError(
+                f"the head has {head.out_features} rows but the vocabulary has {config.space.vocab_size} tokens"
+            )
+        dim = lm.config.get_text_config().hidden_size
+        self.lm = lm
+        self.config = config
+        weight = head.weight
+        mean_row = weight.detach().float().mean(0) if weight.is_floating_point() else torch.zeros(dim)
+        dtype = weight.dtype if weight.is_floating_point() else torch.float32
+        self.w_bkspc = nn.Parameter(mean_row.to(dtype))  # starts as the mean row: an average token
+        self.offset = OffsetHead(dim, max_positions(lm)).to(weight.device) if config.offset_head else None
+
+    @property
+    def space(self) -> ActionSpace:
+        """The action space."""
+        return self.config.space
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the parameters."""
+        return self.w_bkspc.device
+
+    def hidden(
+        self,
+        tokens: Int[Tensor, "R S"],
+        positions: Int[Tensor, "R S"],
+        mask: Bool[Tensor, "R 1 S K"],
+        cache: Any = None,
+    ) -> Float[Tensor, "R S d"]:
+        """Last hidden vector of each slot. The 4-D mask is always given: transformers guesses one otherwise."""
+        body = self.lm.get_decoder() if not hasattr(self.lm, "peft_config") else self.lm.get_base_model().get_decoder()
+        out = body(
+            input_ids=tokens,
+            position_ids=positions,
+            attention_mask=mask,
+            past_key_values=cache,
+            use_cache=cache is not None,
+        )
+        hidden: Tensor = out.last_hidden_state
+        return hidden
+
+    def logits(self, hidden: Float[Tensor, "N d"], positions: Int[Tensor, " N"]) -> Float[Tensor, "N A"]:
+        """Logits l(a|s) over the vocabulary and, last, `<bkspc>`; the offset added to all of them."""
+        tokens = self.lm.get_output_embeddings()(hidden)[:, : self.space.vocab_size]
+        edit = (hidden.to(self.w_bkspc.dtype) @ self.w_bkspc)[:, None].to(tokens.dtype)
+        if not self.config.backspace:
+            edit = torch.full_like(edit, -torch.inf)
+        logits = torch.cat([tokens, edit], dim=1)
+        if self.offset is not None:
+            logits = logits + self.offset(hidden.to(self.w_bkspc.dtype), positions).to(logits.dtype)
+        return logits
+
+    def state_hidden(self, batch: PackedBatch) -> tuple[Float[Tensor, "U d"], Int[Tensor, " U"]]:
+        """One forward pass over a packed batch: hidden vector and position of each needed state."""
+        hidden = self.hidden(batch.tokens, batch.positions, batch.mask())
+        return hidden.flatten(0, 1)[batch.slots], batch.positions.flatten()[batch.slots]
+
+    def state_logits(self, batch: PackedBatch) -> Float[Tensor, "U A"]:
+        """Logits at each needed state of a packed batch."""
+        return self.logits(*self.state_hidden(batch))
+
+    def forward(self, batch: PackedBatch, chunk: int | None = None) -> tuple[Float[Tensor, " N"], Float[Tensor, " U"]]:
+        """Logit of each visit's label, and V of each needed state.
+
+        Args:
+            chunk: number of states whose logits exist at a time. The rest is recomputed in the backward pass, so that
+                memory is chunk x vocabulary instead of U x vocabulary. None keeps all logits.
+        """
+        hidden, positions = self.state_hidden(batch)
+        if chunk is None or hidden.shape[0] <= chunk:
+            logits = self.logits(hidden, positions)
+            return logits[batch.visit_state, batch.label], logits.logsumexp(-1)
+        order = torch.argsort(batch.visit_state)
+        state, label = batch.visit_state[order], batch.label[order]
+        picked, values = [], []
+        for begin in range(0, hidden.shape[0], chunk):
+            part = slice(begin, begin + chunk)
+            lo, hi = torch.searchsorted(state, torch.tensor([begin, begin + chunk], device=state.device)).tolist()
+            own, value = checkpoint(
+                self._picked, hidden[part], positions[part], state[lo:hi] - begin, label[lo:hi], use_reentrant=False
+            )
+            picked.append(own)
+            values.append(value)
+        label_logit = torch.empty_like(torch.cat(picked))
+        return label_logit.index_copy(0, order, torch.cat(picked)), torch.cat(values)
+
+    def _picked(self, hidden: Tensor, positions: Tensor, state: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
+        logits = self.logits(hidden, positions)
+        return logits[state, label], logits.logsumexp(-1)
+
+    def extra_state(self) -> dict[str, Tensor]:
+        """The parameters beside the language model: the `<bkspc>` row and the offset head."""
+        extra = {"w_bkspc": self.w_bkspc.detach()}
+        if self.offset is not None:
+            extra |= {f"offset.{k}": v.detach() for k, v in self.offset.state_dict().items()}
+        return extra
+
+    def save(self, path: Path | str) -> None:
+        """Writes the language model (or its adapter) and the rest as safetensors; complete or not at all."""
+        target = Path(path)
+        scratch = target.with_name(target.name + ".partial")
+        _remove(scratch)
+        self.lm.save_pretrained(scratch / "lm", safe_serialization=True)
+        save_file({k: v.contiguous().cpu() for k, v in self.extra_state().items()}, scratch / "policy.safetensors")
+        (scratch / "policy.json").write_text(json.dumps({"format": FORMAT, **asdict(self.config)}, indent=1))
+        old = target.with_name(target.name + ".old")
+        _remove(old)
+        if target.exists():
+            os.replace(target, old)
+        os.replace(scratch, target)
+        _remove(old)
+
+    @classmethod
+    def load(cls, path: Path | str, base: Callable[[Path], Any] | None = None) -> "Policy":
+        """Reads what `save` wrote. No pickle, no code from the checkpoint.
+
+        Args:
+            path: the directory.
+            base: makes the language model from the `lm` directory; needed for adapters, whose base model is not in it.
+
+        Raises:
+            FileNotFoundError: no such checkpoint. ValueError: corrupt, or not written by smlib.
+        """
+        folder = Path(path)
+        meta = folder / "policy.json"
+        if not meta.is_file():
+            raise FileNotFoundError(f"{folder} is no smlib policy (policy.json is missing); `smlib train` writes one")
+        try:
+            stored = json.loads(meta.read_text())
+            if stored.pop("format", None) != FORMAT:
+                raise ValueError(f"{meta} is not of the format {FORMAT!r}")
+            config = PolicyConfig(**{**stored, "space": ActionSpace(**stored["space"])})
+            extra = load_file(folder / "policy.safetensors")
+        except (json.JSONDecodeError, KeyError, TypeError, SafetensorError) as error:
+            raise ValueError(f"{folder} is a corrupt or foreign checkpoint: {error}") from error
+        policy = cls((base or _load_lm)(folder / "lm"), config)
+        policy.load_extra_state(extra, folder)
+        return policy
+
+    def load_extra_state(self, extra: dict[str, Tensor], source: Path | str = "checkpoint") -> None:
+        """Puts the `<bkspc>` row and offset head of another run in place; raises ValueError where they do not fit."""
+        expected = {name: tuple(value.shape) for name, value in self.extra_state().items()}
+        found = {name: tuple(value.shape) for name, value in extra.items()}
+        if expected != found:
+            raise ValueError(f"{source}: expected the tensors {expected}, found {found}")
+        with torch.no_grad():
+            self.w_bkspc.copy_(extra["w_bkspc"])
+        if self.offset is not None:
+            self.offset.load_state_dict({k.removeprefix("offset."): v for k, v in extra.items() if k != "w_bkspc"})
+
+    def forbid_backspace(self) -> "Policy":
+        """The same policy with `<bkspc>` switched off, in place."""
+        self.config = replace(self.config, backspace=False)
+        return self
+
+
+def check_attention(lm: Any) -> None:
+    """Raises ValueError unless the model uses sdpa: eager *adds* a bool mask, flash-attention ignores 4-D masks."""
+    kind = getattr(lm.config, "_attn_implementation", None)
+    if kind != "sdpa":
+        raise ValueError(
+            f"attn_implementation is {kind!r}, which misreads or ignores the packing's bool 4-D mask; "
+            "load the model with attn_implementation='sdpa'"
+        )
+
+
+def max_positions(lm: Any) -> int:
+    """Context length of the model, in tokens."""
+    return int(lm.config.get_text_config().max_position_embeddings)
+
+
+def tiny_policy(
+    space: ActionSpace,
+    *,
+    dim: int = 128,
+    layers: int = 4,
+    heads: int = 4,
+    mlp: int | None = None,
+    positions: int = 256,
+    seed: int = 0,
+    offset_head: bool = True,
+    backspace: bool = True,
+    dtype: torch.dtype = torch.float32,
+) -> Policy:
+    """A small `LlamaForCausalLM` with random weights, the architecture of Llama-2 in miniature.
+
+    Args:
+        dim, layers, heads, mlp: width, depth, attention heads, width of the gated MLP (8/3 dim when omitted).
+        positions: context length. seed: of the initial weights; the global generator is left as it was.
+    """
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        vocab_size=space.vocab_size,
+        hidden_size=dim,
+        intermediate_size=mlp or 8 * dim // 3,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=heads,
+        max_position_embeddings=positions,
+        bos_token_id=space.bos,
+        eos_token_id=space.eos,
+        pad_token_id=None,
+        tie_word_embeddings=False,
+        attn_implementation="sdpa",
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        policy = Policy(LlamaForCausalLM(config), PolicyConfig(space, offset_head, backspace))
+    return policy.to(dtype)
+
+
+def _load_lm(path: Path) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    if not (path / "config.json").is_file():
+        raise ValueError(f"{path} has no config.json: an adapter needs its base model, see Policy.load(base=...)")
+    return AutoModelForCausalLM.from_pretrained(
+        path, attn_implementation="sdpa", local_files_only=True, trust_remote_code=False, use_safetensors=True
+    )
+
+
+def _remove(folder: Path) -> None:
+    if folder.exists():
+        for child in sorted(folder.rglob("*"), reverse=True):
+            child.rmdir() if child.is_dir() else child.unlink()
+        folder.rmdir()
