@@ -1,0 +1,127 @@
+"""Tokenisers with one interface: a fixed arithmetic vocabulary, laid out like Llama-2's.
+
+Llama-2 is the model of the paper (Sec. 6). Three of its properties matter for the experiments and are kept:
+
+* every digit is a token of its own (so 'ground-truth' noise is one token, App. E);
+* words carry their leading space, so decoding is concatenation;
+* 256 byte tokens `<0x00>` ... `<0xFF>` stand in for whatever the vocabulary lacks. They also make a token
+  drawn at random from the vocabulary ('random noise', Sec. 6.1) unlike a digit: 10 of about 320 tokens are
+  digits.
+"""
+
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+
+SPECIALS = ("<pad>", "<bos>", "<eos>")
+BKSPC_TEXT = "<bkspc>"
+DIGITS = tuple("0123456789")
+_BYTES = tuple(f"<0x{byte:02X}>" for byte in range(256))
+# Words of the templates of add_or_sub_in_base, mul and list_prime_factors, as they occur: at the start or
+# after a space.
+_WORDS = (
+    "In", " base", " what", " is", " Solution",
+    "Calculate", "Work", " out", "Multiply", " and", "Product", "What", " the", " product", " of", " times",
+    " are", "List", " prime", " factors",
+)  # fmt: skip
+_SYMBOLS = (" ", "-", "+", "*", ".", ",", "?", ":")
+
+
+class TextTokenizer(Protocol):
+    """What the library asks of a tokeniser; ids of `<bkspc>` are no business of it (see `smlib.actions`)."""
+
+    @property
+    def vocab_size(self) -> int: ...
+    @property
+    def bos(self) -> int: ...
+    @property
+    def eos(self) -> int: ...
+    @property
+    def pad(self) -> int: ...
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a text, specials not added."""
+        ...
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Text of ids, specials left out."""
+        ...
+
+    def token(self, action: int) -> str:
+        """Printed form of one action, `<bkspc>` included, for tables of edits."""
+        ...
+
+
+class FixedTokenizer:
+    """A `tokenizers.Tokenizer` whose first ids are `<pad>`, `<bos>`, `<eos>`.
+
+    No text encodes to a special token: a literal `<eos>` in a text is spelled out in ordinary tokens.
+    """
+
+    def __init__(self, backend: Tokenizer) -> None:
+        for expected, special in enumerate(SPECIALS):
+            if backend.token_to_id(special) != expected:
+                raise ValueError(f"token {special} must have id {expected}, got {backend.token_to_id(special)}")
+        self.backend = backend
+        self.pad, self.bos, self.eos = range(3)
+        self.vocab_size: int = backend.get_vocab_size()
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a text, specials not added."""
+        return list(self.backend.encode(text, add_special_tokens=False).ids)
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """Ids of many texts."""
+        return [list(e.ids) for e in self.backend.encode_batch(list(texts), add_special_tokens=False)]
+
+    def decode(self, ids: Iterable[int] | NDArray[np.integer]) -> str:
+        """Text of ids, specials left out.
+
+        Raises:
+            ValueError: an id outside the vocabulary, such as `<bkspc>`, which has no text.
+        """
+        kept = [int(i) for i in ids]
+        bad = [i for i in kept if not 0 <= i < self.vocab_size]
+        if bad:
+            raise ValueError(f"id {bad[0]} has no text: expected 0 <= id < {self.vocab_size}; replay the edits first")
+        text: str = self.backend.decode([i for i in kept if i >= len(SPECIALS)], skip_special_tokens=False)
+        return text
+
+    def token(self, action: int) -> str:
+        """Printed form of one action, `<bkspc>` included, for tables of edits."""
+        if action == self.vocab_size:
+            return BKSPC_TEXT
+        text = self.backend.id_to_token(int(action))
+        if text is None:
+            raise ValueError(f"id {action} is no action: expected 0 <= id <= {self.vocab_size}")
+        return str(text)
+
+    def id(self, token: str) -> int:
+        """Id of a token by its printed form.
+
+        Raises:
+            KeyError: no such token.
+        """
+        found = self.backend.token_to_id(token)
+        if found is None:
+            raise KeyError(f"no token {token!r} in this vocabulary of {self.vocab_size}")
+        return int(found)
+
+
+@lru_cache(maxsize=1)
+def arithmetic_tokenizer() -> FixedTokenizer:
+    """The vocabulary of the three mathematics tasks: specials, 256 bytes, ten digits, symbols, template
+    words.""" tokens = (*SPECIALS, *_BYTES, *DIGITS, *_SYMBOLS, *_WORDS)
+    # BPE without merges, in which whole pre-tokens are looked up first: a word list with byte fallback.
+    model = models.BPE(
+        vocab={token: i for i, token in enumerate(tokens)}, merges=[], byte_fallback=True, ignore_merges=True
+    )
+    backend = Tokenizer(model)
+    # A pre-token: a word with the space before it, or any single character.
+    backend.pre_tokenizer = pre_tokenizers.Split(Regex(r" ?[A-Za-z]+|[\s\S]"), behavior="isolated")
+    backend.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
+    return FixedTokenizer(backend)
