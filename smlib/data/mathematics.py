@@ -180,9 +180,9 @@ def _generator() -> Mapping[str, types.ModuleType]:
         def __init__(self, value: Any, base: int) -> None:
             self._value, self._base, self._str = value, base, in_base(int(value), base)
 
-    number.sympy = _overlay(number.sympy, gcd=lambda a, b: math.gcd(int(a), int(b)))  # type:
-    ignore[attr-defined] modules["arithmetic"].display = _overlay(display, NumberInBase=NumberInBase)  # type:
-    ignore[attr-defined] return modules
+    number.sympy = _overlay(number.sympy, gcd=lambda a, b: math.gcd(int(a), int(b)))  # type: ignore[attr-defined]
+    modules["arithmetic"].display = _overlay(display, NumberInBase=NumberInBase)  # type: ignore[attr-defined]
+    return modules
 
 
 def _overlay(module: types.ModuleType, **replacements: Any) -> types.SimpleNamespace:

@@ -144,16 +144,14 @@ def expert_trajectory(
     return _finish(root, labels, realised, n + burst, space, max_len)
 
 
-def _finish(root: Ids, labels: Ids, realised: Ids, deepest: int, space: ActionSpace, max_len: int | None) ->
-Trajectory:
+def _finish(root: Ids, labels: Ids, realised: Ids, deepest: int, space: ActionSpace, max_len: int | None) -> Trajectory:
     # What was built here is valid already; Trajectory.make's checks would cost more than the construction.
     if max_len is None or root.size + deepest <= max_len:
         return Trajectory(root, labels, realised)
     return Trajectory.make(root, labels, realised, space=space, max_len=max_len)
 
 
-def _check(root: Ids, answer: Ids, law: NoiseLaw, eta: float, space: ActionSpace, burst: int, repeats: bool)
--> None:
+def _check(root: Ids, answer: Ids, law: NoiseLaw, eta: float, space: ActionSpace, burst: int, repeats: bool) -> None:
     if not 0 <= eta <= 1:
         raise ValueError(f"the noise level η must lie in [0, 1], got {eta}")
     if eta == 1 and repeats:

@@ -114,8 +114,8 @@ class FixedTokenizer:
 
 @lru_cache(maxsize=1)
 def arithmetic_tokenizer() -> FixedTokenizer:
-    """The vocabulary of the three mathematics tasks: specials, 256 bytes, ten digits, symbols, template
-    words.""" tokens = (*SPECIALS, *_BYTES, *DIGITS, *_SYMBOLS, *_WORDS)
+    """The vocabulary of the three mathematics tasks: specials, 256 bytes, ten digits, symbols, words."""
+    tokens = (*SPECIALS, *_BYTES, *DIGITS, *_SYMBOLS, *_WORDS)
     # BPE without merges, in which whole pre-tokens are looked up first: a word list with byte fallback.
     model = models.BPE(
         vocab={token: i for i, token in enumerate(tokens)}, merges=[], byte_fallback=True, ignore_merges=True
