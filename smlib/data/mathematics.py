@@ -29,8 +29,7 @@ MATHEMATICS_TASKS = ("add_or_sub_in_base", "mul", "list_prime_factors")
 DIFFICULTIES: Mapping[str, tuple[int, int]] = types.MappingProxyType(
     {"easy": (0, 3), "medium": (1, 3), "hard": (2, 3), "all": (0, 1)}
 )
-MAX_BASE = 10  # App. E: Llama-2 has no single tokens for the digits above 9, so the paper filters these bases
-out
+MAX_BASE = 10  # App. E: Llama-2 has no single tokens for the digits above 9, so the paper filters the others out
 CHUNK = 256  # accepted questions per seed
 
 _BASE_QUESTION = re.compile(r"In base (\d+), what is (-?\w+) ([+-]) (-?\w+)\?")
