@@ -1,0 +1,92 @@
+"""A preallocated key/value cache in which every row rolls back alone (Sec. 4.1, last paragraph).
+
+The slot of a token is its position, so a row's state is the first `depth` slots of its row. Deleting the
+last token costs nothing: the row's depth falls by one, the dead slot is hidden by the mask (`slot <=
+position`) and overwritten by the next insertion. transformers' `StaticCache` cannot do this (all rows share
+one length), and `crop` cuts the whole batch.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache, CacheLayerMixin
+
+
+@dataclass
+class _Window:
+    """What all layers share: the allocation, where the next tokens go, and what attention reads."""
+
+    rows: int
+    slots: int
+    index: tuple[Any, ...] = ()
+    n_rows: int = 0
+    view: int = 0
+
+
+class SlotLayer(CacheLayerMixin):
+    """Keys and values of one layer, `[rows, heads, slots, head_dim]`, allocated at the first update."""
+
+    is_sliding = False
+
+    def __init__(self, window: _Window) -> None:
+        super().__init__()
+        self.window = window
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        for name, like in (("keys", key_states), ("values", value_states)):
+            shape = (self.window.rows, like.shape[1], self.window.slots, like.shape[3])
+            # Zeros, not empty: a hidden slot gets weight 0, and 0 * NaN would still poison the sum.
+            setattr(self, name, torch.zeros(shape, dtype=like.dtype, device=like.device))
+        self.is_initialized = True
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Writes `[R, heads, S, head_dim]` where `SlotCache.point` said and returns the visible slots."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        window = self.window
+        # Indexing rows and slots around the slice of heads yields [R, S, heads, head_dim].
+        self.keys[window.index] = key_states.transpose(1, 2)
+        self.values[window.index] = value_states.transpose(1, 2)
+        return self.keys[: window.n_rows, :, : window.view], self.values[: window.n_rows, :, : window.view]
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return self.window.view, 0
+
+    def get_seq_length(self) -> int:
+        return self.window.view
+
+    def get_max_length(self) -> int:
+        return self.window.slots
+
+
+class SlotCache(Cache):
+    """One `SlotLayer` per layer. Call `point` before each forward pass; a pass over R sequences uses rows
+    0..R-1.
+
+    Args:
+        rows: largest number of sequences held at once.
+        slots: largest number of tokens of a sequence.
+    """
+
+    def __init__(self, rows: int, slots: int) -> None:
+        self.window = _Window(rows, slots)
+        super().__init__(layer_class_to_replicate=lambda: SlotLayer(self.window))
+
+    def point(self, positions: Tensor, view: int) -> None:
+        """Says where the next forward pass writes.
+
+        Args:
+            positions: slot of every token that is fed, long `[R, S]`.
+            view: number of leading slots that attention reads; larger than every position.
+        """
+        rows = torch.arange(positions.shape[0], device=positions.device)[:, None]
+        self.window.index = (rows, slice(None), positions)
+        self.window.n_rows, self.window.view = positions.shape[0], view
+
+    def move(self, source: list[int], target: list[int], view: int) -> None:
+        """Copies `view` slots of rows `source` over rows `target` (disjoint): closes the gaps of finished rows."""
+        for layer in self.layers:
+            layer.keys[target, :, :view] = layer.keys[source, :, :view]
+            layer.values[target, :, :view] = layer.values[source, :, :view]
