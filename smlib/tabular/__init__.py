@@ -1,0 +1,1 @@
+"""The edit MDP made explicit: exact occupancies, values, divergences and the objective J, without sampling."""

@@ -1,0 +1,117 @@
+"""A batched L-BFGS: many small smooth problems at once, each with its own curvature and its own line search."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+Objective = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Minimum:
+    """Where the search ended: `x` [B, K], `value` [B], `gradient` [B] (largest entry), `iterations`."""
+
+    x: Tensor
+    value: Tensor
+    gradient: Tensor
+    iterations: int
+
+
+def _evaluate(objective: Objective, x: Tensor) -> tuple[Tensor, Tensor]:
+    leaf = x.detach().requires_grad_()
+    value = objective(leaf)
+    (gradient,) = torch.autograd.grad(value.sum(), leaf)
+    return value.detach(), gradient
+
+
+def minimise(
+    objective: Objective,
+    start: Float[Tensor, "b k"],
+    *,
+    max_iterations: int = 500,
+    tolerance: float = 1e-8,
+    memory: int = 12,
+) -> Minimum:
+    """Minimises objective(x) [B], problem by problem, from `start`.
+
+    Stops when every gradient is below `tolerance` or no problem can be decreased any further. The problems must not
+    interact: objective(x)[i] may depend on x[i] only.
+    """
+    x = start.detach().clone()
+    value, gradient = _evaluate(objective, x)
+    steps: list[Tensor] = []
+    changes: list[Tensor] = []
+    inverses: list[Tensor] = []
+    iterations = 0
+    while iterations < max_iterations:
+        iterations += 1
+        if float(gradient.abs().max()) < tolerance:
+            break
+        direction = -_two_loop(gradient, steps, changes, inverses)
+        slope = (direction * gradient).sum(-1)
+        uphill = slope >= 0.0
+        direction = torch.where(uphill.unsqueeze(-1), -gradient, direction)
+        slope = torch.where(uphill, -gradient.square().sum(-1), slope)
+        if not steps:
+            direction, slope = _shorten(direction, slope)
+        size, new_value, new_gradient = _line_search(objective, x, value, gradient, direction, slope)
+        if not bool((size > 0.0).any()):
+            if not steps:
+                break
+            steps, changes, inverses = [], [], []  # stale curvature: once more along the gradient
+            continue
+        step = size.unsqueeze(-1) * direction
+        change = new_gradient - gradient
+        product = (step * change).sum(-1)
+        good = product > 1e-12 * step.norm(dim=-1) * change.norm(dim=-1)
+        steps.append(step)
+        changes.append(change)
+        inverses.append(torch.where(good, 1.0 / torch.where(good, product, torch.ones_like(product)), 0.0))
+        steps, changes, inverses = steps[-memory:], changes[-memory:], inverses[-memory:]
+        x, value, gradient = x + step, new_value, new_gradient
+    return Minimum(x, value, gradient.abs().amax(dim=-1), iterations)
+
+
+def _shorten(direction: Tensor, slope: Tensor) -> tuple[Tensor, Tensor]:
+    """First step of unit length at most: the gradient's scale says nothing about the problem's."""
+    scale = 1.0 / direction.norm(dim=-1).clamp(min=1.0)
+    return scale.unsqueeze(-1) * direction, scale * slope
+
+
+def _two_loop(gradient: Tensor, steps: list[Tensor], changes: list[Tensor], inverses: list[Tensor]) -> Tensor:
+    """H g by the two-loop recursion (Nocedal & Wright, Alg. 7.4); pairs of zero weight are skipped."""
+    q, weights = gradient.clone(), []
+    for s, y, inverse in zip(reversed(steps), reversed(changes), reversed(inverses), strict=True):
+        weight = inverse * (s * q).sum(-1)
+        q = q - weight.unsqueeze(-1) * y
+        weights.append(weight)
+    if steps:
+        fresh = inverses[-1] > 0.0
+        scale = (steps[-1] * changes[-1]).sum(-1) / changes[-1].square().sum(-1).clamp(min=1e-300)
+        q = torch.where(fresh, scale, torch.ones_like(scale)).unsqueeze(-1) * q
+    for s, y, inverse, weight in zip(steps, changes, inverses, reversed(weights), strict=True):
+        q = q + (weight - inverse * (y * q).sum(-1)).unsqueeze(-1) * s
+    return q
+
+
+def _line_search(
+    objective: Objective, x: Tensor, value: Tensor, gradient: Tensor, direction: Tensor, slope: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Backtracking to sufficient decrease (Armijo, 1e-4). A problem that cannot decrease gets size 0 and stays."""
+    size = torch.ones_like(value)
+    accepted = torch.zeros_like(value, dtype=torch.bool)
+    best, best_gradient = value, gradient
+    for _ in range(30):
+        trial, trial_gradient = _evaluate(objective, x + size.unsqueeze(-1) * direction)
+        finite = trial.isfinite() & trial_gradient.isfinite().all(dim=-1)
+        enough = finite & (trial <= value + 1e-4 * size * slope) & ~accepted
+        best = torch.where(enough, trial, best)
+        best_gradient = torch.where(enough.unsqueeze(-1), trial_gradient, best_gradient)
+        accepted = accepted | enough
+        if bool(accepted.all()):
+            return size, best, best_gradient
+        size = torch.where(accepted, size, size / 2.0)
+    return torch.where(accepted, size, torch.zeros_like(size)), best, best_gradient
