@@ -1,0 +1,208 @@
+"""The command line: `smlib status · reproduce · bench · report-readme`.
+
+Each command imports what it needs when it runs, so that `smlib status` answers without loading torch.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from smlib import __version__
+from smlib.files import ResultError
+
+app = typer.Typer(
+    name="smlib",
+    help="SequenceMatch (Cundy & Ermon, ICLR 2024), rebuilt: every figure and table of the paper.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_show_locals=False,
+)
+
+VERDICT_COLOURS = {
+    "reproduced": "green",
+    "direction only": "yellow",
+    "not reproduced": "red",
+    "not run": "dim",
+}
+
+ResultsDir = Annotated[str, typer.Option(help="Where result files are kept.")]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"smlib {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """SequenceMatch (Cundy & Ermon, ICLR 2024), rebuilt: every figure and table of the paper."""
+
+
+@app.command()
+def status(
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list, one object an item.")] = False,
+    results_dir: ResultsDir = "results",
+) -> None:
+    """Print the ledger: the paper's value, ours, its error bar and the verdict for every figure and table."""
+    from smlib.ledger import ledger
+    from smlib.readme import shown_value
+
+    rows = ledger(results_dir)
+    if as_json:
+        print(json.dumps(rows, indent=1, ensure_ascii=False, allow_nan=False))
+        return
+    table = Table(title="smlib: the paper's figures and tables", show_lines=True)
+    for column in ("id", "title", "preset", "paper", "ours", "verdict"):
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        verdict = str(row["verdict"])
+        table.add_row(
+            str(row["id"]),
+            str(row["title"]),
+            str(row["preset"] or "—"),
+            str(row["paper"]),
+            shown_value(row),
+            f"[{VERDICT_COLOURS[verdict]}]{verdict}[/]",
+        )
+    console = Console()
+    console.print(table)
+    for row in rows:
+        origin = row["provenance"]
+        for change in origin.get("stale", []) if isinstance(origin, dict) else []:
+            console.print(f"[yellow]{row['id']} is stale[/] — {change}; run `smlib reproduce --only {row['id']}`")
+
+
+@app.command()
+def reproduce(
+    preset: Annotated[str, typer.Option(help="smoke, quick, full or paper.")] = "quick",
+    only: Annotated[list[str] | None, typer.Option(help="An item id, such as fig3; may be repeated.")] = None,
+    jobs: Annotated[int, typer.Option(help="Notebooks to run at a time.")] = 1,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Repeat finished runs.")] = False,
+    results_dir: ResultsDir = "results",
+    figures_dir: Annotated[str, typer.Option(help="Where figures are kept.")] = "figures",
+) -> None:
+    """Rebuild figures and tables by running their notebooks; finished training runs are not repeated."""
+    from smlib.reproduce import Outcome, Reproduction, Task, plan
+
+    ids = [part for given in only or [] for part in given.split(",") if part]
+    tasks = plan(ids)
+    console = Console()
+    with _progress(console) as progress:
+        lines = {task.name: progress.add_task(task.name, start=False, total=None) for task in tasks}
+
+        def listen(task: Task, finished: int, total: int) -> None:
+            if finished == 0:
+                progress.start_task(lines[task.name])
+            progress.update(lines[task.name], completed=finished, total=total)
+
+        def report(outcome: Outcome) -> None:
+            line = lines[outcome.task.name]
+            progress.update(line, completed=progress.tasks[line].total or 1, total=progress.tasks[line].total or 1)
+            progress.console.print(f"{outcome.task.name}: {outcome.status} ({_duration(outcome.seconds)})")
+
+        work = Reproduction(
+            preset, jobs=jobs, fresh=fresh, results_dir=results_dir, figures_dir=figures_dir, listener=listen
+        )
+        outcomes = work.run(tasks, report)
+    table = Table(title=f"smlib reproduce --preset {preset}", show_lines=True)
+    for column in ("item", "notebook", "status", "time", "where", "why"):
+        table.add_column(column, overflow="fold")
+    colours = {"done": "green", "failed": "red", "interrupted": "yellow", "no notebook": "dim"}
+    for outcome in outcomes:
+        table.add_row(
+            outcome.task.label,
+            outcome.task.name,
+            f"[{colours[outcome.status]}]{outcome.status}[/]",
+            _duration(outcome.seconds) if outcome.seconds else "—",
+            escape(outcome.where),
+            escape(outcome.why),
+        )
+    console.print(table)
+    failed = [outcome.task.name for outcome in outcomes if outcome.failed]
+    if failed:
+        console.print(f"[red]{len(failed)} failed[/]; the notebooks as far as they came are in {work.folder}")
+        raise typer.Exit(1)
+
+
+@app.command()
+def bench(
+    quick: Annotated[bool, typer.Option("--quick", help="Fewer repetitions, under two minutes.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print {name: {value, unit, baseline, n}}.")] = False,
+) -> None:
+    """Measure speed and memory as ratios inside one run on this machine."""
+    import importlib
+
+    figures = importlib.import_module("smlib.bench").run(quick=quick)
+    if as_json:
+        print(json.dumps(figures, indent=1, ensure_ascii=False, allow_nan=False))
+        return
+    table = Table(title="smlib bench")
+    for column in ("name", "value", "unit", "baseline", "n"):
+        table.add_column(column)
+    for name, figure in figures.items():
+        table.add_row(name, *(str(figure[key]) for key in ("value", "unit", "baseline", "n")))
+    Console().print(table)
+
+
+@app.command("report-readme")
+def report_readme(
+    readme: Annotated[Path, typer.Option(help="The file to rewrite between its markers.")] = Path("README.md"),
+    check: Annotated[bool, typer.Option("--check", help="Change nothing; fail if the table is out of date.")] = False,
+    results_dir: ResultsDir = "results",
+) -> None:
+    """Write the replication table of README.md from the ledger."""
+    from smlib.files import resolve, write_atomically
+    from smlib.ledger import ledger
+    from smlib.readme import with_replication_table
+
+    path = resolve(readme)
+    before = path.read_text(encoding="utf-8")
+    after = with_replication_table(before, ledger(results_dir))
+    if before == after:
+        print(f"{path.name} shows the ledger as it is")
+    elif check:
+        raise ResultError(f"{path.name} shows another ledger; run `smlib report-readme`")
+    else:
+        write_atomically(path, after)
+        print(f"rewrote the replication table of {path.name}")
+
+
+def _progress(console: Console) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=console,
+        disable=not console.is_terminal,  # a log file gets one line a notebook, and no bars
+    )
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+
+
+def main() -> None:
+    """The `smlib` command: an error of the user's is one line on stderr and exit status 2."""
+    try:
+        app()
+    except ResultError as error:
+        print(f"smlib: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+if __name__ == "__main__":
+    main()
