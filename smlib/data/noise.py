@@ -159,7 +159,7 @@ def _check(root: Ids, answer: Ids, law: NoiseLaw, eta: float, space: ActionSpace
     if burst < 1:
         raise ValueError(f"burst is the number of noise tokens in a row, at least 1, got {burst}")
     ids = answer.tolist()
-    if not ids or ids.index(space.eos) != len(ids) - 1 if space.eos in ids else True:
+    if not _ends_once(ids, space.eos):
         raise ValueError(f"the answer must end in its only <eos> (id {space.eos}), got {ids}")
     if root.size == 0 or min(ids) < 0 or max(ids) >= space.vocab_size:
         raise ValueError(
@@ -168,6 +168,10 @@ def _check(root: Ids, answer: Ids, law: NoiseLaw, eta: float, space: ActionSpace
         )
     if law.largest >= space.vocab_size or law.prob(space.eos) > 0:
         raise ValueError(f"a noise law holds tokens other than <eos>, with ids below {space.vocab_size}")
+
+
+def _ends_once(ids: list[int], eos: int) -> bool:
+    return bool(ids) and ids[-1] == eos and ids.count(eos) == 1
 
 
 def _resample_wrong(noise: Ids, correct: Ids, law: NoiseLaw, rng: np.random.Generator) -> Ids:
@@ -203,7 +207,7 @@ def edit_expert_labels(trajectory: Trajectory, reference: Sequence[int] | Ids, s
         ValueError: a reference that does not end in its only `<eos>`.
     """
     target = [int(t) for t in reference]
-    if not target or target.index(space.eos) != len(target) - 1 if space.eos in target else True:
+    if not _ends_once(target, space.eos):
         raise ValueError(f"the reference must end in its only <eos> (id {space.eos}), got {target}")
     labels = np.empty(len(trajectory), np.int32)
     depth = matched = 0  # tokens after the prompt, and how many of the first ones agree with the reference

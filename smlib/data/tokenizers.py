@@ -5,7 +5,7 @@ Llama-2 is the model of the paper (Sec. 6). Three of its properties matter for t
 * every digit is a token of its own (so 'ground-truth' noise is one token, App. E);
 * words carry their leading space, so decoding is concatenation;
 * 256 byte tokens `<0x00>` ... `<0xFF>` stand in for whatever the vocabulary lacks. They also make a token
-  drawn at random from the vocabulary ('random noise', Sec. 6.1) unlike a digit: 10 of about 320 tokens are
+  drawn at random from the vocabulary ('random noise', Sec. 6.1) unlike a digit: 10 of 297 tokens are
   digits.
 """
 
