@@ -102,7 +102,7 @@ class Trajectory:
             )
         if ends[0] != realised_ids.size - 1:
             raise ValueError(
-                f"action {ends[0] + 1} follows <eos> at action {ends[0]}: the terminal state absorbs, nothing may follow"
+                f"action {ends[0] + 1} follows <eos> at action {ends[0]}: nothing may follow the terminal state"
             )
         return cls(prompt_ids, label_ids, realised_ids)
 

@@ -231,4 +231,3 @@ def _counts(visits: VisitValues) -> tuple[Tensor, Tensor]:
     n_model = visits.trajectory_model.sum()
     n_data = visits.trajectory_model.numel() - n_model
     return n_data.clamp(min=1), n_model.clamp(min=1)
-

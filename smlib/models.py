@@ -141,17 +141,19 @@ class Policy(nn.Module):
         """Logits at each needed state of a packed batch."""
         return self.logits(*self.state_hidden(batch))
 
-    def forward(self, batch: PackedBatch, chunk: int | None = None) -> tuple[Float[Tensor, " N"], Float[Tensor, " U"]]:
-        """Logit of each visit's label, and V of each needed state.
+    def forward(self, batch: PackedBatch, chunk: int | None = None, logits: bool = False) -> Any:
+        """Logit of each visit's label [N] and V of each needed state [U]; or, with `logits`, all logits [U, A].
 
         Args:
             chunk: number of states whose logits exist at a time. The rest is recomputed in the backward pass, so that
                 memory is chunk x vocabulary instead of U x vocabulary. None keeps all logits.
         """
+        if logits:
+            return self.state_logits(batch)
         hidden, positions = self.state_hidden(batch)
         if chunk is None or hidden.shape[0] <= chunk:
-            logits = self.logits(hidden, positions)
-            return logits[batch.visit_state, batch.label], logits.logsumexp(-1)
+            every = self.logits(hidden, positions)
+            return every[batch.visit_state, batch.label], every.logsumexp(-1)
         order = torch.argsort(batch.visit_state)
         state, label = batch.visit_state[order], batch.label[order]
         picked, values = [], []

@@ -1,0 +1,100 @@
+"""Checkpoints of a training run: complete or absent, resumable exactly, no pickle beyond plain tensors.
+
+A checkpoint holds the trainable parameters (safetensors), the optimiser and scheduler (loaded with `weights_only`), the
+generator state of torch (dropout), the replay buffer (npz without pickle) and the step. It is written beside its place
+and renamed, so that a kill at any moment leaves the previous one.
+"""
+
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from smlib.actions import ActionSpace
+from smlib.rollouts import ReplayBuffer
+
+NAME = "checkpoint"
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that is corrupt or belongs to another run."""
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """The moving parts of a run."""
+
+    model: nn.Module
+    optimizer: Any
+    scheduler: Any
+    buffer: ReplayBuffer
+
+
+def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Parameters that the optimiser updates, by name."""
+    return {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+
+def save_checkpoint(folder: Path, step: int, identity: str, state: TrainingState) -> None:
+    """Writes `folder/checkpoint` for the moment before step `step`."""
+    scratch, target, old = (folder / f"{NAME}{suffix}" for suffix in (".partial", "", ".old"))
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(parents=True)
+    tensors = {name: p.detach().cpu().contiguous() for name, p in trainable(state.model).items()}
+    save_file(tensors, scratch / "trainable.safetensors")
+    torch.save(
+        {
+            "optimizer": state.optimizer.state_dict(),
+            "scheduler": state.scheduler.state_dict(),
+            "rng": torch.get_rng_state(),
+        },
+        scratch / "optimizer.pt",
+    )
+    np.savez(scratch / "buffer.npz", allow_pickle=False, **state.buffer.state_dict())  # type: ignore[arg-type]
+    (scratch / "run.json").write_text(json.dumps({"step": step, "identity": identity}))
+    shutil.rmtree(old, ignore_errors=True)
+    if target.exists():
+        os.replace(target, old)
+    os.replace(scratch, target)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def load_checkpoint(folder: Path, identity: str, state: TrainingState, space: ActionSpace) -> int:
+    """Restores the newest complete checkpoint into `state` and returns its step; 0 if there is none.
+
+    Raises:
+        CheckpointError: the files are corrupt, or come from another configuration.
+    """
+    source = next((f for f in (folder / NAME, folder / f"{NAME}.old") if f.exists()), None)
+    if source is None:
+        return 0
+    try:
+        run = json.loads((source / "run.json").read_text())
+        if run["identity"] != identity:
+            raise CheckpointError(f"{source} belongs to another run ({run['identity']}, not {identity}): move it away")
+        tensors = load_file(source / "trainable.safetensors")
+        optimizer = torch.load(source / "optimizer.pt", weights_only=True, map_location="cpu")
+        with np.load(source / "buffer.npz", allow_pickle=False) as arrays:
+            buffer = dict(arrays)
+    except CheckpointError:
+        raise
+    except Exception as error:
+        raise CheckpointError(f"{source} is corrupt ({error}); delete it to start again") from error
+    parameters = trainable(state.model)
+    if parameters.keys() != tensors.keys():
+        raise CheckpointError(f"{source} holds other parameters than the model: {set(parameters) ^ set(tensors)}")
+    with torch.no_grad():
+        for name, value in tensors.items():
+            parameters[name].copy_(value)
+    state.optimizer.load_state_dict(optimizer["optimizer"])
+    state.scheduler.load_state_dict(optimizer["scheduler"])
+    torch.set_rng_state(optimizer["rng"])
+    state.buffer.load_state_dict(buffer, space)
+    return int(run["step"])

@@ -1,0 +1,130 @@
+"""The replay buffer of Algorithm 1: a window of training prompts and the model's own trajectories from them.
+
+Appendix E: 1,000 sequences, the oldest replaced, each seen 8 times on average before that. Entries are drawn uniformly,
+so with `batch` draws a step and `refill` new entries every `interval` steps an entry is seen
+batch * interval / refill times; `refill_interval` solves that for the interval (the paper's "grad steps per sample").
+
+An entry holds the index of a training example and, once rollouts have started, a trajectory sampled from its prompt.
+Every method, with rollouts or without, draws its data batch as the examples of the drawn entries. So all see the
+same data in the same order, and a data trajectory shares the slots of its prompt with the rollout (`smlib.masking`).
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from smlib.actions import ActionSpace, Trajectory
+
+Sampler = Callable[[Sequence[int], int], list[Trajectory]]
+"""(indices of examples, training step) -> one rollout from the prompt of each."""
+
+
+def refill_interval(batch: int, refill: int, times_seen: float) -> int:
+    """Gradient steps between two refills: each entry is then drawn `times_seen` times on average (App. E).
+
+    Raises:
+        ValueError: a refill so small that it would be due more than once a step.
+    """
+    interval = round(times_seen * refill / batch)
+    if interval < 1:
+        raise ValueError(
+            f"{refill} new sequences, seen {times_seen} times in batches of {batch}, last less than one step: "
+            f"generate at least {int(np.ceil(batch / times_seen))} at a time"
+        )
+    return interval
+
+
+@dataclass
+class Entry:
+    """A training example in the window, its rollout (None before rollouts start), and when that was sampled."""
+
+    example: int
+    rollout: Trajectory | None = None
+    born: int = 0
+
+
+@dataclass
+class ReplayBuffer:
+    """First in, first out. (The paper says "first-in-last-out, with the oldest sequences being replaced": the second
+    half contradicts the first, and replacing the oldest is what Algorithm 1 prints.)
+
+    Args:
+        n_examples: size of the training set; every example enters once before any enters again, in a random order.
+        size: number of entries; the whole training set if that is smaller.
+        seed: of the order. No generator state is kept: order and draws follow from the seed and the step.
+    """
+
+    n_examples: int
+    size: int
+    seed: int
+    entries: list[Entry] = field(default_factory=list)
+    entered: int = 0  # examples that have entered so far, over all epochs
+    _order: tuple[int, np.ndarray] | None = field(default=None, repr=False)  # (epoch, its permutation)
+
+    def __post_init__(self) -> None:
+        if self.n_examples < 1 or self.size < 1:
+            raise ValueError(f"needs at least one example and one place, got {self.n_examples} and {self.size}")
+        self.size = min(self.size, self.n_examples)
+
+    def enter(self, count: int, step: int) -> list[Entry]:
+        """Adds the next `count` examples of the epoch's order and drops as many of the oldest. Returns the new ones."""
+        new = [Entry(self._example(self.entered + k), None, step) for k in range(count)]
+        self.entered += count
+        self.entries = (self.entries + new)[-self.size :]
+        return self.entries[-min(count, self.size) :]
+
+    def _example(self, place: int) -> int:
+        epoch, offset = divmod(place, self.n_examples)
+        if self._order is None or self._order[0] != epoch:
+            self._order = (epoch, np.random.default_rng([self.seed, 0, epoch]).permutation(self.n_examples))
+        return int(self._order[1][offset])
+
+    def populate(self, entries: Sequence[Entry], sampler: Sampler, step: int) -> None:
+        """Samples a rollout for each of the entries."""
+        if not entries:
+            return
+        for entry, rollout in zip(entries, sampler([e.example for e in entries], step), strict=True):
+            entry.rollout, entry.born = rollout, step
+
+    def draw(self, count: int, step: int) -> list[Entry]:
+        """`count` entries, uniformly, with replacement only if there are fewer; a function of seed and step."""
+        rng = np.random.default_rng([self.seed, 1, step])
+        picks = rng.choice(len(self.entries), size=count, replace=count > len(self.entries))
+        return [self.entries[int(i)] for i in picks]
+
+    def state_dict(self) -> dict[str, np.ndarray]:
+        """Plain arrays, for a checkpoint without pickle."""
+        rollouts = [e.rollout for e in self.entries]
+        present = [r for r in rollouts if r is not None]
+
+        def joined(parts: list[np.ndarray]) -> np.ndarray:
+            return np.concatenate(parts) if parts else np.empty(0, np.int32)
+
+        return {
+            "entered": np.asarray(self.entered),
+            "example": np.asarray([e.example for e in self.entries], dtype=np.int64),
+            "born": np.asarray([e.born for e in self.entries], dtype=np.int64),
+            "has_rollout": np.asarray([r is not None for r in rollouts]),
+            "prompt_len": np.asarray([r.prompt.size for r in present], dtype=np.int64),
+            "length": np.asarray([len(r) for r in present], dtype=np.int64),
+            "prompt": joined([r.prompt for r in present]),
+            "labels": joined([r.labels for r in present]),
+            "realised": joined([r.realised for r in present]),
+        }
+
+    def load_state_dict(self, state: dict[str, np.ndarray], space: ActionSpace) -> None:
+        """Restores what `state_dict` gave; every trajectory is checked again."""
+        prompts = np.split(state["prompt"], np.cumsum(state["prompt_len"])[:-1])
+        cuts = np.cumsum(state["length"])[:-1]
+        labels, realised = np.split(state["labels"], cuts), np.split(state["realised"], cuts)
+        rollouts = iter(
+            [Trajectory.make(p, a, r, space=space) for p, a, r in zip(prompts, labels, realised, strict=True)]
+            if state["length"].size
+            else []
+        )
+        self.entries = [
+            Entry(int(example), next(rollouts) if has else None, int(born))
+            for example, born, has in zip(state["example"], state["born"], state["has_rollout"], strict=True)
+        ]
+        self.entered = int(state["entered"])

@@ -1,0 +1,311 @@
+"""Algorithm 1: training an autoregressive model against a SequenceMatch objective.
+
+The loop of `train` is the paper's, line by line; the comments in quotation marks are its text. It runs on Accelerate,
+so the same lines serve a laptop, one GPU or several. No generator carries state from step to step: noise, draws from
+the buffer and rollouts follow from the seed and the step, and a run that was killed resumes to the same bytes.
+"""
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import nn
+from tqdm.auto import tqdm
+
+from smlib.actions import Ids, Trajectory
+from smlib.checkpoints import TrainingState, load_checkpoint, save_checkpoint, trainable
+from smlib.data.noise import NoiseLaw, edit_expert_labels
+from smlib.losses import Loss
+from smlib.masking import pack
+from smlib.methods import ObjectiveConfig, get_method, is_finite, objective
+from smlib.models import Policy
+from smlib.results import config_hash
+from smlib.rollouts import Entry, ReplayBuffer, refill_interval
+from smlib.sampling import SamplingConfig, sample
+
+METRICS = "metrics.jsonl"
+
+
+class NonFiniteLossError(FloatingPointError):
+    """The loss is NaN or infinite; the message names the step, the parts and the file with the batch."""
+
+
+class Dataset(Protocol):
+    """What Algorithm 1 asks of a data set D."""
+
+    def __len__(self) -> int: ...
+
+    def demonstration(self, index: int, rng: np.random.Generator, eta: float, burst: int) -> Trajectory:
+        """An expert trajectory of example `index`, with noise of level eta (Sec. 4.2)."""
+        ...
+
+    def rollout_prompt(self, index: int, rng: np.random.Generator) -> Ids:
+        """Where a rollout of the example starts."""
+        ...
+
+    def reference(self, index: int) -> Ids:
+        """The answer after that prompt, `<eos>` last; what DAgger's edit expert steers to."""
+        ...
+
+    def noise_law(self, index: int) -> NoiseLaw:
+        """The law of the example's noise tokens."""
+        ...
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One training run. Appendix E's values are the defaults where it gives them.
+
+    Attributes:
+        objective: method, divergence, alpha, gamma, beta schedule.
+        steps: gradient steps. batch_size: data trajectories a step, and as many rollouts.
+        learning_rate, warmup_steps, weight_decay: AdamW; linear warm-up, then cosine decay to 0 at `steps`.
+        clip_norm: largest gradient norm.
+        eta, burst: noise level of the demonstrations, and tokens per mistake.
+        buffer_size, times_seen, refill: replay buffer; `refill` rollouts are sampled at a time.
+        rollout_tokens: length limit of a rollout, after its prompt. rollout_noise: execution noise in rollouts, tokens
+            from the example's noise law (the paper does not say whether rollouts run under the noisy dynamics).
+        row_len: slots of a packed row; None for the longest block. chunk: states whose logits are held at a time.
+        accumulation: the batch is processed in this many parts.
+        log_every, eval_every, checkpoint_every: steps.
+        seed: of everything.
+    """
+
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    steps: int = 20_000
+    batch_size: int = 32
+    learning_rate: float = 1e-4
+    warmup_steps: int = 2_000
+    weight_decay: float = 0.01
+    clip_norm: float = 1.0
+    eta: float = 0.1
+    burst: int = 1
+    buffer_size: int = 1_000
+    times_seen: float = 8.0
+    refill: int = 128
+    rollout_tokens: int = 512
+    rollout_noise: float = 0.0
+    rollout_burst: int = 1
+    row_len: int | None = None
+    chunk: int | None = None
+    accumulation: int = 1
+    log_every: int = 50
+    eval_every: int = 0
+    checkpoint_every: int = 500
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "refill", "buffer_size", "accumulation", "log_every", "rollout_tokens"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("eta", "rollout_noise"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise ValueError(f"{name} is a probability, got {getattr(self, name)}")
+        if self.batch_size % self.accumulation:
+            raise ValueError(f"batch_size {self.batch_size} is no multiple of accumulation {self.accumulation}")
+        if self.checkpoint_every % self.log_every:
+            raise ValueError(f"checkpoint_every {self.checkpoint_every} is no multiple of log_every {self.log_every}")
+        refill_interval(self.batch_size, self.refill, self.times_seen)
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a run leaves: the policy, and the logged metrics (one dictionary per logged or evaluated step)."""
+
+    policy: Policy
+    history: list[dict[str, Any]]
+
+
+def train(
+    policy: Policy,
+    data: Dataset,
+    config: TrainConfig,
+    folder: Path | str,
+    *,
+    evaluate: Callable[[Policy], dict[str, float]] | None = None,
+    progress: bool | None = None,
+) -> TrainResult:
+    """Algorithm 1. "Input: Dataset D of data sequences, gradient-based optimizer step, number of train steps, ..."
+
+    Args:
+        policy: trained in place. Its `<bkspc>` is switched off for methods that have none.
+        data: the training set.
+        config: all parameters.
+        folder: for checkpoints and `metrics.jsonl`; a run that was killed goes on from here.
+        evaluate: called every `eval_every` steps (on a validation split, never the test set); its numbers are logged.
+        progress: show a bar; by default where there is a terminal or a live notebook to show it.
+
+    Raises:
+        NonFiniteLossError: with the step, the loss's parts and the batch's file. CheckpointError: a foreign checkpoint.
+    """
+    from accelerate import Accelerator
+    from transformers import get_cosine_schedule_with_warmup
+
+    work = Path(folder)
+    work.mkdir(parents=True, exist_ok=True)
+    accelerator = Accelerator()
+    method = get_method(config.objective.method)
+    if not method.backspace:
+        policy.forbid_backspace()
+    optimizer = torch.optim.AdamW(
+        _decay_groups(policy, config.weight_decay), lr=config.learning_rate, betas=(0.9, 0.95)
+    )
+    schedule = get_cosine_schedule_with_warmup(optimizer, config.warmup_steps, config.steps)
+    buffer = ReplayBuffer(len(data), config.buffer_size, config.seed)
+    model, optimizer = accelerator.prepare(policy, optimizer)
+    state = TrainingState(policy, optimizer, schedule, buffer)
+    identity = config_hash(asdict(config))
+    begin = load_checkpoint(work, identity, state, policy.space)
+    log = MetricsLog(work / METRICS, before=begin)
+    interval = refill_interval(config.batch_size, config.refill, config.times_seen)
+    if begin == 0:
+        buffer.enter(buffer.size, 0)
+    rollouts = _RolloutSource(policy, data, config)
+
+    model.train()
+    bar = tqdm(
+        total=config.steps, initial=begin, disable=not _show(progress), desc=config.objective.method, mininterval=1.0
+    )
+    for k in range(begin, config.steps):  # "for k in n_train do"
+        sampling = method.rollouts and config.objective.beta(k) < 1.0
+        if k and k % interval == 0:  # "if k mod k_sample = 0 then"
+            new = buffer.enter(config.refill, k)  # "Remove oldest model sequences from B"
+            if sampling:
+                buffer.populate(new, rollouts, k)  # "Populate B with trajectories T ~ l_theta"
+        if sampling:
+            buffer.populate([e for e in buffer.entries if e.rollout is None], rollouts, k)  # when rollouts start
+        entries = buffer.draw(config.batch_size, k)  # "Sample dataset trajectories and model trajectories T_model ~ B"
+        rng = np.random.default_rng([config.seed, 3, k, accelerator.process_index])
+        loss_parts: dict[str, float] = {}
+        for part in np.array_split(np.arange(len(entries)), config.accumulation):
+            groups = [_group(entries[i], data, config, rng, sampling) for i in part]
+            flags = [[False, True][: len(group)] for group in groups]
+            batch = pack(groups, policy.space, model=flags, row_len=config.row_len).to(accelerator.device)
+            loss = objective(model, batch, config.objective, k, config.chunk)  # "Compute g = grad J(l_theta, ...)"
+            if not is_finite(loss):
+                _stop(loss, k, groups, work)
+            accelerator.backward(loss.total / config.accumulation)
+            for name, value in {**loss.parts, "loss": loss.total.detach()}.items():
+                loss_parts[name] = loss_parts.get(name, 0.0) + value.item() / config.accumulation
+        norm = accelerator.clip_grad_norm_(trainable(policy).values(), config.clip_norm)
+        optimizer.step()  # "update theta via step using gradient g"
+        schedule.step()
+        optimizer.zero_grad(set_to_none=True)
+        bar.update()
+        log.norm(float(norm))
+        done = k + 1
+        if done % config.log_every == 0 or done == config.steps:
+            log.write(done, {"beta": config.objective.beta(k), "lr": schedule.get_last_lr()[0], **loss_parts})
+            bar.set_postfix(loss=f"{loss_parts['loss']:.3f}", refresh=False)
+        if evaluate is not None and config.eval_every and (done % config.eval_every == 0 or done == config.steps):
+            log.write(done, {f"val_{name}": value for name, value in evaluate(policy).items()})
+            model.train()
+        if config.checkpoint_every and done % config.checkpoint_every == 0 and accelerator.is_main_process:
+            log.flush()
+            save_checkpoint(work, done, identity, state)
+    bar.close()
+    log.flush()
+    policy.eval()
+    return TrainResult(policy, log.rows)
+
+
+class _RolloutSource:
+    """T ~ l_theta: one trajectory from the prompt of each example, with a seed that follows from the step."""
+
+    def __init__(self, policy: Policy, data: Dataset, config: TrainConfig) -> None:
+        self.policy, self.data, self.config = policy, data, config
+        self.sampling = SamplingConfig(
+            max_new_tokens=config.rollout_tokens,
+            execution_noise=config.rollout_noise,
+            noise_burst=config.rollout_burst,
+        )
+
+    def __call__(self, examples: Sequence[int], step: int) -> list[Trajectory]:
+        rng = np.random.default_rng([self.config.seed, 2, step])
+        prompts = [self.data.rollout_prompt(i, rng) for i in examples]
+        seeds = rng.integers(0, 2**63, size=len(examples)).tolist()
+        laws = [self.data.noise_law(i) for i in examples] if self.sampling.needs_noise_law else None
+        rollouts = sample(self.policy, prompts, self.sampling, seeds, noise_laws=laws).trajectories
+        if self.config.objective.method != "dagger":
+            return rollouts
+        return [
+            Trajectory(r.prompt, edit_expert_labels(r, self.data.reference(i), self.policy.space), r.realised)
+            for i, r in zip(examples, rollouts, strict=True)
+        ]
+
+
+def _group(
+    entry: Entry, data: Dataset, config: TrainConfig, rng: np.random.Generator, sampling: bool
+) -> list[Trajectory]:
+    """A data trajectory, with fresh noise, and the rollout that shares its prompt."""
+    eta = config.eta if get_method(config.objective.method).noise else 0.0
+    demonstration = data.demonstration(entry.example, rng, eta, config.burst)
+    if not sampling:
+        return [demonstration]
+    assert entry.rollout is not None
+    return [demonstration, entry.rollout]
+
+
+def _decay_groups(policy: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Weight decay for matrices only, as usual; none for norms, biases and the `<bkspc>` row."""
+    parameters = list(trainable(policy).values())
+    return [
+        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+    ]
+
+
+def _show(progress: bool | None) -> bool:
+    """Whether to draw a bar: asked for, or in a terminal or a notebook that somebody is looking at."""
+    if progress is not None:
+        return progress
+    if os.environ.get("SMLIB_QUIET"):
+        return False
+    try:
+        from IPython import get_ipython
+    except ImportError:
+        return os.isatty(2)
+    shell = get_ipython()
+    return os.isatty(2) or (shell is not None and shell.__class__.__name__ == "ZMQInteractiveShell")
+
+
+def _stop(loss: Loss, step: int, groups: Sequence[Sequence[Trajectory]], work: Path) -> None:
+    path = work / f"nonfinite-step-{step}.json"
+    dump = [[{"prompt": t.prompt.tolist(), "labels": t.labels.tolist(), "realised": t.realised.tolist()} for t in g]
+            for g in groups]  # fmt: skip
+    path.write_text(json.dumps(dump))
+    parts = ", ".join(f"{name} = {value.item():.4g}" for name, value in loss.parts.items())
+    raise NonFiniteLossError(f"the loss is {loss.total.item()} at step {step}: {parts}; the batch is in {path}")
+
+
+class MetricsLog:
+    """`metrics.jsonl`: what was logged, cut back to the checkpoint when a run resumes."""
+
+    def __init__(self, path: Path, before: int) -> None:
+        self.path = path
+        kept = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() and before else []
+        self.rows: list[dict[str, Any]] = [row for row in kept if row["step"] <= before]
+        self._norms: list[float] = []
+
+    def norm(self, value: float) -> None:
+        """Collects the gradient norm of a step (before clipping); a row lists those since the last one."""
+        self._norms.append(value)
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        """Adds a row."""
+        row: dict[str, Any] = {"step": step, **values}
+        if self._norms and "loss" in values:
+            row["grad_norms"] = self._norms
+            self._norms = []
+        self.rows.append(row)
+
+    def flush(self) -> None:
+        """Writes the file, whole."""
+        partial = self.path.with_suffix(".partial")
+        partial.write_text("".join(json.dumps(row) + "\n" for row in self.rows))
+        os.replace(partial, self.path)
