@@ -1,0 +1,77 @@
+"""What every test runs under: one thread, fixed seeds, and annotations of smlib checked as it is called.
+
+The import hook must come before anything imports smlib: it makes jaxtyping and beartype check every annotated function,
+shapes included, so a test that passes a wrong shape fails at the call and not three functions later.
+"""
+
+import os
+
+for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    os.environ[name] = "1"  # two workers of one thread each, and sums in a fixed order
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ["HF_HUB_OFFLINE"] = "1"  # no test may depend on a hub
+os.environ["MPLBACKEND"] = "Agg"
+for name in ("SMLIB_FINISH_MARKER", "SMLIB_FRESH_SINCE"):
+    os.environ.pop(name, None)
+
+import random
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import hypothesis
+import numpy as np
+import pytest
+from jaxtyping import install_import_hook
+
+_hook = install_import_hook("smlib", "typechecker.beartype")
+
+# Examples are derived from the test itself, so that a run is repeatable; `--hypothesis-profile=thorough` searches on.
+hypothesis.settings.register_profile(
+    "repeatable",
+    deadline=None,
+    derandomize=True,
+    max_examples=50,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.register_profile("thorough", deadline=None, max_examples=1000)
+hypothesis.settings.load_profile("repeatable")
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def repository() -> Path:
+    """The root of the checkout."""
+    return REPOSITORY
+
+
+@pytest.fixture(autouse=True)
+def _fixed_seeds() -> None:
+    """Seed every global generator; code under test should use its own, and this shows if it does not."""
+    random.seed(0)
+    np.random.seed(0)  # noqa: NPY002
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        torch.manual_seed(0)
+        torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _closed_figures() -> Iterator[None]:
+    """Close what a test drew."""
+    yield
+    pyplot = sys.modules.get("matplotlib.pyplot")
+    if pyplot is not None:
+        pyplot.close("all")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip tests marked `gpu` on a machine without one."""
+    if any("gpu" in item.keywords for item in items):
+        import torch
+
+        if not torch.cuda.is_available():
+            for item in items:
+                if "gpu" in item.keywords:
+                    item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))

@@ -1,0 +1,62 @@
+"""The common look of figures: the same bytes for the same data, legible, and no torch."""
+
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from matplotlib.figure import Figure
+
+from smlib import figures
+from smlib.files import ResultError
+
+
+def drawn() -> Figure:
+    made, axes = figures.figure(height=3.0)
+    for shift, method in enumerate(figures.METHODS):
+        axes.errorbar([0, 1], [shift, shift + 1], yerr=0.1, **figures.method_style(method).kwargs())
+    axes.set(xlabel="noise level η", ylabel="accuracy", title="All methods")
+    axes.legend()
+    return made
+
+
+def test_equal_figures_are_equal_bytes(tmp_path: Path) -> None:
+    one = figures.save(drawn(), "fig3", "full", tmp_path / "a").read_bytes()
+    two = figures.save(drawn(), "fig3", "full", tmp_path / "b").read_bytes()
+    assert one == two
+    assert one.startswith(b"\x89PNG")
+    assert b"matplotlib" not in one.lower()
+
+
+def test_a_figure_is_wide_enough_for_print(tmp_path: Path) -> None:
+    png = figures.save(drawn(), "fig3", "full", tmp_path).read_bytes()
+    width, height = struct.unpack(">II", png[16:24])
+    assert (width, height) == (1400, 600)
+
+
+def test_only_the_full_preset_lands_in_the_committed_folder(tmp_path: Path) -> None:
+    assert figures.figure_path("fig3", "full", tmp_path) == tmp_path / "fig3.png"
+    for preset in ("smoke", "quick", "paper"):
+        assert figures.figure_path("fig3", preset, tmp_path) == tmp_path / preset / "fig3.png"
+
+
+def test_unknown_names_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ResultError, match="unknown preset 'fast'"):
+        figures.figure_path("fig3", "fast", tmp_path)
+    with pytest.raises(ResultError, match="cannot name a figure"):
+        figures.figure_path("../fig3", "full", tmp_path)
+    with pytest.raises(ResultError, match=r"no style for method 'smm'; known: mle, bc, sm"):
+        figures.method_style("smm")
+
+
+def test_methods_differ_without_colour() -> None:
+    styles = list(figures.METHODS.values())
+    assert len({style.marker for style in styles}) == len(styles)
+    assert len({str(style.linestyle) for style in styles}) == len(styles)
+    assert len({style.color for style in styles}) == len(styles)
+
+
+def test_figures_tables_and_status_load_no_torch() -> None:
+    program = "import sys, smlib.figures, smlib.tables, smlib.cli; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

@@ -1,0 +1,122 @@
+"""Canonical JSON and atomic writes."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+from hypothesis import given
+
+from smlib.files import ResultError, append_line, canonical_json, project_root, read_json, resolve, write_atomically
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=20,
+)
+
+
+@given(JSON)
+def test_canonical_json_reads_back_the_same(value: object) -> None:
+    assert json.loads(canonical_json(value)) == value
+
+
+def test_canonical_json_does_not_depend_on_the_order_of_keys() -> None:
+    assert canonical_json({"b": 1, "a": {"y": 1, "x": 2}}) == canonical_json({"a": {"x": 2, "y": 1}, "b": 1})
+
+
+def test_numpy_dataclasses_and_paths_become_plain() -> None:
+    @dataclasses.dataclass(frozen=True)
+    class Config:
+        alpha: float
+        widths: tuple[int, ...]
+        where: Path
+
+    config = {"config": Config(0.1, (1, 2), Path("a/b")), "mean": np.float64(0.5), "counts": np.arange(3)}
+    assert json.loads(canonical_json(config)) == {
+        "config": {"alpha": 0.1, "widths": [1, 2], "where": "a/b"},
+        "mean": 0.5,
+        "counts": [0, 1, 2],
+    }
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), np.float32("nan"), np.array([1.0, np.inf])])
+def test_a_number_that_is_none_is_refused_with_its_place(bad: object) -> None:
+    with pytest.raises(ResultError, match=r"result\.loss\[1\]"):
+        canonical_json({"loss": [0.0, bad]}, "result")
+
+
+def test_a_foreign_type_is_refused_with_its_place() -> None:
+    with pytest.raises(ResultError, match=r"result\.model is a object"):
+        canonical_json({"model": object()}, "result")
+
+
+def test_write_replaces_whole_files_and_leaves_nothing_beside(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "file.json"
+    write_atomically(path, "old")
+    write_atomically(path, "new")
+    assert path.read_text() == "new"
+    assert [entry.name for entry in path.parent.iterdir()] == ["file.json"]
+
+
+def test_a_write_that_fails_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_atomically(tmp_path / "file", "old")
+
+    def full_disk(handle: int) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(os, "fsync", full_disk)
+    with pytest.raises(OSError, match="no space"):
+        write_atomically(path, "new")
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_killed_writer_never_leaves_half_a_file(tmp_path: Path) -> None:
+    """SIGKILL a process that rewrites one file without pause; every read sees one of the two whole contents."""
+    path = tmp_path / "file.json"
+    program = (
+        "from smlib.files import write_atomically\n"
+        "contents = ['a' * 200_000, 'b' * 300_000]\n"
+        "while True:\n"
+        f"    for content in contents: write_atomically({str(path)!r}, content)\n"
+    )
+    for round_ in range(3):
+        writer = subprocess.Popen([sys.executable, "-c", program])
+        deadline = time.monotonic() + 20
+        while not path.exists() and time.monotonic() < deadline:
+            time.sleep(0.005)
+        time.sleep(0.03 * (round_ + 1))
+        writer.send_signal(signal.SIGKILL)
+        writer.wait()
+        assert path.read_text() in ("a" * 200_000, "b" * 300_000)
+
+
+def test_appended_lines_are_whole(tmp_path: Path) -> None:
+    path = tmp_path / "timings.jsonl"
+    for number in range(3):
+        append_line(path, {"n": number, "text": "two\nlines"})
+    assert [json.loads(line)["n"] for line in path.read_text().splitlines()] == [0, 1, 2]
+
+
+@pytest.mark.parametrize(("content", "what"), [("{torn", "no valid JSON"), ("[1]", "holds a JSON list")])
+def test_a_corrupt_file_says_what_to_do(tmp_path: Path, content: str, what: str) -> None:
+    path = tmp_path / "file.json"
+    path.write_text(content)
+    with pytest.raises(ResultError, match=what) as caught:
+        read_json(path)
+    assert "Delete it" in str(caught.value)
+    assert path.read_text() == content
+
+
+def test_relative_paths_start_at_the_repository(repository: Path) -> None:
+    assert project_root(repository / "notebooks") == repository
+    assert resolve("results") == repository / "results"
+    assert resolve("/elsewhere") == Path("/elsewhere")
