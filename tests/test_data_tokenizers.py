@@ -44,12 +44,11 @@ def test_vocabulary_covers_every_question(name):
 
 def test_layout_follows_llama_2():
     assert [TOKENIZER.token(i) for i in range(4)] == ["<pad>", "<bos>", "<eos>", "<0x00>"]
-    assert (TOKENIZER.pad, TOKENIZER.bos, TOKENIZER.eos, TOKENIZER.vocab_size) == (0, 1, 2, 297)
+    assert (TOKENIZER.pad, TOKENIZER.bos, TOKENIZER.eos, TOKENIZER.vocab_size) == (0, 1, 2, 305)
     assert TOKENIZER.token(3 + 255) == "<0xFF>"
     assert [TOKENIZER.id(d) for d in "0123456789"] == list(range(259, 269))
     assert [TOKENIZER.token(i) for i in TOKENIZER.encode("In base 7, what is -12 + 3? Solution: ")] == [
-        "In", " base", " ", "7", ",", " what", " is", " ", "-", "1", "2", " ", "+", " ", "3", "?",
-        " Solution", ":", " ",
+        "In base ", "7", ", what is ", "-", "1", "2", " + ", "3", "? Solution: ",
     ]  # fmt: skip
 
 
