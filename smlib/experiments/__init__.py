@@ -1,0 +1,1 @@
+"""One module per paper item: frozen presets and a `run`."""

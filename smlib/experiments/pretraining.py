@@ -1,0 +1,138 @@
+"""The base models: a tiny Llama trained on the generator's unlimited stream, in place of Llama-2's pretraining.
+
+Its questions are never those of a task's splits. The weights, in bfloat16, are committed (under 2 MB each) beside the
+result file of their run, so that fine-tuning starts from the same model everywhere; `pretrained(...)` trains them
+again where the file is missing.
+"""
+
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from smlib.data.demonstrations import TaskDemonstrations
+from smlib.data.mathematics import stream
+from smlib.data.tasks import Task
+from smlib.experiments.answers import answer
+from smlib.methods import ObjectiveConfig
+from smlib.models import Policy, tiny_policy
+from smlib.results import config_hash, resolve, run_cached
+from smlib.training import TrainConfig, train
+
+FOLDER = "pretrained"
+
+
+@dataclass(frozen=True)
+class TinyModel:
+    """Shape of the tiny Llama."""
+
+    dim: int = 128
+    layers: int = 3
+    heads: int = 4
+    positions: int = 128
+    seed: int = 0
+
+    def build(self, task: Task, **options: bool) -> Policy:
+        """With random weights, over the vocabulary of a task."""
+        return tiny_policy(
+            task.space,
+            dim=self.dim,
+            layers=self.layers,
+            heads=self.heads,
+            positions=self.positions,
+            seed=self.seed,
+            **options,
+        )
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """One base model: the stream it reads and how.
+
+    Attributes:
+        task, difficulty: which questions.
+        questions: number of distinct draws from the stream, each seen `epochs` times.
+    """
+
+    task: str = "add_or_sub_in_base"
+    difficulty: str = "easy"
+    questions: int = 400_000
+    epochs: int = 1
+    batch_size: int = 128
+    learning_rate: float = 2e-3
+    warmup_steps: int = 200
+    model: TinyModel = field(default_factory=TinyModel)
+    seed: int = 1
+
+    def training(self) -> TrainConfig:
+        """Maximum likelihood, every question in turn."""
+        steps = self.questions * self.epochs // self.batch_size
+        return TrainConfig(
+            objective=ObjectiveConfig(method="mle"),
+            steps=steps,
+            batch_size=self.batch_size,
+            learning_rate=self.learning_rate,
+            warmup_steps=min(self.warmup_steps, steps // 2),
+            eta=0.0,
+            buffer_size=8 * self.batch_size,
+            times_seen=1.0,
+            refill=self.batch_size,
+            row_len=128,
+            log_every=50,
+            checkpoint_every=500,
+            seed=self.seed,
+        )
+
+
+def pretrained(config: PretrainConfig, task: Task, *, preset: str, results_dir: str | Path = "results") -> Policy:
+    """The base model of a task, read from its committed weights or trained now.
+
+    Args:
+        task: its validation questions measure the base; none of its questions is in the stream.
+    """
+    weights = resolve(results_dir) / FOLDER / f"{config.task}-{config_hash(config)}.safetensors"
+    policy = config.model.build(task)
+    if not weights.exists():
+        _pretrain(config, task, policy, weights, preset, results_dir)
+    tensors = load_file(weights)
+    policy.lm.load_state_dict({name: value.float() for name, value in tensors.items()})
+    with torch.no_grad():
+        policy.w_bkspc.copy_(policy.lm.get_output_embeddings().weight.mean(0))
+    return policy
+
+
+def _pretrain(
+    config: PretrainConfig, task: Task, policy: Policy, weights: Path, preset: str, results_dir: str | Path
+) -> None:
+    def compute(scratch: Path) -> Mapping[str, object]:
+        questions = stream(config.task, config.difficulty, config.seed, task.keys())
+        data = TaskDemonstrations(task, list(itertools.islice(questions, config.questions)))
+        history = train(policy, data, config.training(), scratch).history
+        rounded = {k: v.to(torch.bfloat16).contiguous() for k, v in policy.lm.state_dict().items()}
+        policy.lm.load_state_dict({k: v.float() for k, v in rounded.items()})
+        weights.parent.mkdir(parents=True, exist_ok=True)
+        partial = weights.with_suffix(".partial")
+        save_file(rounded, partial)
+        partial.replace(weights)
+        return {
+            "loss": [[row["step"], row["loss"]] for row in history],
+            "parameters": sum(p.numel() for p in policy.lm.parameters()),
+            "val_accuracy": {
+                d: answer(policy, task, task.val, decoding=d, seed=config.seed).accuracy for d in ("t1", "greedy")
+            },
+        }
+
+    run_cached(
+        "shared",
+        f"pretrain-{config.task}",
+        config,
+        compute,
+        preset=preset,
+        seeds=[config.seed],
+        version_key=["training", "data", "sampling"],
+        results_dir=results_dir,
+        fresh=None if weights.exists() else True,
+    )
