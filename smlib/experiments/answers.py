@@ -25,7 +25,7 @@ DECODINGS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         "truncation": {"truncation_eta": 0.1, "allow_backspace": False},
     }
 )
-"""Decoding rules. `truncation` samples from p^2 / (p + 0.1 u), u the digit noise: what cloned backspaces do, for MLE."""
+"""Decoding rules. `truncation` samples from p^2 / (p + 0.1 u), u the law of digit noise: cloned backspaces, for MLE."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,8 @@ def answer(
     seeds = np.random.default_rng([seed, 17]).integers(0, 2**63, size=len(examples)).tolist()
     laws = [task.noise("ground_truth", e) for e in examples] if config.needs_noise_law else None
     prompts = [task.prompt_ids(e) for e in examples]
-    result = sample(policy, prompts, config, seeds, noise_laws=laws, prefixes=prefixes)
+    standing = {} if prefixes is None else {"prefixes": prefixes}
+    result = sample(policy, prompts, config, seeds, noise_laws=laws, **standing)
     finals = [final_state(t, task.space) for t in result.trajectories]
     correct = [task.is_correct(task.tokenizer.decode(f.tolist()), e) for f, e in zip(finals, examples, strict=True)]
     return Answers(result.trajectories, correct, result.stats.backspaces / max(result.stats.actions, 1))
