@@ -121,14 +121,17 @@ class Policy(nn.Module):
         hidden: Tensor = out.last_hidden_state
         return hidden
 
-    def logits(self, hidden: Float[Tensor, "N d"], positions: Int[Tensor, " N"]) -> Float[Tensor, "N A"]:
-        """Logits l(a|s) over the vocabulary and, last, `<bkspc>`; the offset added to all of them."""
+    def logits(self, hidden: Float[Tensor, "N d"], positions: Int[Tensor, " N"] | None) -> Float[Tensor, "N A"]:
+        """Logits l(a|s) over the vocabulary and, last, `<bkspc>`; the offset added to all of them.
+
+        Without positions the offset is left out: p(a|s) is the same, V(s) is not. Sampling asks for that.
+        """
         tokens = self.lm.get_output_embeddings()(hidden)[:, : self.space.vocab_size]
         edit = (hidden.to(self.w_bkspc.dtype) @ self.w_bkspc)[:, None].to(tokens.dtype)
         if not self.config.backspace:
             edit = torch.full_like(edit, -torch.inf)
         logits = torch.cat([tokens, edit], dim=1)
-        if self.offset is not None:
+        if self.offset is not None and positions is not None:
             logits = logits + self.offset(hidden.to(self.w_bkspc.dtype), positions).to(logits.dtype)
         return logits
 

@@ -2,7 +2,7 @@
 another token."""
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 from smlib.actions import ActionSpace
 
 
+@runtime_checkable
 class TokenLaw(Protocol):
     """A law of noise tokens, as in `smlib.data.noise.NoiseLaw`: token ids `[m]` and their probabilities
     `[m]`."""

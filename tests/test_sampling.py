@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 import torch
+import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracles_sampling import inverse_cdf, slow_distribution, slow_sample
@@ -14,6 +15,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from smlib.actions import ActionSpace, final_state, replay
 from smlib.decoding import action_distribution, draw, truncation_law
+from smlib.models import Policy, PolicyConfig
 from smlib.sampling import SamplingConfig, sample
 
 
@@ -48,7 +50,7 @@ class CausalPolicy(nn.Module):
 
     def logits(self, hidden, positions):
         backspace = hidden @ self.w_bkspc + self.bias
-        return torch.cat([self.lm.lm_head(hidden), backspace[:, None]], -1) + 0.1 * positions[:, None]
+        return torch.cat([self.lm.lm_head(hidden), backspace[:, None]], -1)
 
 
 class ScriptedPolicy:
@@ -72,12 +74,11 @@ class ScriptedPolicy:
 
     def logits(self, hidden, positions):
         rows = []
-        for code, position in zip(hidden[:, 0].tolist(), positions.tolist(), strict=True):
+        for code in hidden[:, 0].tolist():
             state, code = [], int(code)
             while code:
                 code, digit = divmod(code, self.space.vocab_size + 1)
                 state.append(digit - 1)
-            assert len(state) == position + 1, f"the model saw {state} at position {position}"
             rows.append(
                 torch.full((self.space.n_actions,), -50.0).index_fill(0, torch.tensor(self.script[tuple(state)]), 0)
             )
@@ -137,6 +138,31 @@ def test_batched_equals_one_by_one_equals_the_oracle(name, policy, prompts):
     assert stats.prefill_tokens == sum(len(p) for p in prompts)
     assert stats.actions == sum(len(t) for t in together.trajectories)
     assert stats.actions == stats.insertions + stats.backspaces + len(prompts)
+
+
+def lm_of(family, space):
+    """A random miniature of a model family, float64."""
+    common = {"vocab_size": space.vocab_size, "bos_token_id": 0, "eos_token_id": space.eos, "pad_token_id": None}
+    sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4}
+    sizes |= {"num_key_value_heads": 2, "max_position_embeddings": 64, "initializer_range": 0.6}
+    configs = {
+        "llama": lambda: transformers.LlamaConfig(**common, **sizes),
+        "qwen2": lambda: transformers.Qwen2Config(**common, **sizes, tie_word_embeddings=True),
+        "mistral": lambda: transformers.MistralConfig(**common, **sizes, sliding_window=None),
+        "gpt2": lambda: transformers.GPT2Config(**common, n_embd=16, n_layer=2, n_head=4, n_positions=64),
+    }
+    torch.manual_seed(0)
+    return transformers.AutoModelForCausalLM.from_config(configs[family](), attn_implementation="sdpa").double()
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2", "mistral", "gpt2"])
+def test_policies_of_other_families_equal_the_oracle(family, prompts):
+    policy = Policy(lm_of(family, SPACE), PolicyConfig(SPACE)).double().eval()
+    config = SamplingConfig(max_new_tokens=6)
+    got = sample(policy, prompts, config, range(len(prompts))).trajectories
+    assert all(same(t, slow_sample(policy, p, config, i)) for i, (t, p) in enumerate(zip(got, prompts, strict=True)))
+    policy.forbid_backspace()
+    assert all(SPACE.bkspc not in t.labels for t in sample(policy, prompts, config, range(len(prompts))).trajectories)
 
 
 @settings(max_examples=25, deadline=None)
