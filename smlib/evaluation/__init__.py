@@ -1,0 +1,34 @@
+"""Metrics of Sec. 6 and App. G, each with an error bar and the name of its variant.
+
+Nothing here sees actions: deleted tokens are gone (`smlib.actions.final_state`) before a metric is asked.
+"""
+
+from smlib.evaluation.bleu import BleuScore, bleu, bleu_difference
+from smlib.evaluation.diversity import DiversityReport, diversity, diversity_report, ngram_entropy, rep_n
+from smlib.evaluation.intervals import Estimate, clustered_interval, mean_interval, perplexity, wilson
+from smlib.evaluation.mauve_score import MauveScore, MauveSettings, mauve, minilm_features
+from smlib.evaluation.paired import PairedTest, mcnemar, paired_difference, paired_permutation
+
+__all__ = [
+    "BleuScore",
+    "DiversityReport",
+    "Estimate",
+    "MauveScore",
+    "MauveSettings",
+    "PairedTest",
+    "bleu",
+    "bleu_difference",
+    "clustered_interval",
+    "diversity",
+    "diversity_report",
+    "mauve",
+    "mcnemar",
+    "mean_interval",
+    "minilm_features",
+    "ngram_entropy",
+    "paired_difference",
+    "paired_permutation",
+    "perplexity",
+    "rep_n",
+    "wilson",
+]
