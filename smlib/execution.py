@@ -51,6 +51,7 @@ class KernelEngine(NBClientEngine):
             timeout=options["execution_timeout"],
             startup_timeout=options["start_timeout"],
             log=logging.getLogger("papermill"),
+            extra_arguments=["--IPKernelApp.log_level=40"],  # no warning about TCP: the kernel is on this machine
         )
         options["kernels"][options["kernel_key"]] = client
         try:

@@ -80,9 +80,9 @@ def plan(only: Sequence[str] = (), notebooks_dir: Path | None = None) -> list[Ta
     tasks = [Task(name, items[name], files.get(name)) for name in sorted(items)]
     if wanted:
         tasks = [task for task in tasks if wanted & {*task.items, READ_ONLY_NOTEBOOKS.get(task.name)}]
-        for task in tasks:
-            if task.path is None:
-                raise ResultError(f"{task.label} has no notebook: {folder / task.name}.ipynb does not exist")
+        if all(task.path is None for task in tasks):
+            missing = ", ".join(f"{task.name}.ipynb" for task in tasks)
+            raise ResultError(f"{', '.join(only)} has no notebook: {missing} does not exist in {folder}")
     return sorted(tasks, key=lambda task: LAST.index(task.name) if task.name in LAST else -1)
 
 

@@ -2,6 +2,7 @@
 
 import io
 import os
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,10 +100,21 @@ def figure(
 
     It belongs to no global state: it is shown by ending a cell with it, and is gone when nothing refers to it.
     """
+    _display_in_notebooks()
     with mpl.rc_context(_RC):
         made = Figure(figsize=(width, height), layout="constrained")
         axes = made.subplots(rows, columns, **subplots)
     return made, axes
+
+
+def _display_in_notebooks() -> None:
+    """Teach a running IPython to show a `Figure` as a picture, which it otherwise learns from pyplot alone."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython is not None else None
+    if shell is not None:
+        from IPython.core.pylabtools import select_figure_formats
+
+        select_figure_formats(shell, {"png"}, bbox_inches=None)
 
 
 def figure_path(name: str, preset: str, figures_dir: str | os.PathLike[str] = "figures") -> Path:
