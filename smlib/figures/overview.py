@@ -9,7 +9,7 @@ from smlib.figures.style import PALETTE, figure
 
 
 def compounding(lengths: Sequence[int] | np.ndarray, curves: Mapping[str, np.ndarray]) -> Figure:
-    """P(the sequence of length n is still in the data) against n, a labelled curve for each probability of a backspace."""
+    """P(the sequence of length n is still in the data) against n, a curve for each probability of a backspace."""
     made, axes = figure(height=3.6)
     colours = (PALETTE["vermilion"], PALETTE["orange"], PALETTE["green"], PALETTE["blue"])
     for (label, curve), colour, dashes in zip(curves.items(), colours, (":", "--", "-.", "-"), strict=False):
