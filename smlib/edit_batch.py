@@ -45,7 +45,7 @@ class SampleStats:
         backspaces: executed `<bkspc>`, at the root or not.
         insertions: executed tokens other than `<eos>`.
         forward_tokens: generated tokens that the model read; equals `insertions`.
-        prefill_tokens: prompt tokens that the model read, padding not counted.
+        prefill_tokens: tokens of prompts and prefixes that the model read, padding not counted.
         forward_calls: calls of the model, prefill included.
         forced_eos: trajectories ended by the length or action limit.
         noised: actions replaced by execution noise.
@@ -82,11 +82,18 @@ def evaluating(policy: SamplesActions) -> Iterator[None]:
 
 def checked_prompt(i: int, prompt: NDArray[np.integer] | Sequence[int], space: ActionSpace) -> NDArray[np.int32]:
     """Prompt number i as int32 `[P]`; ValueError if it is empty or holds something else than token ids."""
-    ids = np.asarray(prompt)
-    if ids.size == 0:
+    if len(prompt) == 0:
         raise ValueError(f"prompt {i} is empty: the root state needs at least one token, for instance <bos>")
+    return checked_ids(f"prompt {i}", prompt, space)
+
+
+def checked_ids(name: str, tokens: NDArray[np.integer] | Sequence[int], space: ActionSpace) -> NDArray[np.int32]:
+    """Token ids as int32 `[n]`, possibly none; ValueError names what holds something else."""
+    ids = np.asarray(tokens)
+    if ids.size == 0:
+        return np.empty(0, dtype=np.int32)
     if ids.ndim != 1 or not np.issubdtype(ids.dtype, np.integer) or ids.min() < 0 or ids.max() >= space.vocab_size:
-        raise ValueError(f"prompt {i} is not a vector of token ids in [0, {space.vocab_size})")
+        raise ValueError(f"{name} is not a vector of token ids in [0, {space.vocab_size})")
     return ids.astype(np.int32)
 
 
@@ -101,17 +108,20 @@ class EditBatch:
         prompts: list[NDArray[np.int32]],
         seeds: list[int],
         laws: Sequence[TokenLaw | None],
+        prefixes: list[NDArray[np.int32]],
     ) -> None:
         n, limit = len(prompts), config.action_limit
-        self.policy, self.config, self.prompts, self.laws = policy, config, prompts, laws
+        self.policy, self.config, self.prompts, self.prefixes = policy, config, prompts, prefixes
         self.device = policy.device
         self.stats = SampleStats()
         self.root = np.array([len(prompt) for prompt in prompts])
-        self.depth = self.root.copy()
+        self.depth = self.root + [len(prefix) for prefix in prefixes]
         self.count = np.zeros(n, dtype=np.int64)
         self.labels = np.zeros((n, limit), dtype=np.int32)
         self.realised = np.zeros((n, limit), dtype=np.int32)
         self.tokens = np.zeros((n, config.max_new_tokens), dtype=np.int64)  # the state beyond the root
+        for i, prefix in enumerate(prefixes):
+            self.tokens[i, : prefix.size] = prefix
         self.uniforms = np.stack([np.random.Generator(np.random.Philox(key=seed)).random(limit) for seed in seeds])
         self.noise = None
         if config.execution_noise > 0:
@@ -136,25 +146,28 @@ class EditBatch:
             self._forward()
 
     def trajectories(self) -> list[Trajectory]:
-        space = self.policy.space
-        return [
-            Trajectory.make(self.prompts[i], self.labels[i, :n], self.realised[i, :n], space=space)
-            for i, n in enumerate(self.count.tolist())
-        ]
+        """What each sequence did; the tokens of its prefix come first, as insertions."""
+        space, found = self.policy.space, []
+        for i, n in enumerate(self.count.tolist()):
+            labels = np.concatenate([self.prefixes[i], self.labels[i, :n]])
+            realised = np.concatenate([self.prefixes[i], self.realised[i, :n]])
+            found.append(Trajectory.make(self.prompts[i], labels, realised, space=space))
+        return found
 
     def _prefill(self) -> Tensor:
         """Reads the prompts, left-aligned: padding lands in slots that are overwritten before they become visible."""
-        n, width = len(self.prompts), int(self.root.max())
+        n, width = len(self.prompts), int(self.depth.max())
         tokens = torch.zeros((n, width), dtype=torch.long)
-        for i, prompt in enumerate(self.prompts):
-            tokens[i, : prompt.size] = torch.from_numpy(prompt)
+        for i, state in enumerate(zip(self.prompts, self.prefixes, strict=True)):
+            tokens[i, : self.depth[i]] = torch.from_numpy(np.concatenate(state))
         positions = torch.arange(width, device=self.device).expand(n, width)
         mask = torch.ones((width, width), dtype=torch.bool, device=self.device).tril().expand(n, 1, width, width)
         self.cache.point(positions, width)
         states = self.policy.hidden(tokens.to(self.device), positions, mask, cache=self.cache)
         hidden = states.new_zeros((n, self.config.max_new_tokens + 1, states.shape[-1]))
-        hidden[:, 0] = states[torch.arange(n, device=self.device), self._to_device(self.root) - 1]
-        self.stats.prefill_tokens += int(self.root.sum())
+        for i, (root, depth) in enumerate(zip(self.root, self.depth, strict=True)):
+            hidden[i, : depth - root + 1] = states[i, root - 1 : depth]
+        self.stats.prefill_tokens += int(self.depth.sum())
         self.stats.forward_calls += 1
         return hidden
 

@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from smlib.actions import Trajectory
+from smlib.actions import ActionSpace, Trajectory
 from smlib.decoding import SamplingConfig
-from smlib.edit_batch import EditBatch, SamplesActions, SampleStats, checked_prompt, evaluating
+from smlib.edit_batch import EditBatch, SamplesActions, SampleStats, checked_ids, checked_prompt, evaluating
 from smlib.noise_dynamics import TokenLaw
 
 __all__ = ["SampleResult", "SampleStats", "SamplingConfig", "sample"]
@@ -42,6 +42,7 @@ def sample(
     seeds: Sequence[int],
     *,
     noise_laws: TokenLaw | Sequence[TokenLaw] | None = None,
+    prefixes: Sequence[NDArray[np.integer] | Sequence[int]] | None = None,
     batch_size: int | None = None,
 ) -> SampleResult:
     """Draws one trajectory per prompt from the policy.
@@ -53,6 +54,9 @@ def sample(
         seeds: one non-negative integer per prompt.
         noise_laws: law of the noise tokens, one for all or one per prompt; needed by `truncation_eta` and
             `execution_noise`.
+        prefixes: tokens that stand after each prompt when sampling begins (the wrong digits of Table 1), any number of
+            them. Unlike the prompt they can be deleted; they count for `max_new_tokens` and not as actions, and are the
+            first `len(prefix)` visits of the trajectory, as labels and as realised, though nobody chose them.
         batch_size: largest number of rows in one forward pass. The samples do not depend on it (up to the
             rounding of the model's own arithmetic: exactly so in float64 for all practical purposes, see
             the tests).
@@ -72,11 +76,16 @@ def sample(
     laws = list(noise_laws) if isinstance(noise_laws, Sequence) else [noise_laws] * len(roots)
     if len(laws) != len(roots):
         raise ValueError(f"{len(roots)} prompts but {len(laws)} noise laws: one for all, or one each")
+    standing = [np.empty(0, dtype=np.int32)] * len(roots)
+    if prefixes is not None:
+        standing = [_checked_prefix(i, prefix, config, space) for i, prefix in enumerate(prefixes)]
+    if len(standing) != len(roots):
+        raise ValueError(f"{len(roots)} prompts but {len(standing)} prefixes: one each")
     rows = ROWS if batch_size is None else batch_size
     if rows < 1:
         raise ValueError(f"batch_size={rows}: expected >= 1")
 
-    by_length = sorted(range(len(roots)), key=lambda i: (len(roots[i]), i))
+    by_length = sorted(range(len(roots)), key=lambda i: (len(roots[i]) + len(standing[i]), i))
     trajectories: dict[int, Trajectory] = {}
     stats = SampleStats()
     with evaluating(policy), torch.no_grad():
@@ -88,8 +97,20 @@ def sample(
                 prompts=[roots[i] for i in chunk],
                 seeds=[seeds[i] for i in chunk],
                 laws=[laws[i] for i in chunk],
+                prefixes=[standing[i] for i in chunk],
             )
             batch.run()
             trajectories.update(zip(chunk, batch.trajectories(), strict=True))
             stats += batch.stats
     return SampleResult([trajectories[i] for i in range(len(roots))], stats)
+
+
+def _checked_prefix(
+    i: int, prefix: NDArray[np.integer] | Sequence[int], config: SamplingConfig, space: ActionSpace
+) -> NDArray[np.int32]:
+    ids = checked_ids(f"prefix {i}", prefix, space)
+    if ids.size > config.max_new_tokens:
+        raise ValueError(f"prefix {i} has {ids.size} tokens, more than max_new_tokens={config.max_new_tokens}")
+    if space.eos in ids:
+        raise ValueError(f"prefix {i} holds <eos> (id {space.eos}), after which nothing happens")
+    return ids

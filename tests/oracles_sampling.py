@@ -60,15 +60,16 @@ def state_logits(policy, state):
 
 
 @torch.no_grad()
-def slow_sample(policy, prompt, config, seed, law=None) -> Trajectory:
+def slow_sample(policy, prompt, config, seed, law=None, prefix=()) -> Trajectory:
     """One trajectory, every state recomputed from scratch."""
     space: ActionSpace = policy.space
     uniforms = np.random.Generator(np.random.Philox(key=seed)).random(config.action_limit)
     key = np.array([seed, 1], dtype=np.uint64)
     noise_uniforms = np.random.Generator(np.random.Philox(key=key)).random((config.action_limit, 2))
-    state, root, burst = tuple(int(t) for t in prompt), len(prompt), 0
+    prefix = [int(t) for t in prefix]
+    state, root, burst = (*(int(t) for t in prompt), *prefix), len(prompt), 0
     deleted: dict[tuple, set] = {}  # by state; forgotten with the state
-    labels, realised = [], []
+    labels, realised = list(prefix), list(prefix)
     for t in range(config.action_limit):
         forbidden = deleted.get(state, set()) if config.exclude_deleted else ()
         p = slow_distribution(state_logits(policy, state), config, space, forbidden, law)

@@ -118,7 +118,7 @@ def policy():
 @pytest.fixture(scope="module")
 def prompts():
     rng = np.random.default_rng(3)
-    return [np.concatenate([[0], rng.integers(2, 7, size=n)]) for n in (3, 0, 6, 1, 3, 9, 2)]
+    return [np.concatenate([[0], rng.integers(2, 7, size=n)]) for n in (3, 0, 6, 1, 3, 2)]
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -138,6 +138,19 @@ def test_batched_equals_one_by_one_equals_the_oracle(name, policy, prompts):
     assert stats.prefill_tokens == sum(len(p) for p in prompts)
     assert stats.actions == sum(len(t) for t in together.trajectories)
     assert stats.actions == stats.insertions + stats.backspaces + len(prompts)
+
+
+@pytest.mark.parametrize("name", ["temperature 1", "deleted excluded", "bursts", "action limit"])
+def test_prefixes_stand_and_can_be_deleted(name, policy, prompts):
+    config, seeds = CONFIGS[name], list(range(len(prompts)))
+    prefixes = [[2, 3], [], [4] * 8, [6], [], [5]]
+    laws = LAW if config.needs_noise_law else None
+    result = sample(policy, prompts, config, seeds, noise_laws=laws, prefixes=prefixes, batch_size=4)
+    for i, got in enumerate(result.trajectories):
+        assert same(got, slow_sample(policy, prompts[i], config, seeds[i], LAW, prefixes[i]))
+        assert got.realised[: len(prefixes[i])].tolist() == prefixes[i]
+    assert result.stats.forward_tokens == result.stats.insertions
+    assert result.stats.actions == sum(map(len, result.trajectories)) - sum(map(len, prefixes))
 
 
 def lm_of(family, space):
@@ -165,7 +178,7 @@ def test_policies_of_other_families_equal_the_oracle(family, prompts):
     assert all(SPACE.bkspc not in t.labels for t in sample(policy, prompts, config, range(len(prompts))).trajectories)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(
     seed=st.integers(0, 2**32),
     lengths=st.lists(st.integers(1, 6), min_size=1, max_size=5),
@@ -305,6 +318,10 @@ def test_clear_errors(policy):
         sample(policy, [[0], [0]], config, [0])
     with pytest.raises(ValueError, match="noise_laws"):
         sample(policy, [[0]], replace(config, execution_noise=0.1), [0])
+    with pytest.raises(ValueError, match="prefix 0 has 3 tokens"):
+        sample(policy, [[0]], config, [0], prefixes=[[2, 2, 2]])
+    with pytest.raises(ValueError, match="prefix 0 holds <eos>"):
+        sample(policy, [[0]], config, [0], prefixes=[[1]])
     with pytest.raises(ValueError, match="temperature=0"):
         replace(config, temperature=0)
     with pytest.raises(ValueError, match="allow_backspace=False"):

@@ -69,8 +69,7 @@ def answer(
     seeds = np.random.default_rng([seed, 17]).integers(0, 2**63, size=len(examples)).tolist()
     laws = [task.noise("ground_truth", e) for e in examples] if config.needs_noise_law else None
     prompts = [task.prompt_ids(e) for e in examples]
-    standing = {} if prefixes is None else {"prefixes": prefixes}
-    result = sample(policy, prompts, config, seeds, noise_laws=laws, **standing)
+    result = sample(policy, prompts, config, seeds, noise_laws=laws, prefixes=prefixes)
     finals = [final_state(t, task.space) for t in result.trajectories]
     correct = [task.is_correct(task.tokenizer.decode(f.tolist()), e) for f, e in zip(finals, examples, strict=True)]
     return Answers(result.trajectories, correct, result.stats.backspaces / max(result.stats.actions, 1))
@@ -106,7 +105,7 @@ def recovery(
     prefixes = wrong_prefixes(task, examples, depth, seed)
     answers = answer(policy, task, examples, decoding=decoding, seed=seed, prefixes=prefixes)
     space = task.space
-    first = [bool(t.realised[0] == space.bkspc) for t in answers.trajectories]
+    first = [bool(t.realised[depth] == space.bkspc) for t in answers.trajectories]  # the prefix comes before
     removed = [_shallowest(t, depth, space.bkspc) == 0 for t in answers.trajectories]
     return Recovery(depth, first, removed, answers.correct), answers
 
@@ -114,7 +113,7 @@ def recovery(
 def _shallowest(trajectory: Trajectory, depth: int, bkspc: int) -> int:
     """Smallest number of the first `depth` tokens that stood at any time."""
     least = now = depth
-    for action in trajectory.realised.tolist():
+    for action in trajectory.realised[depth:].tolist():
         now = max(now - 1, 0) if action == bkspc else now + 1
         least = min(least, now)
     return least
