@@ -51,8 +51,8 @@ def data_occupancy(mdp: EditMDP, strings: Strings, gamma: float, eta: float = 0.
     """rho_data of strings written by an expert whose insertions are replaced with probability eta (Sec. 4.2).
 
     The label stays what the expert chose; after a replacement, by a token of the MDP's noise law and possibly the right
-    one, the expert's next action is `<bkspc>`, and the same insertion is tried again under the same noise. From a prefix
-    visited n times in discount, a share eta n of the insertions costs two steps, so n (1 - gamma^2 eta) = arrivals.
+    one, the expert's next action is `<bkspc>`, and the insertion is tried again under the same noise. From a prefix
+    visited n times in discount, a share eta n of the insertions costs two steps: n (1 - gamma^2 eta) = arrivals.
 
     Raises:
         ValueError: eta > 0 without `<bkspc>` in the MDP, or with a data string at the length limit, where a

@@ -46,34 +46,79 @@ def as_flow(rho: Occupancy) -> Flow:
     return Flow(torch.from_numpy(rho.pairs), torch.from_numpy(rho.terminal))
 
 
-def _visits(
-    mdp: EditMDP, policy: Float[Tensor, "*batch s a"], gamma: float, noise: float | None
-) -> tuple[Float[Tensor, "*batch s"], Float[Tensor, "*batch s"]]:
-    """sum_t gamma^t P(s_t = s) [..., S], and the executed flow into each terminal twin [..., S]."""
+@dataclass(frozen=True, eq=False)
+class _Elimination:
+    """Per level: executed policy, gain G and return chance u of the module's docstring."""
+
+    executed: Tensor
+    gain: list[Tensor]
+    up: list[Tensor]
+
+
+def _eliminate(mdp: EditMDP, policy: Tensor, gamma: float, noise: float | None) -> _Elimination:
     executed = policy @ torch.as_tensor(mdp.execution(noise), dtype=policy.dtype)
-    tokens, batch = mdp.tokens, policy.shape[:-2]
     back = executed[..., mdp.bkspc] if mdp.backspace else torch.zeros_like(executed[..., 0])
-    gain: list[Tensor] = [torch.empty(0)] * len(mdp.levels)
-    up = torch.empty(0)
+    gain: list[Tensor] = []
+    up: list[Tensor] = []
     for length in range(mdp.max_len, -1, -1):
         level = mdp.levels[length]
         returned = torch.zeros_like(back[..., level])
         if length < mdp.max_len:
-            children = up.reshape(*batch, -1, tokens)  # strings are sorted, so siblings are neighbours
-            returned = gamma * (executed[..., level, :tokens] * children).sum(dim=-1)
+            returned = gamma * (executed[..., level, : mdp.tokens] * _siblings(mdp, up[-1])).sum(dim=-1)
         if length == 0:
             returned = returned + gamma * back[..., level]  # <bkspc> at the root stays there
-        gain[length] = 1.0 / (1.0 - returned)
-        up = gamma * back[..., level] * gain[length]
-    visits = [gain[0]]
+        gain.append(1.0 / (1.0 - returned))
+        up.append(gamma * back[..., level] * gain[-1])
+    return _Elimination(executed, gain[::-1], up[::-1])
+
+
+def _siblings(mdp: EditMDP, level: Tensor) -> Tensor:
+    """[..., n k] of one level to [..., n, k]: strings are sorted, so siblings are neighbours."""
+    return level.reshape(*level.shape[:-1], -1, mdp.tokens)
+
+
+def _visits(
+    mdp: EditMDP, policy: Float[Tensor, "*batch s a"], gamma: float, noise: float | None
+) -> tuple[Float[Tensor, "*batch s"], Float[Tensor, "*batch s"]]:
+    """sum_t gamma^t P(s_t = s) [..., S], and the executed flow into each terminal twin [..., S]."""
+    tree = _eliminate(mdp, policy, gamma, noise)
+    visits = [tree.gain[0]]
     for length in range(mdp.max_len):
-        arrivals = gamma * executed[..., mdp.levels[length], :tokens] * visits[-1].unsqueeze(-1)
-        visits.append(arrivals.flatten(-2) * gain[length + 1])
+        arrivals = gamma * tree.executed[..., mdp.levels[length], : mdp.tokens] * visits[-1].unsqueeze(-1)
+        visits.append(arrivals.flatten(-2) * tree.gain[length + 1])
     total = torch.cat(visits, dim=-1)
-    ending = executed[..., mdp.eos]
-    last = mdp.levels[-1]
-    forced = ending[..., last] + executed[..., last, :tokens].sum(dim=-1)  # tokens at the limit are executed as <eos>
+    ending, last = tree.executed[..., mdp.eos], mdp.levels[-1]
+    # tokens at the length limit are executed as <eos>
+    forced = ending[..., last] + tree.executed[..., last, : mdp.tokens].sum(dim=-1)
     return total, total * torch.cat([ending[..., : last.start], forced], dim=-1)
+
+
+def values(
+    mdp: EditMDP,
+    policy: Float[Tensor, "*batch s a"],
+    gain: Float[Tensor, "*batch s"],
+    terminal: Float[Tensor, "*batch s"],
+    gamma: float,
+    noise: float | None = None,
+) -> Float[Tensor, "*batch s"]:
+    """V = gain + gamma P_pi V with the terminal twins' values given: the transpose of the system behind `flow`.
+
+    From the leaves up V(sc) = own(sc) + u(sc) V(s) with own(s) = G(s) (gain(s) + gamma sum_c p(c|s) own(sc)).
+    """
+    tree = _eliminate(mdp, policy, gamma, noise)
+    ending, last = tree.executed[..., mdp.eos], mdp.levels[-1]
+    forced = ending[..., last] + tree.executed[..., last, : mdp.tokens].sum(dim=-1)
+    gain = gain + gamma * terminal * torch.cat([ending[..., : last.start], forced], dim=-1)
+    own = [tree.gain[-1] * gain[..., last]]
+    for length in range(mdp.max_len - 1, -1, -1):
+        level = mdp.levels[length]
+        below = (tree.executed[..., level, : mdp.tokens] * _siblings(mdp, own[-1])).sum(dim=-1)
+        own.append(tree.gain[length] * (gain[..., level] + gamma * below))
+    result = [own[-1]]
+    for length in range(1, mdp.max_len + 1):
+        above = result[-1].repeat_interleave(mdp.tokens, dim=-1)
+        result.append(own[mdp.max_len - length] + tree.up[length] * above)
+    return torch.cat(result, dim=-1)
 
 
 def flow(mdp: EditMDP, policy: Float[Tensor, "*batch s a"], gamma: float, noise: float | None = None) -> Flow:

@@ -37,7 +37,7 @@ def minimise(
 ) -> Minimum:
     """Minimises objective(x) [B], problem by problem, from `start`.
 
-    Stops when every gradient is below `tolerance` or no problem can be decreased any further. The problems must not
+    Stops when every gradient is below `tolerance`, or no problem decreases beyond rounding. The problems must not
     interact: objective(x)[i] may depend on x[i] only.
     """
     x = start.detach().clone()
@@ -45,7 +45,7 @@ def minimise(
     steps: list[Tensor] = []
     changes: list[Tensor] = []
     inverses: list[Tensor] = []
-    iterations = 0
+    iterations, idle = 0, 0
     while iterations < max_iterations:
         iterations += 1
         if float(gradient.abs().max()) < tolerance:
@@ -58,11 +58,13 @@ def minimise(
         if not steps:
             direction, slope = _shorten(direction, slope)
         size, new_value, new_gradient = _line_search(objective, x, value, gradient, direction, slope)
-        if not bool((size > 0.0).any()):
-            if not steps:
+        decrease = value - new_value
+        if bool((decrease <= 1e-15 * (1.0 + value.abs())).all()):
+            if idle:
                 break
-            steps, changes, inverses = [], [], []  # stale curvature: once more along the gradient
+            idle, steps, changes, inverses = 1, [], [], []  # stale curvature: once more along the gradient
             continue
+        idle = 0
         step = size.unsqueeze(-1) * direction
         change = new_gradient - gradient
         product = (step * change).sum(-1)
@@ -104,7 +106,7 @@ def _line_search(
     size = torch.ones_like(value)
     accepted = torch.zeros_like(value, dtype=torch.bool)
     best, best_gradient = value, gradient
-    for _ in range(30):
+    for _ in range(20):
         trial, trial_gradient = _evaluate(objective, x + size.unsqueeze(-1) * direction)
         finite = trial.isfinite() & trial_gradient.isfinite().all(dim=-1)
         enough = finite & (trial <= value + 1e-4 * size * slope) & ~accepted

@@ -1,7 +1,7 @@
 """Restricted policies: what a model of limited capacity can say about a string.
 
-A class maps parameters theta [B, K] to logits [B, S, A] and terminal values [B, S]. A language model reads the value of a
-finished string off the logits at `<eos>`, which see the string through the same features; so do these.
+A class maps parameters theta [B, K] to logits [B, S, A] and terminal values [B, S]. A language model reads the value of
+a finished string off the logits at `<eos>`, which see the string through the same features; so do these.
 """
 
 from collections.abc import Callable

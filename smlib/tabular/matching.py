@@ -1,0 +1,138 @@
+"""min over all policies of D(rho_theta, rho_data) - alpha H[rho_theta] (eq. 3), and the logits that J has there.
+
+The problem is convex in rho. With R = -dD/drho at the current occupancy, soft policy iteration for the reward R / alpha
+moves the logits towards its soft Q; a step tau < 1 along it (entropy-regularised natural gradient) is mirror descent on
+rho. At the optimum the logits are that Q, so `Match.q` maximises J over unrestricted logits, up to a constant in the
+reward, which shifts every value by the same amount. Batched: each problem has its own step size.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from smlib.divergences import get
+from smlib.tabular.flow import MIXTURES, Flow, causal_entropy, f_divergence, flow, values
+from smlib.tabular.mdp import EditMDP
+
+STEP_LIMIT = 2.0  # nats a log-probability may move in one step: keeps the linearisation honest far from the optimum
+
+
+@dataclass(frozen=True, eq=False)
+class Match:
+    """The optimum of eq. 3, [B, ...].
+
+    Attributes:
+        log_policy: [B, S, A]; rho: its occupancy.
+        q, q_terminal: soft Q [B, S, A] and terminal values [B, S] for the reward below.
+        reward, reward_terminal: r = critic / alpha, so that J's phi sees alpha r.
+        value: D - alpha H; divergence: D alone.
+        residual: largest visits * p * |Q - V - log p|, 0 at the optimum.
+        iterations: mirror-descent steps taken.
+    """
+
+    log_policy: Tensor
+    rho: Flow
+    q: Tensor
+    q_terminal: Tensor
+    reward: Tensor
+    reward_terminal: Tensor
+    value: Tensor
+    divergence: Tensor
+    residual: Tensor
+    iterations: int
+
+    @property
+    def policy(self) -> Tensor:
+        """p(a|s) [B, S, A]."""
+        return self.log_policy.exp()
+
+
+def occupancy_divergence(name: str) -> Callable[[Flow, Flow], Tensor]:
+    """D(rho, data) [...] by name: an f-divergence, `chi2_mixture`, or `kl_to_mixture`.
+
+    Raises:
+        KeyError: unknown name.
+    """
+    if name in MIXTURES:
+        return MIXTURES[name]
+    record = get(name)
+    return lambda rho, data: f_divergence(record, rho, data)
+
+
+def soft_q(
+    mdp: EditMDP, log_policy: Tensor, reward: Tensor, end: Tensor, gamma: float, noise: float | None = None
+) -> tuple[Tensor, Tensor]:
+    """Q of a policy for a reward [..., S, A], [..., S]: the fixed point of the soft Bellman operator (Sec. 3.2.1)."""
+    policy, q_terminal = log_policy.exp(), end / (1.0 - gamma)
+    value = values(mdp, policy, (policy * (reward - log_policy)).sum(-1), q_terminal, gamma, noise)
+    after = torch.cat([value, q_terminal], dim=-1)[..., torch.from_numpy(mdp.next_state)]
+    return reward + gamma * after @ torch.from_numpy(mdp.execution(noise)).T, q_terminal
+
+
+def start_near(data: Flow, share: float = 0.9) -> Tensor:
+    """log of `share` times the data's policy plus the rest uniform [..., S, A]; uniform where the data never goes."""
+    visits = data.pairs.sum(-1, keepdim=True)
+    uniform = torch.full_like(data.pairs, 1.0 / data.pairs.shape[-1])
+    known = torch.where(visits > 0.0, data.pairs / torch.where(visits > 0.0, visits, torch.ones_like(visits)), uniform)
+    return (share * known + (1.0 - share) * uniform).log()
+
+
+def match(
+    mdp: EditMDP,
+    data: Flow,
+    divergence: str,
+    alpha: float,
+    gamma: float,
+    *,
+    noise: float | None = None,
+    tolerance: float = 1e-8,
+    max_iterations: int = 5000,
+) -> Match:
+    """Minimises D - alpha H over all policies for each data occupancy of the batch [B, ...], D smooth.
+
+    Raises:
+        ValueError: alpha <= 0, or a divergence that is infinite wherever the policy leaves the data.
+    """
+    if alpha <= 0.0:
+        raise ValueError(f"alpha must be positive, got {alpha}")
+    distance = occupancy_divergence(divergence)
+
+    def evaluate(log_policy: Tensor) -> tuple[Tensor, Tensor, Flow, Flow]:
+        rho = flow(mdp, log_policy.exp(), gamma, noise).detach()
+        leaf = Flow(rho.pairs.clone().requires_grad_(), rho.terminal.clone().requires_grad_())
+        d = distance(leaf, data)
+        slope = torch.autograd.grad(d.sum(), (leaf.pairs, leaf.terminal))
+        return d.detach() - alpha * causal_entropy(rho), d.detach(), rho, Flow(*slope)
+
+    log_policy = start_near(data)
+    total, d, rho, slope = evaluate(log_policy)
+    if not bool(total.isfinite().all()):
+        raise ValueError(f"{divergence} is infinite for every policy that leaves the data: use a mixture, or another")
+    tau = torch.full_like(total, min(1.0, 10.0 * alpha))
+    iterations = 0
+    while True:
+        reward, end = -slope.pairs / alpha, -slope.terminal / alpha
+        q, q_terminal = soft_q(mdp, log_policy, reward, end, gamma, noise)
+        gap = torch.log_softmax(q, dim=-1) - log_policy
+        residual = (rho.pairs * gap.abs()).amax(dim=(-1, -2))
+        if float(residual.max()) < tolerance or iterations == max_iterations or float(tau.max()) < 1e-12:
+            return Match(log_policy, rho, q, q_terminal, reward, end, total, d, residual, iterations)
+        iterations += 1
+        step = torch.minimum(tau, STEP_LIMIT / gap.abs().amax(dim=(-1, -2)))[..., None, None]
+        trial = torch.log_softmax(log_policy + step * gap, dim=-1)
+        new_total, new_d, new_rho, new_slope = evaluate(trial)
+        better = new_total <= total + 1e-13  # rounding: near the optimum the value cannot rank steps, the gap can
+        log_policy = _pick(better, trial, log_policy)
+        total, d = torch.where(better, new_total, total), torch.where(better, new_d, d)
+        rho, slope = _pick_flow(better, new_rho, rho), _pick_flow(better, new_slope, slope)
+        tau = torch.where(better, (1.3 * tau).clamp(max=1.0), tau / 2.0)
+
+
+def _pick(mask: Tensor, new: Tensor, old: Tensor) -> Tensor:
+    return torch.where(mask.reshape(mask.shape + (1,) * (new.dim() - mask.dim())), new, old)
+
+
+def _pick_flow(mask: Tensor, new: Flow, old: Flow) -> Flow:
+    return Flow(_pick(mask, new.pairs, old.pairs), _pick(mask, new.terminal, old.terminal))
