@@ -7,7 +7,7 @@ reward, which shifts every value by the same amount. Batched: each problem has i
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -99,40 +99,47 @@ def match(
         raise ValueError(f"alpha must be positive, got {alpha}")
     distance = occupancy_divergence(divergence)
 
-    def evaluate(log_policy: Tensor) -> tuple[Tensor, Tensor, Flow, Flow]:
+    def evaluate(log_policy: Tensor) -> Match:
         rho = flow(mdp, log_policy.exp(), gamma, noise).detach()
         leaf = Flow(rho.pairs.clone().requires_grad_(), rho.terminal.clone().requires_grad_())
         d = distance(leaf, data)
         slope = torch.autograd.grad(d.sum(), (leaf.pairs, leaf.terminal))
-        return d.detach() - alpha * causal_entropy(rho), d.detach(), rho, Flow(*slope)
-
-    log_policy = start_near(data)
-    total, d, rho, slope = evaluate(log_policy)
-    if not bool(total.isfinite().all()):
-        raise ValueError(f"{divergence} is infinite for every policy that leaves the data: use a mixture, or another")
-    tau = torch.full_like(total, min(1.0, 10.0 * alpha))
-    iterations = 0
-    while True:
-        reward, end = -slope.pairs / alpha, -slope.terminal / alpha
+        reward, end = -slope[0] / alpha, -slope[1] / alpha
         q, q_terminal = soft_q(mdp, log_policy, reward, end, gamma, noise)
-        gap = torch.log_softmax(q, dim=-1) - log_policy
-        residual = (rho.pairs * gap.abs()).amax(dim=(-1, -2))
-        if float(residual.max()) < tolerance or iterations == max_iterations or float(tau.max()) < 1e-12:
-            return Match(log_policy, rho, q, q_terminal, reward, end, total, d, residual, iterations)
-        iterations += 1
+        residual = (rho.pairs * (torch.log_softmax(q, dim=-1) - log_policy).abs()).amax(dim=(-1, -2))
+        total = d.detach() - alpha * causal_entropy(rho)
+        return Match(log_policy, rho, q, q_terminal, reward, end, total, d.detach(), residual, 0)
+
+    now = evaluate(start_near(data))
+    if not bool(now.value.isfinite().all()):
+        raise ValueError(f"{divergence} is infinite for every policy that leaves the data: use a mixture, or another")
+    tau = torch.full_like(now.value, min(1.0, 10.0 * alpha))
+    for iteration in range(max_iterations + 1):
+        if float(now.residual.max()) < tolerance or iteration == max_iterations or float(tau.max()) < 1e-12:
+            break
+        gap = torch.log_softmax(now.q, dim=-1) - now.log_policy
         step = torch.minimum(tau, STEP_LIMIT / gap.abs().amax(dim=(-1, -2)))[..., None, None]
-        trial = torch.log_softmax(log_policy + step * gap, dim=-1)
-        new_total, new_d, new_rho, new_slope = evaluate(trial)
-        better = new_total <= total + 1e-13  # rounding: near the optimum the value cannot rank steps, the gap can
-        log_policy = _pick(better, trial, log_policy)
-        total, d = torch.where(better, new_total, total), torch.where(better, new_d, d)
-        rho, slope = _pick_flow(better, new_rho, rho), _pick_flow(better, new_slope, slope)
+        trial = evaluate(torch.log_softmax(now.log_policy + step * gap, dim=-1))
+        # within rounding the value cannot rank two policies any more, the residual still can
+        rounding = 1e-12 * (1.0 + now.value.abs())
+        better = (trial.value < now.value - rounding) | (
+            (trial.value < now.value + rounding) & (trial.residual < now.residual)
+        )
+        now = replace(_choose(better, trial, now), iterations=iteration + 1)
         tau = torch.where(better, (1.3 * tau).clamp(max=1.0), tau / 2.0)
+    return now
 
 
-def _pick(mask: Tensor, new: Tensor, old: Tensor) -> Tensor:
-    return torch.where(mask.reshape(mask.shape + (1,) * (new.dim() - mask.dim())), new, old)
+def _choose(mask: Tensor, new: Match, old: Match) -> Match:
+    """Problem by problem, the new match where the mask is True."""
 
+    def pick(a: Tensor, b: Tensor) -> Tensor:
+        return torch.where(mask.reshape(mask.shape + (1,) * (a.dim() - mask.dim())), a, b)
 
-def _pick_flow(mask: Tensor, new: Flow, old: Flow) -> Flow:
-    return Flow(_pick(mask, new.pairs, old.pairs), _pick(mask, new.terminal, old.terminal))
+    kept = {
+        name: pick(getattr(new, name), getattr(old, name))
+        for name in Match.__dataclass_fields__
+        if name not in ("rho", "iterations")
+    }
+    rho = Flow(pick(new.rho.pairs, old.rho.pairs), pick(new.rho.terminal, old.rho.terminal))
+    return Match(rho=rho, iterations=old.iterations, **kept)
