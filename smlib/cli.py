@@ -35,10 +35,11 @@ VERDICT_COLOURS = {
 ResultsDir = Annotated[str, typer.Option(help="Where result files are kept.")]
 
 
-def _version(wanted: bool) -> None:
+def _version(wanted: bool) -> bool:
     if wanted:
         print(f"smlib {__version__}")
         raise typer.Exit
+    return wanted
 
 
 @app.callback()
@@ -88,15 +89,19 @@ def status(
 def reproduce(
     preset: Annotated[str, typer.Option(help="smoke, quick, full or paper.")] = "quick",
     only: Annotated[list[str] | None, typer.Option(help="An item id, such as fig3; may be repeated.")] = None,
-    jobs: Annotated[int, typer.Option(help="Notebooks to run at a time.")] = 1,
+    jobs: Annotated[int, typer.Option(min=1, help="Notebooks to run at a time.")] = 1,
     fresh: Annotated[bool, typer.Option("--fresh", help="Repeat finished runs.")] = False,
     results_dir: ResultsDir = "results",
     figures_dir: Annotated[str, typer.Option(help="Where figures are kept.")] = "figures",
 ) -> None:
     """Rebuild figures and tables by running their notebooks; finished training runs are not repeated."""
+    from smlib.items import check_preset, get_item
+
+    # A typing error is answered before papermill is loaded.
+    check_preset(preset)
+    ids = [get_item(part).id for given in only or [] for part in given.split(",") if part]
     from smlib.reproduce import Outcome, Reproduction, Task, plan
 
-    ids = [part for given in only or [] for part in given.split(",") if part]
     tasks = plan(ids)
     console = Console()
     with _progress(console) as progress:
@@ -162,14 +167,14 @@ def report_readme(
     check: Annotated[bool, typer.Option("--check", help="Change nothing; fail if the table is out of date.")] = False,
     results_dir: ResultsDir = "results",
 ) -> None:
-    """Write the replication table of README.md from the ledger."""
+    """Write the replication table of README.md from the committed results; quick ones are this machine's own."""
     from smlib.files import resolve, write_atomically
-    from smlib.ledger import ledger
+    from smlib.ledger import COMMITTED_PRESETS, ledger
     from smlib.readme import with_replication_table
 
     path = resolve(readme)
     before = path.read_text(encoding="utf-8")
-    after = with_replication_table(before, ledger(results_dir))
+    after = with_replication_table(before, ledger(results_dir, COMMITTED_PRESETS))
     if before == after:
         print(f"{path.name} shows the ledger as it is")
     elif check:

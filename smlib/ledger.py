@@ -19,6 +19,9 @@ SCHEMA = 1
 LEDGER_PRESETS = ("paper", "full", "quick")
 """Whose value counts, best first. A smoke run proves that a notebook works and nothing about the paper."""
 
+COMMITTED_PRESETS = ("paper", "full")
+"""Whose result files are in git, and so the only ones that the README shows."""
+
 LEDGER_FIELDS = (
     "id",
     "title",
@@ -117,8 +120,10 @@ def read_item(item: str, preset: str, results_dir: str | os.PathLike[str] = "res
     return content
 
 
-def ledger(results_dir: str | os.PathLike[str] = "results") -> list[dict[str, object]]:
-    """One object for every id, with exactly `LEDGER_FIELDS`, from the best preset that has been run.
+def ledger(
+    results_dir: str | os.PathLike[str] = "results", presets: Sequence[str] = LEDGER_PRESETS
+) -> list[dict[str, object]]:
+    """One object for every id, with exactly `LEDGER_FIELDS`, from the first of `presets` that has been run.
 
     An item whose runs were made by code of another version keeps its value, and its provenance gains `stale`, a list
     of what changed since.
@@ -128,7 +133,7 @@ def ledger(results_dir: str | os.PathLike[str] = "results") -> list[dict[str, ob
         row: dict[str, object] = dict.fromkeys(LEDGER_FIELDS)
         row.update(id=item.id, title=item.title, notebook=item.notebook, paper=item.paper)
         row.update(n_seeds=0, verdict="not run")
-        for preset in LEDGER_PRESETS:
+        for preset in presets:
             if item_path(item.id, preset, results_dir).exists():
                 content = read_item(item.id, preset, results_dir)
                 for name in ("preset", "paper", "ours", "error", "n_seeds", "verdict"):
