@@ -135,22 +135,33 @@ class EditBatch:
         self.deleted: list[dict[int, list[int]]] = [{} for _ in range(n)]
         self.active = np.arange(n)
         self.cache = SlotCache(n, int(self.root.max()) + config.max_new_tokens)
+        self.hidden = self._prefill()  # [n, max_new_tokens + 1, d]: the last hidden vector along each path
 
     def run(self) -> None:
         """Alternates actions and forward passes until every sequence has ended."""
-        self.hidden = self._prefill()  # [n, max_new_tokens + 1, d]: the last hidden vector at every depth of the path
-        while True:
-            self._act_until_pending()
-            if self.active.size == 0:
-                return
-            self._forward()
+        while self.advance():
+            pass
 
-    def trajectories(self) -> list[Trajectory]:
-        """What each sequence did; the tokens of its prefix come first, as insertions."""
+    def advance(self) -> bool:
+        """Actions until every sequence has an unread token, then the forward pass; False once all have ended."""
+        self._act_until_pending()
+        if self.active.size == 0:
+            return False
+        self._forward()
+        return True
+
+    def trajectories(self, *, unfinished: bool = False) -> list[Trajectory]:
+        """What each sequence did; the tokens of its prefix come first, as insertions.
+
+        Args:
+            unfinished: before the end; `<eos>` is added where it is missing.
+        """
         space, found = self.policy.space, []
         for i, n in enumerate(self.count.tolist()):
             labels = np.concatenate([self.prefixes[i], self.labels[i, :n]])
             realised = np.concatenate([self.prefixes[i], self.realised[i, :n]])
+            if unfinished and not (n and realised[-1] == space.eos):
+                labels, realised = (np.append(actions, np.int32(space.eos)) for actions in (labels, realised))
             found.append(Trajectory.make(self.prompts[i], labels, realised, space=space))
         return found
 
