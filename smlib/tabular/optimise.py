@@ -37,50 +37,47 @@ def minimise(
 ) -> Minimum:
     """Minimises objective(x) [B], problem by problem, from `start`.
 
-    Stops when every gradient is below `tolerance`, or no problem decreases beyond rounding. The problems must not
-    interact: objective(x)[i] may depend on x[i] only.
+    A problem is left alone once its gradient is below `tolerance`, or once the line search fails for it along its
+    quasi-Newton direction and then along its gradient. The problems must not interact: objective(x)[i] may depend on
+    x[i] only.
     """
     x = start.detach().clone()
     value, gradient = _evaluate(objective, x)
     steps: list[Tensor] = []
     changes: list[Tensor] = []
     inverses: list[Tensor] = []
-    iterations, idle = 0, 0
-    while iterations < max_iterations:
+    failed = torch.zeros_like(value, dtype=torch.bool)
+    done = gradient.abs().amax(dim=-1) < tolerance
+    iterations = 0
+    while iterations < max_iterations and not bool(done.all()):
         iterations += 1
-        if float(gradient.abs().max()) < tolerance:
-            break
         direction = -_two_loop(gradient, steps, changes, inverses)
-        slope = (direction * gradient).sum(-1)
-        uphill = slope >= 0.0
-        direction = torch.where(uphill.unsqueeze(-1), -gradient, direction)
-        slope = torch.where(uphill, -gradient.square().sum(-1), slope)
-        if not steps:
-            direction, slope = _shorten(direction, slope)
-        size, new_value, new_gradient = _line_search(objective, x, value, gradient, direction, slope)
-        decrease = value - new_value
-        if bool((decrease <= 1e-15 * (1.0 + value.abs())).all()):
-            if idle:
-                break
-            idle, steps, changes, inverses = 1, [], [], []  # stale curvature: once more along the gradient
-            continue
-        idle = 0
+        plain = failed | ((direction * gradient).sum(-1) >= 0.0)
+        direction = torch.where(plain.unsqueeze(-1), -gradient, direction)
+        if not steps or bool(failed.any()):
+            direction = _shorten(direction, plain | (not steps))
+        size, new_value, new_gradient = _line_search(objective, x, value, gradient, direction, done)
+        moved = size > 0.0
         step = size.unsqueeze(-1) * direction
         change = new_gradient - gradient
         product = (step * change).sum(-1)
-        good = product > 1e-12 * step.norm(dim=-1) * change.norm(dim=-1)
+        good = moved & (product > 1e-12 * step.norm(dim=-1) * change.norm(dim=-1))
+        inverses = [torch.where(moved, inverse, 0.0) for inverse in inverses]  # stale curvature is dropped
         steps.append(step)
         changes.append(change)
         inverses.append(torch.where(good, 1.0 / torch.where(good, product, torch.ones_like(product)), 0.0))
         steps, changes, inverses = steps[-memory:], changes[-memory:], inverses[-memory:]
+        stalled = value - new_value <= 1e-14 * (1.0 + value.abs())
+        done = done | (stalled & failed) | (new_gradient.abs().amax(dim=-1) < tolerance)
+        failed = stalled
         x, value, gradient = x + step, new_value, new_gradient
     return Minimum(x, value, gradient.abs().amax(dim=-1), iterations)
 
 
-def _shorten(direction: Tensor, slope: Tensor) -> tuple[Tensor, Tensor]:
-    """First step of unit length at most: the gradient's scale says nothing about the problem's."""
+def _shorten(direction: Tensor, chosen: Tensor) -> Tensor:
+    """Unit length at most where chosen: a gradient's scale says nothing about the problem's."""
     scale = 1.0 / direction.norm(dim=-1).clamp(min=1.0)
-    return scale.unsqueeze(-1) * direction, scale * slope
+    return torch.where(chosen, scale, 1.0).unsqueeze(-1) * direction
 
 
 def _two_loop(gradient: Tensor, steps: list[Tensor], changes: list[Tensor], inverses: list[Tensor]) -> Tensor:
@@ -100,20 +97,21 @@ def _two_loop(gradient: Tensor, steps: list[Tensor], changes: list[Tensor], inve
 
 
 def _line_search(
-    objective: Objective, x: Tensor, value: Tensor, gradient: Tensor, direction: Tensor, slope: Tensor
+    objective: Objective, x: Tensor, value: Tensor, gradient: Tensor, direction: Tensor, done: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Backtracking to sufficient decrease (Armijo, 1e-4). A problem that cannot decrease gets size 0 and stays."""
+    slope = (direction * gradient).sum(-1)
     size = torch.ones_like(value)
     accepted = torch.zeros_like(value, dtype=torch.bool)
     best, best_gradient = value, gradient
-    for _ in range(20):
+    for _ in range(14):
         trial, trial_gradient = _evaluate(objective, x + size.unsqueeze(-1) * direction)
         finite = trial.isfinite() & trial_gradient.isfinite().all(dim=-1)
-        enough = finite & (trial <= value + 1e-4 * size * slope) & ~accepted
+        enough = finite & (trial <= value + 1e-4 * size * slope) & ~accepted & ~done
         best = torch.where(enough, trial, best)
         best_gradient = torch.where(enough.unsqueeze(-1), trial_gradient, best_gradient)
         accepted = accepted | enough
-        if bool(accepted.all()):
-            return size, best, best_gradient
-        size = torch.where(accepted, size, size / 2.0)
+        if bool((accepted | done).all()):
+            break
+        size = torch.where(accepted, size, 0.4 * size)
     return torch.where(accepted, size, torch.zeros_like(size)), best, best_gradient
