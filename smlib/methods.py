@@ -16,7 +16,17 @@ import torch
 from torch import Tensor, nn
 
 from smlib import divergences
-from smlib.losses import Loss, check_alpha, check_gamma, iqlearn, likelihood, sequencematch, unlikelihood, visit_values
+from smlib.losses import (
+    Loss,
+    VisitValues,
+    check_alpha,
+    check_gamma,
+    iqlearn,
+    likelihood,
+    sequencematch,
+    unlikelihood,
+    visit_values,
+)
 from smlib.masking import PackedBatch
 
 
@@ -114,7 +124,11 @@ def objective(policy: nn.Module, batch: PackedBatch, config: ObjectiveConfig, st
         visits = visit_values(logits[batch.visit_state, batch.label], logits.logsumexp(-1), batch)
         nll, repeats = likelihood(visits), unlikelihood(logits, batch)
         return Loss(nll.total + config.unlikelihood_weight * repeats.total, {**nll.parts, **repeats.parts})
-    visits = visit_values(*policy(batch, chunk), batch)
+    return objective_of_visits(visit_values(*policy(batch, chunk), batch), config, step)
+
+
+def objective_of_visits(visits: VisitValues, config: ObjectiveConfig, step: int) -> Loss:
+    """The same from the logits and values at the visits, for every method that needs no more."""
     cloning = likelihood(visits)
     beta = config.beta(step)
     if beta == 1.0:
