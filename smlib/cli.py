@@ -1,4 +1,4 @@
-"""The command line: `smlib status · reproduce · bench · report-readme`.
+"""The command line: `smlib reproduce · status · bench · train · generate`.
 
 Each command imports what it needs when it runs, so that `smlib status` answers without loading torch.
 """
@@ -159,6 +159,55 @@ def bench(
     for name, figure in figures.items():
         table.add_row(name, *(str(figure[key]) for key in ("value", "unit", "baseline", "n")))
     Console().print(table)
+
+
+@app.command("train")
+def train_command(
+    folder: Annotated[Path, typer.Argument(help="Where the policy goes; a killed run in it goes on.")],
+    task: Annotated[str, typer.Option(help="add_or_sub_in_base, mul or list_prime_factors.")] = "add_or_sub_in_base",
+    method: Annotated[str, typer.Option(help="mle, bc, sm, iqlearn, dagger or unlikelihood.")] = "sm",
+    noise: Annotated[str, typer.Option(help="ground_truth, random or none.")] = "ground_truth",
+    eta: Annotated[float, typer.Option(help="Noise level of the demonstrations.")] = 0.1,
+    alpha: Annotated[float, typer.Option(help="Entropy weight.")] = 0.1,
+    gamma: Annotated[float, typer.Option(help="Discount.")] = 0.98,
+    steps: Annotated[int, typer.Option(min=4, help="Gradient steps.")] = 2000,
+    questions: Annotated[int, typer.Option(min=1, help="Training questions.")] = 5000,
+    difficulty: Annotated[str, typer.Option(help="easy, medium, hard or all.")] = "easy",
+    seed: Annotated[int, typer.Option(help="Of everything.")] = 0,
+    init: Annotated[Path | None, typer.Option(help="Folder of an earlier policy to start from.")] = None,
+) -> None:
+    """Train a small policy on a task and report its accuracy on validation questions."""
+    from smlib.workbench import fit, settings_for
+
+    options: dict[str, str | int] = {"task": task, "difficulty": difficulty, "questions": questions, "noise": noise}
+    settings = settings_for(method, steps=steps, eta=eta, alpha=alpha, gamma=gamma, seed=seed, **options)
+    accuracy = fit(settings, folder, init)
+    for decoding, share in accuracy.items():
+        print(f"validation accuracy, {decoding}: {share:.3f} of {settings.validation} questions")
+    print(f"saved in {folder}; try: smlib generate {folder} --prompt '...'")
+
+
+@app.command("generate")
+def generate_command(
+    folder: Annotated[Path, typer.Argument(help="Where `smlib train` left a policy.")],
+    prompt: Annotated[str, typer.Option(help="What it goes on from.")],
+    count: Annotated[int, typer.Option("--count", "-n", min=1, help="How many completions.")] = 1,
+    temperature: Annotated[float, typer.Option(help="Divides the logits.")] = 1.0,
+    top_p: Annotated[float, typer.Option(help="Keep the most probable actions up to this mass.")] = 1.0,
+    greedy: Annotated[bool, typer.Option("--greedy", help="Take the most probable action.")] = False,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Longest completion.")] = 24,
+    seed: Annotated[int, typer.Option(help="Of the first completion; the others count on.")] = 0,
+) -> None:
+    """Write completions, with what was deleted struck out (in a pipe: with <bkspc> spelt out)."""
+    from smlib.sampling import SamplingConfig
+    from smlib.workbench import write
+
+    # Greedy decoding without a memory can insert and delete the same token for ever.
+    config = SamplingConfig(
+        temperature=temperature, top_p=top_p, greedy=greedy, exclude_deleted=greedy, max_new_tokens=max_tokens
+    )
+    for number in range(count):
+        write(folder, prompt, config, seed + number)
 
 
 @app.command("report-readme")

@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -35,6 +35,7 @@ class NonFiniteLossError(FloatingPointError):
     """The loss is NaN or infinite; the message names the step, the parts and the file with the batch."""
 
 
+@runtime_checkable
 class Dataset(Protocol):
     """What Algorithm 1 asks of a data set D."""
 
