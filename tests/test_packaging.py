@@ -110,7 +110,7 @@ def test_every_make_target_and_option_in_the_readme_exists(readme: str, makefile
 def test_every_smlib_command_and_option_in_the_readme_exists(readme: str) -> None:
     blocks = "\n".join(re.findall(r"```bash\n(.*?)```", readme, re.DOTALL))
     commands = re.findall(r"^smlib ([a-z-]+)([^#\n]*)", blocks, re.MULTILINE)
-    assert {name for name, _ in commands} >= {"reproduce", "status"}
+    assert {name for name, _ in commands} >= {"reproduce", "status", "train", "generate"}
     for name, rest in commands:
         done = subprocess.run(
             [sys.executable, "-m", "smlib.cli", name, "--help"],
@@ -119,7 +119,7 @@ def test_every_smlib_command_and_option_in_the_readme_exists(readme: str) -> Non
             check=True,
             env={**os.environ, "TERM": "dumb", "COLUMNS": "200"},
         )
-        for option in re.findall(r"--[a-z-]+", rest):
+        for option in re.findall(r"(?<= )--?[a-z-]+", rest):
             assert option in done.stdout, f"smlib {name} {option}"
         for item in re.findall(r"--only (\S+)", rest):
             assert item in ITEMS
