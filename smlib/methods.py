@@ -124,7 +124,8 @@ def objective(policy: nn.Module, batch: PackedBatch, config: ObjectiveConfig, st
         visits = visit_values(logits[batch.visit_state, batch.label], logits.logsumexp(-1), batch)
         nll, repeats = likelihood(visits), unlikelihood(logits, batch)
         return Loss(nll.total + config.unlikelihood_weight * repeats.total, {**nll.parts, **repeats.parts})
-    return objective_of_visits(visit_values(*policy(batch, chunk), batch), config, step)
+    label_logit, value = policy(batch, chunk)
+    return objective_of_visits(visit_values(label_logit, value, batch), config, step)
 
 
 def objective_of_visits(visits: VisitValues, config: ObjectiveConfig, step: int) -> Loss:
