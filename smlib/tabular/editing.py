@@ -6,7 +6,7 @@ kept, and so is the output at its end; each further token of s' is one forward p
     passes(s -> s') = |s'| - |lcp(s, s')|:    append 1, backspace-n 0, replace the last n tokens by m others m.
 
 The paper counts a backspace as a pass and concludes that appending and deleting are the only actions of one pass. With
-the last hidden states kept a backspace is free, and its own argument also admits a third kind: delete n, then append one
+the last hidden states kept a backspace is free, and its own argument admits a third kind: delete n, then append one
 ("if |s'| = i, then this only requires one pass").
 """
 

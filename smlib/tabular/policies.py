@@ -71,19 +71,7 @@ def last_tokens(mdp: EditMDP, n: int = 2) -> PolicyClass:
     return _table("last_two", "last two tokens", mdp, lambda s: s[-n:], lambda s: s[-(n - 1) :] if n > 1 else ())
 
 
-def low_rank(mdp: EditMDP, rank: int = 1) -> PolicyClass:
-    """Every string has its own hidden vector of `rank` numbers, shared output weights: a softmax bottleneck."""
-    n, a = mdp.n_strings, mdp.n_actions
-
-    def logits(theta: Tensor) -> Logits:
-        hidden, weights, bias, offset, ends = theta.split([n * rank, rank * a, a, n, n], dim=-1)
-        score = hidden.reshape(-1, n, rank) @ weights.reshape(-1, rank, a)
-        return score + bias.unsqueeze(-2) + offset.unsqueeze(-1), ends
-
-    return PolicyClass("low_rank", f"softmax bottleneck of rank {rank}", n * rank + rank * a + a + 2 * n, logits)
-
-
-def mlp(mdp: EditMDP, hidden: int = 2) -> PolicyClass:
+def mlp(mdp: EditMDP, hidden: int = 1) -> PolicyClass:
     """A tanh network of `hidden` units on the whole string (one-hot token per slot, `<eos>` as a token of its own)."""
     width = mdp.tokens + 1
     inputs = torch.zeros(2 * mdp.n_strings, (mdp.max_len + 1) * width, dtype=torch.float64)
@@ -99,14 +87,13 @@ def mlp(mdp: EditMDP, hidden: int = 2) -> PolicyClass:
         score = units @ second.reshape(-1, hidden, mdp.n_actions) + out.unsqueeze(-2)
         return score[:, : mdp.n_strings], torch.logsumexp(score[:, mdp.n_strings :], dim=-1)
 
-    return PolicyClass("mlp", f"network of {hidden} units", sum(sizes), logits)
+    return PolicyClass("mlp", f"network of {hidden} unit{'s' if hidden > 1 else ''}", sum(sizes), logits)
 
 
 POLICY_CLASSES: dict[str, Callable[[EditMDP], PolicyClass]] = {
     "full": full,
     "position_last": position_last,
     "last_two": last_tokens,
-    "low_rank": low_rank,
     "mlp": mlp,
 }
 

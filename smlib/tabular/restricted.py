@@ -50,7 +50,7 @@ def repeat(data: Flow, times: int) -> Flow:
     return Flow(data.pairs.repeat(times, 1, 1), data.terminal.repeat(times, 1))
 
 
-def _best(found: Minimum, batch: int) -> Minimum:
+def best_start(found: Minimum, batch: int) -> Minimum:
     """The best start of each problem."""
     value = found.value.reshape(-1, batch)
     best = torch.where(value.isfinite(), value, torch.inf).argmin(dim=0)
@@ -77,7 +77,7 @@ def fit_mle(
         max_iterations=max_iterations,
         tolerance=tolerance,
     )
-    return _fit(family, _best(found, batch))
+    return _fit(family, best_start(found, batch))
 
 
 def fit_direct(
@@ -103,7 +103,7 @@ def fit_direct(
         return distance(rho, many) - (alpha * causal_entropy(rho) if alpha > 0.0 else 0.0)
 
     found = minimise(objective, begin, max_iterations=max_iterations, tolerance=tolerance)
-    return _fit(family, _best(found, batch))
+    return _fit(family, best_start(found, batch))
 
 
 def fit_j(
