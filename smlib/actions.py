@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 Ids = NDArray[np.int32]
 State = tuple[int, ...]
+IdSequence = Sequence[int | np.integer] | NDArray[np.integer]
 
 
 @dataclass(frozen=True)
@@ -64,9 +65,9 @@ class Trajectory:
     @classmethod
     def make(
         cls,
-        prompt: Sequence[int] | NDArray[np.integer],
-        labels: Sequence[int] | NDArray[np.integer],
-        realised: Sequence[int] | NDArray[np.integer] | None = None,
+        prompt: IdSequence,
+        labels: IdSequence,
+        realised: IdSequence | None = None,
         *,
         space: ActionSpace,
         max_len: int | None = None,
@@ -111,7 +112,7 @@ class Trajectory:
         return int(self.labels.size)
 
 
-def _ids(name: str, values: Sequence[int] | NDArray[np.integer], bound: int) -> Ids:
+def _ids(name: str, values: IdSequence, bound: int) -> Ids:
     raw = np.asarray(values)
     if raw.ndim != 1:
         raise ValueError(f"{name} must be one-dimensional, got shape {raw.shape}")
