@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-from numpy.typing import NDArray
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 SPECIALS = ("<pad>", "<bos>", "<eos>")
@@ -55,7 +54,7 @@ class TextTokenizer(Protocol):
         """Ids of a text, specials not added."""
         ...
 
-    def decode(self, ids: Iterable[int]) -> str:
+    def decode(self, ids: Iterable[int | np.integer]) -> str:
         """Text of ids, specials left out."""
         ...
 
@@ -86,7 +85,7 @@ class FixedTokenizer:
         """Ids of many texts."""
         return [list(e.ids) for e in self.backend.encode_batch(list(texts), add_special_tokens=False)]
 
-    def decode(self, ids: Iterable[int] | NDArray[np.integer]) -> str:
+    def decode(self, ids: Iterable[int | np.integer]) -> str:
         """Text of ids, specials left out.
 
         Raises:
@@ -227,7 +226,7 @@ class PretrainedTokenizer:
         """Ids of a text, specials not added."""
         return list(self.backend(text, add_special_tokens=False, verbose=False)["input_ids"])
 
-    def decode(self, ids: Iterable[int] | NDArray[np.integer]) -> str:
+    def decode(self, ids: Iterable[int | np.integer]) -> str:
         """Text of ids, specials left out."""
         kept = [int(i) for i in ids]
         return str(self.backend.decode(kept, skip_special_tokens=True, clean_up_tokenization_spaces=False))

@@ -73,6 +73,7 @@ def prose(wikitext: str) -> str:
     text = _FORMULA.sub(_HOLE, text)
     text = _balanced(text, "{|", "\n|}", lambda inner: "\n")
     text = _balanced(text, "{{", "}}", _template)
+    text = re.sub(r"^[\x00 \t]+$", "", text, flags=re.M)  # a template that has the line to itself is no part of it
     text = _body(text)
     text = _balanced(text, "[[", "]]", _link)
     text = _EXTERNAL.sub(r"\1", text)
@@ -130,7 +131,7 @@ def _template(inner: str) -> str:
         return arguments[position - 1 if position > 0 else position]
     if _SILENT.fullmatch(name) or "\n" in inner.strip():
         return ""
-    if name.startswith(("cite ", "citation", "infobox", "taxobox", "coord", "sfn", "harv", "navbox")):
+    if name.startswith(("cite ", "citation", "infobox", "taxobox", "coord", "sfn", "harv", "navbox", "ipa", "respell")):
         return ""
     return _HOLE
 
@@ -177,9 +178,9 @@ def _paragraph(line: str) -> str:
     for _ in range(3):  # nested parentheses, innermost first
         line = _PARENTHESIS.sub("", line)
     line = re.sub(r"[\u200b-\u200f\u2060\ufeff\xad]", "", unicodedata.normalize("NFC", line))
-    line = re.sub(r"\(\s*[,;:]*\s*(?:or|and)?\s*\)|\[\s*\]", "", line)
-    line = re.sub(r"\(\s*[,;]\s*", "(", line)
-    line = re.sub(r"[\s,;]+\)", ")", line)
+    line = re.sub(r"\(\s*[,;:]\s*", "(", line)
+    line = re.sub(r"[\s,;:]+\)", ")", line)
+    line = re.sub(r"\s*(?:\(\s*(?:or|and)?\s*\)|\[\s*\])", "", line)
     line = re.sub(r"\s+", " ", line)
     line = re.sub(r" ([,.;:!?])(?=\s|$)", r"\1", line).strip()
     whole = [s for s in _sentences(line) if _is_clean(s)]
