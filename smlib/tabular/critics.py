@@ -1,7 +1,7 @@
 """A critic with its own parameters (Prop. 3.1 before theta is eliminated), restricted or not.
 
 For a given policy the critic solves max_r E_data[phi(r)] - E_theta[r] (mixture: - E_theta[r^2]/4). A critic that has
-one free reward per bucket of (state, action) pairs, and nothing finer, only sees how much of each occupancy lies in each
+one free reward per bucket of (state, action) pairs, and nothing finer, only sees how much of each occupancy is in each
 bucket, so its maximum is exactly the divergence of the two *bucketed* occupancies. With one bucket per pair it is the
 divergence itself: min over theta of the inner maximum is then direct minimisation.
 
