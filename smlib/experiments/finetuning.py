@@ -1,0 +1,193 @@
+"""One fine-tuning run on a question-answer task, from the base model to the numbers that figures and tables read.
+
+Every method gets the same base, the same questions in the same order and the same number of gradient steps. Numbers on
+the test split are computed once, at the end; only the validation split is looked at while choosing anything.
+"""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from smlib.actions import Trajectory
+from smlib.data.demonstrations import TaskDemonstrations
+from smlib.data.tasks import Task, load_task
+from smlib.experiments.answers import answer, recovery
+from smlib.experiments.pretraining import PretrainConfig, pretrained
+from smlib.methods import ObjectiveConfig, get_method
+from smlib.results import Run, run_cached
+from smlib.training import TrainConfig, train
+
+VERSIONS = ("data", "sampling", "training")
+
+
+@dataclass(frozen=True)
+class FineTuneConfig:
+    """What distinguishes one run from another; together with the code's versions it is the run's identity.
+
+    Attributes:
+        base: the model that is fine-tuned, and with it the task and the difficulty.
+        training: Algorithm 1's parameters; its seed is the run's.
+        noise: kind of injected noise (`Task.noise`).
+        n_train, n_val, n_test: sizes of the splits.
+        decodings: rules under which test and validation accuracy are measured.
+        recovery_prompts, recovery_depths: how many prompts with how many wrong tokens (Table 1); 0 for none.
+        examples: number of mistake-conditioned completions that are kept in full.
+        max_new_tokens: length limit of an answer.
+    """
+
+    base: PretrainConfig = field(default_factory=PretrainConfig)
+    training: TrainConfig = field(default_factory=TrainConfig)
+    noise: str = "ground_truth"
+    n_train: int = 5_000
+    n_val: int = 500
+    n_test: int = 1_000
+    decodings: tuple[str, ...] = ("t1", "greedy", "greedy_exclude")
+    recovery_prompts: int = 500
+    recovery_depths: tuple[int, ...] = (1, 2, 3, 4)
+    examples: int = 4
+    max_new_tokens: int = 24
+
+    def task(self) -> Task:
+        """The task with its splits."""
+        return load_task(
+            self.base.task,
+            difficulty=self.base.difficulty,
+            n_train=self.n_train,
+            n_val=self.n_val,
+            n_test=self.n_test,
+            seed=0,
+        )
+
+
+def fine_tune(
+    config: FineTuneConfig,
+    name: str,
+    *,
+    item: str,
+    preset: str,
+    results_dir: str | Path = "results",
+    test: bool = True,
+) -> Run:
+    """The result of one run, computed or read.
+
+    Args:
+        test: whether the test split is looked at; False for anything that chooses a setting.
+    """
+
+    def compute(scratch: Path) -> Mapping[str, object]:
+        return _compute(config, preset, results_dir, scratch, test)
+
+    return run_cached(
+        item,
+        name,
+        {"config": config, "test": test},
+        compute,
+        preset=preset,
+        seeds=[config.training.seed],
+        version_key=VERSIONS,
+        results_dir=results_dir,
+    )
+
+
+def _compute(
+    config: FineTuneConfig, preset: str, results_dir: str | Path, scratch: Path, test: bool
+) -> dict[str, object]:
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    task = config.task()
+    policy = pretrained(config.base, task, preset=preset, results_dir=results_dir)
+    seed = config.training.seed
+    data = TaskDemonstrations(task, task.train, config.noise)
+    history = train(policy, data, config.training, scratch).history
+    splits = {"val": task.val, "test": task.test} if test else {"val": task.val}
+    result: dict[str, object] = {
+        "history": _curves(history),
+        "grad_norms": [round(norm, 4) for row in history for norm in row.get("grad_norms", [])],
+    }
+    for split, examples in splits.items():
+        answers = {
+            d: answer(policy, task, examples, decoding=d, seed=seed, max_new_tokens=config.max_new_tokens)
+            for d in config.decodings
+        }
+        result[split] = {
+            d: {"correct": _bits(a.correct), "accuracy": a.accuracy, "backspace_rate": a.backspace_rate}
+            for d, a in answers.items()
+        }
+    if config.recovery_prompts and get_method(config.training.objective.method).backspace:
+        examples = (task.test if test else task.val)[: config.recovery_prompts]
+        found = {depth: recovery(policy, task, examples, depth, seed=seed) for depth in config.recovery_depths}
+        result["recovery"] = {
+            str(depth): {
+                "first_backspace": _bits(r.first_backspace),
+                "all_removed": _bits(r.all_removed),
+                "correct": _bits(r.correct),
+            }
+            for depth, (r, _) in found.items()
+        }
+        result["completions"] = [
+            _completion(task, found, config.recovery_depths, i) for i in range(min(config.examples, len(examples)))
+        ]
+    return result
+
+
+def _completion(task: Task, found: Mapping[int, Any], depths: Sequence[int], index: int) -> dict[str, object]:
+    """Example `index` with as many wrong tokens as its place says (1, 2, 3, 4, 1, ...), edits visible."""
+    depth = depths[index % len(depths)]
+    trajectory: Trajectory = found[depth][1].trajectories[index]
+    example = (task.test)[index] if task.test else task.val[index]
+    tokens = [task.tokenizer.token(int(a)) for a in trajectory.realised]
+    return {
+        "question": example.prompt,
+        "answer": example.answer,
+        "mistake": tokens[:depth],
+        "actions": tokens[depth:],
+        "correct": bool(found[depth][0].correct[index]),
+    }
+
+
+def _curves(history: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
+    """Columns instead of rows, gradient norms apart."""
+    names = sorted({name for row in history for name in row} - {"grad_norms"})
+    return {n: [round(float(row[n]), 6) for row in history if n in row] for n in names}
+
+
+def _bits(flags: Sequence[bool]) -> str:
+    """A string of 0 and 1, one per question: compact, and paired tests can read it."""
+    return "".join("1" if flag else "0" for flag in flags)
+
+
+def workers() -> int:
+    """Processes to run side by side: SMLIB_WORKERS, or the cores this process may use."""
+    asked = os.environ.get("SMLIB_WORKERS")
+    return max(1, int(asked)) if asked else len(os.sched_getaffinity(0))
+
+
+def in_parallel(function: Callable[..., Any], calls: Sequence[Mapping[str, Any]], processes: int | None = None) -> list:
+    """`function(**call)` for each call, in fresh processes of one thread each, in the order of the calls.
+
+    One thread a process is the fastest way to spend two cores on small models, and keeps sums in a fixed order.
+    """
+    count = min(processes or workers(), len(calls))
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    if count <= 1:
+        return [function(**call) for call in calls]
+    with ProcessPoolExecutor(count, mp_context=get_context("spawn"), initializer=_one_thread) as pool:
+        futures = [pool.submit(function, **call) for call in calls]
+        return [future.result() for future in futures]
+
+
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def objective(method: str, *, steps: int, alpha: float, gamma: float, **options: Any) -> ObjectiveConfig:
+    """The beta schedule in proportion to a run's length: a third on BC alone, a fifth to anneal (the paper: 10,000
+    steps of BC, 2,000 to anneal, at least 8,000 more)."""
+    return ObjectiveConfig(
+        method=method, alpha=alpha, gamma=gamma, bc_steps=steps // 3, anneal_steps=steps // 5, **options
+    )
