@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from smlib.divergences import Divergence
-from smlib.masking import PackedBatch
+from smlib.packing import PackedBatch
 
 
 @dataclass(frozen=True)

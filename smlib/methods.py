@@ -27,7 +27,7 @@ from smlib.losses import (
     unlikelihood,
     visit_values,
 )
-from smlib.masking import PackedBatch
+from smlib.packing import PackedBatch
 
 
 @dataclass(frozen=True)

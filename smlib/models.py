@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from smlib.actions import ActionSpace
-from smlib.masking import PackedBatch
+from smlib.packing import PackedBatch
 
 FORMAT = "smlib-policy-1"
 

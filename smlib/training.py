@@ -21,9 +21,9 @@ from smlib.actions import Ids, Trajectory
 from smlib.checkpoints import TrainingState, load_checkpoint, save_checkpoint, trainable
 from smlib.data.noise import NoiseLaw, edit_expert_labels
 from smlib.losses import Loss
-from smlib.masking import pack
 from smlib.methods import ObjectiveConfig, get_method, is_finite, objective
 from smlib.models import Policy
+from smlib.packing import pack
 from smlib.results import config_hash
 from smlib.rollouts import Entry, ReplayBuffer, refill_interval
 from smlib.sampling import SamplingConfig, sample

@@ -10,7 +10,8 @@ from smlib.actions import Trajectory, replay
 from smlib.algorithm_a import algorithm_a, algorithm_a_printed
 from smlib.divergences import get
 from smlib.losses import likelihood, sequencematch, visit_values
-from smlib.masking import dense_mask, pack, trie
+from smlib.masking import dense_mask, trie
+from smlib.packing import pack
 from tests.oracles import SPACE, algorithm_a_values, float64_policy, groups, replayed_values, trajectories
 
 
