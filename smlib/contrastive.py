@@ -64,7 +64,7 @@ def contrastive_search(
     by_length = sorted(range(len(roots)), key=lambda i: (len(roots[i]), i))
     rows = ROWS if batch_size is None else batch_size
     found: dict[int, Trajectory] = {}
-    with evaluating(policy), torch.no_grad():
+    with evaluating(policy), torch.inference_mode():
         for start in range(0, len(by_length), rows):
             chunk = by_length[start : start + rows]
             found.update(zip(chunk, _search(policy, [roots[i] for i in chunk], config), strict=True))

@@ -24,7 +24,7 @@ from smlib.noise_dynamics import TokenLaw
 
 __all__ = ["SampleResult", "SampleStats", "SamplingConfig", "sample"]
 
-ROWS = 128  # default batch: beyond it tiny models gain nothing on a CPU, and large ones run out of memory
+ROWS, SLOTS = 256, 32_768  # default batch: rows beyond the first gain nothing, slots beyond the second cost gigabytes
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,8 @@ def sample(
         prefixes: tokens that stand after each prompt when sampling begins (the wrong digits of Table 1), any number of
             them. Unlike the prompt they can be deleted; they count for `max_new_tokens` and not as actions, and are the
             first `len(prefix)` visits of the trajectory, as labels and as realised, though nobody chose them.
-        batch_size: largest number of rows in one forward pass. The samples do not depend on it (up to the
+        batch_size: largest number of rows in one forward pass; as many as a key/value cache of 32,768 slots holds, 256
+            at most, when omitted. The samples do not depend on it (up to the
             rounding of the model's own arithmetic: exactly so in float64 for all practical purposes, see
             the tests).
 
@@ -81,14 +82,15 @@ def sample(
         standing = [_checked_prefix(i, prefix, config, space) for i, prefix in enumerate(prefixes)]
     if len(standing) != len(roots):
         raise ValueError(f"{len(roots)} prompts but {len(standing)} prefixes: one each")
-    rows = ROWS if batch_size is None else batch_size
+    slots = max(map(len, roots), default=1) + config.max_new_tokens
+    rows = max(1, min(ROWS, SLOTS // slots)) if batch_size is None else batch_size
     if rows < 1:
         raise ValueError(f"batch_size={rows}: expected >= 1")
 
     by_length = sorted(range(len(roots)), key=lambda i: (len(roots[i]) + len(standing[i]), i))
     trajectories: dict[int, Trajectory] = {}
     stats = SampleStats()
-    with evaluating(policy), torch.no_grad():
+    with evaluating(policy), torch.inference_mode():
         for start in range(0, len(by_length), rows):
             chunk = by_length[start : start + rows]
             batch = EditBatch(

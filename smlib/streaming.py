@@ -119,11 +119,13 @@ def stream(
         raise ValueError("truncation_eta and execution_noise need noise_law: the law of the noise tokens")
     space = policy.space
     root, standing = checked_prompt(0, prompt, space), checked_ids("prefix", prefix, space)
-    with evaluating(policy), torch.no_grad():
+    going = True
+    with evaluating(policy), torch.inference_mode():
         batch = EditBatch(policy, config, prompts=[root], seeds=[seed], laws=[noise_law], prefixes=[standing])
-        while batch.advance():
-            yield batch.trajectories(unfinished=True)[0]
-        yield batch.trajectories()[0]
+    while going:  # the caller runs between the steps: neither mode may be on then
+        with evaluating(policy), torch.inference_mode():
+            going = batch.advance()
+        yield batch.trajectories(unfinished=going)[0]
 
 
 def show(
