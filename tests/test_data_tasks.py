@@ -70,3 +70,20 @@ def test_bad_input_is_named():
     task = load_task(**SMALL)
     with pytest.raises(ValueError, match="unknown noise kind 'digits': known are ground_truth, random, none"):
         task.noise("digits", task.train[0])
+
+
+def test_a_pretrained_models_tokenizer_serves():
+    """Digits as single tokens: ground-truth noise; specials and rows beyond the tokeniser: never noise."""
+    from transformers import PreTrainedTokenizerFast
+
+    from smlib.data.tokenizers import PretrainedTokenizer, train_bpe
+
+    texts = [e.prompt + e.answer for e in itertools.islice(stream("mul"), 300)]
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=train_bpe(texts, 300).backend, eos_token="<eos>", bos_token="<bos>", pad_token="<pad>"
+    )
+    task = load_task("mul", **SMALL, tokenizer=PretrainedTokenizer(fast, vocab_size=320))
+    law = task.noise("ground_truth", task.train[0])
+    assert [task.tokenizer.token(int(i)) for i in law.tokens] == list("0123456789")
+    assert task.noise("random", task.train[0]).tokens.tolist() == list(range(3, 300))
+    assert task.space.vocab_size == 320

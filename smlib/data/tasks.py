@@ -1,16 +1,23 @@
 """Question-answer tasks with noise laws and splits that share no question."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
 
 import numpy as np
 
 from smlib.actions import ActionSpace, Ids
+from smlib.data import translation
 from smlib.data.mathematics import MATHEMATICS_TASKS, Example, stream
 from smlib.data.noise import NoiseLaw
-from smlib.data.tokenizers import DIGITS, SPECIALS, FixedTokenizer, arithmetic_tokenizer
+from smlib.data.tokenizers import DIGITS, TextTokenizer, arithmetic_tokenizer, train_bpe
 
+TASKS = (*MATHEMATICS_TASKS, "translation", "opus_books")
 NOISE_KINDS = ("ground_truth", "random", "none")
+MAX_SIDE_TOKENS = 64  # translation pairs have fewer tokens on both sides (App. G.2)
+_BPE_PAIRS = {"translation": 2000, "opus_books": 20_000}  # training pairs that the vocabulary is made from
+_BPE_SIZE = {"translation": 1024, "opus_books": 8192}
 
 
 @dataclass(frozen=True)
@@ -26,7 +33,7 @@ class Task:
     name: str
     difficulty: str
     seed: int
-    tokenizer: FixedTokenizer
+    tokenizer: TextTokenizer
     train: tuple[Example, ...]
     val: tuple[Example, ...]
     test: tuple[Example, ...]
@@ -67,10 +74,11 @@ class Task:
         if kind == "none":
             return NoiseLaw.none()
         if kind == "random":
-            return NoiseLaw.uniform(np.arange(len(SPECIALS), self.tokenizer.vocab_size))
+            specials = self.tokenizer.special_ids
+            return NoiseLaw.uniform([i for i in range(self.tokenizer.vocab_size) if i not in specials])
         if self.name not in MATHEMATICS_TASKS:
             raise ValueError(f"{self.name} has no ground-truth noise (App. G.2 uses random noise): choose 'random'")
-        return NoiseLaw.uniform([self.tokenizer.id(d) for d in DIGITS[:base]])
+        return NoiseLaw.uniform([_digit_id(self.tokenizer, digit) for digit in DIGITS[:base]])
 
     def is_correct(self, text: str, example: Example) -> bool:
         """Whether a decoded final answer equals the solution, whitespace at the ends aside."""
@@ -82,6 +90,14 @@ class Task:
         return frozenset(example.meta["key"] for name in names for example in getattr(self, name))
 
 
+def _digit_id(tokenizer: TextTokenizer, digit: str) -> int:
+    # The last id, since some tokenisers put a space marker before a text's first word.
+    last = tokenizer.encode(digit)[-1]
+    if tokenizer.decode([last]).strip() != digit:
+        raise ValueError(f"this tokeniser has no single token for the digit {digit}: choose 'random' noise (App. E)")
+    return last
+
+
 def load_task(
     name: str = "add_or_sub_in_base",
     *,
@@ -90,39 +106,82 @@ def load_task(
     n_test: int = 1000,
     difficulty: str = "all",
     seed: int = 0,
+    tokenizer: TextTokenizer | None = None,
+    rows: Iterable[Mapping[str, Any]] | None = None,
 ) -> Task:
     """A task with splits that share no question.
 
     The test questions depend on (name, difficulty, seed, n_test) alone, and a larger training set contains a
     smaller one.
 
+    Args:
+        name: one of `TASKS`.
+        difficulty: `easy`, `medium`, `hard` or `all`; opus_books has `all` only.
+        tokenizer: of a pretrained model; by default the fixed arithmetic vocabulary, or for translations a
+            BPE trained on the first training pairs.
+        rows: opus_books only, instead of the download.
+
     Raises:
-        ValueError: unknown task or difficulty; a negative size.
+        ValueError: unknown task or difficulty; a negative size; more questions asked for than there are.
     """
     if name not in TASKS:
         raise ValueError(f"unknown task {name!r}: known are {', '.join(TASKS)}")
+    fits: Callable[[Example], bool] | None
+    if name in MATHEMATICS_TASKS:
+        tokenizer, fits = tokenizer or arithmetic_tokenizer(), None
+        sources = {split: stream(name, difficulty, seed, purpose=split) for split in translation.SPLITS}
+    else:
+        sources = _translations(name, difficulty, seed, rows)
+        if tokenizer is None:
+            # Nothing is drawn from the iterator that the training split reads.
+            examples = islice(_translations(name, difficulty, seed, rows)["train"], _BPE_PAIRS[name])
+            texts = [text for e in examples for text in (e.prompt, e.answer)]
+            tokenizer = train_bpe(texts, _BPE_SIZE[name])
+        fits = _Short(tokenizer)
     taken: set[str] = set()
-    splits: dict[str, tuple[Example, ...]] = {}
-    for split, size in (("test", n_test), ("val", n_val), ("train", n_train)):
-        source = stream(name, difficulty, seed, purpose=split)
-        splits[split] = _distinct(source, size, taken, f"{name} ({difficulty}) {split}")
-    return Task(name, difficulty, seed, arithmetic_tokenizer(), splits["train"], splits["val"], splits["test"])
+    chosen = {
+        split: _distinct(sources[split], size, taken, fits, f"{name} ({difficulty}) {split}")
+        for split, size in (("test", n_test), ("val", n_val), ("train", n_train))
+    }
+    return Task(name, difficulty, seed, tokenizer, chosen["train"], chosen["val"], chosen["test"])
 
 
-TASKS = MATHEMATICS_TASKS
+@dataclass(frozen=True)
+class _Short:
+    tokenizer: TextTokenizer
+
+    def __call__(self, example: Example) -> bool:
+        sides = (example.meta["english"], example.answer)
+        return all(len(self.tokenizer.encode(side)) < MAX_SIDE_TOKENS for side in sides)
 
 
-def _distinct(source: Iterable[Example], size: int, taken: set[str], what: str) -> tuple[Example, ...]:
-    """The first `size` examples of a stream whose keys are new; adds these to `taken`."""
+def _translations(
+    name: str, difficulty: str, seed: int, rows: Iterable[Mapping[str, Any]] | None
+) -> dict[str, Iterator[Example]]:
+    if name == "translation":
+        return {split: translation.stream(split, difficulty, seed) for split in translation.SPLITS}
+    if difficulty != "all":
+        raise ValueError(f"opus_books has no difficulty levels: give 'all', not {difficulty!r}")
+    pairs = sorted(translation.opus_books(rows), key=lambda e: translation.digest(f"{seed}/{e.meta['key']}"))
+    return {
+        split: (e for e in pairs if translation.split_of(f"{seed}/{e.meta['key']}") == split)
+        for split in translation.SPLITS
+    }
+
+
+def _distinct(
+    source: Iterable[Example], size: int, taken: set[str], fits: Callable[[Example], bool] | None, what: str
+) -> tuple[Example, ...]:
+    """The first `size` examples of a stream that fit and whose keys are new; adds these to `taken`."""
     if size < 0:
         raise ValueError(f"the size of a split must be at least 0, got {size} for {what}")
     chosen: list[Example] = []
     for draws, example in enumerate(source if size else (), start=1):
-        if example.meta["key"] not in taken:
+        if example.meta["key"] not in taken and (fits is None or fits(example)):
             taken.add(example.meta["key"])
             chosen.append(example)
-        if len(chosen) == size:
+        if len(chosen) == size or draws > 1000 + 100 * size:
             break
-        if draws > 1000 + 100 * size:
-            raise ValueError(f"{what}: only {len(chosen):,} distinct questions in {draws:,} draws, {size:,} asked for")
+    if len(chosen) < size:
+        raise ValueError(f"{what}: only {len(chosen):,} distinct questions to be had, {size:,} asked for")
     return tuple(chosen)

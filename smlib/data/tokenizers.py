@@ -49,6 +49,8 @@ class TextTokenizer(Protocol):
     def eos(self) -> int: ...
     @property
     def pad(self) -> int: ...
+    @property
+    def special_ids(self) -> frozenset[int]: ...
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text, specials not added."""
@@ -76,6 +78,7 @@ class FixedTokenizer:
         self.backend, self.byte_level = backend, byte_level
         self.pad, self.bos, self.eos = range(3)
         self.vocab_size: int = backend.get_vocab_size()
+        self.special_ids = frozenset(range(len(SPECIALS)))
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text, specials not added."""
@@ -221,6 +224,8 @@ class PretrainedTokenizer:
         # Models without <bos>, such as Qwen2, begin documents after <eos>.
         self.bos = int(self.eos if tokenizer.bos_token_id is None else tokenizer.bos_token_id)
         self.pad = int(self.eos if tokenizer.pad_token_id is None else tokenizer.pad_token_id)
+        # Rows of the output head beyond the tokeniser stand for no text either.
+        self.special_ids = frozenset({*tokenizer.all_special_ids, *range(len(tokenizer), self.vocab_size)})
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text, specials not added."""

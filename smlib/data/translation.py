@@ -1,0 +1,267 @@
+"""English-French pairs from locale data: `num2words` spells numbers, Babel's CLDR formats everything else
+(App. G.2).
+
+A pair says one to three things: numbers and ordinals in words, dates, times, intervals of both, durations,
+quantities with units, amounts of money, percentages, large numbers. Each thing has a key for its content,
+such as `date:2017-03-03`, and a hash of that key alone decides whether it belongs to the training, validation
+or test pairs. So no date, number or amount of the test pairs occurs in a training pair, in whatever wording.
+
+opus_books, the corpus of the paper, comes through `datasets` where asked for.
+"""
+
+import datetime
+import hashlib
+import math
+import random
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import lru_cache
+from itertools import count
+from typing import Any
+
+from smlib.data.mathematics import Example
+
+SPLITS = ("train", "val", "test")
+PARTS: Mapping[str, tuple[int, int]] = {"easy": (1, 1), "medium": (2, 2), "hard": (3, 3), "all": (1, 3)}
+CHUNK = 64  # pairs per seed
+_LOCALES = ("en", "fr")
+_HELD_OUT = 10  # per cent of contents for validation, and for test
+
+_UNITS = (
+    "area-square-kilometer", "area-hectare", "area-square-meter", "area-acre", "digital-gigabyte", "digital-megabit",
+    "electric-ampere", "electric-volt", "energy-kilocalorie", "energy-kilojoule", "energy-kilowatt-hour",
+    "frequency-megahertz", "graphics-megapixel", "length-kilometer", "length-meter", "length-centimeter", "length-mile",
+    "length-foot", "length-inch", "length-light-year", "length-nautical-mile", "light-lux", "mass-tonne",
+    "mass-kilogram", "mass-gram", "mass-pound", "mass-ounce", "mass-carat", "power-kilowatt", "power-horsepower",
+    "pressure-bar", "pressure-hectopascal", "speed-kilometer-per-hour", "speed-meter-per-second", "speed-knot",
+    "temperature-celsius", "temperature-fahrenheit", "volume-cubic-meter", "volume-liter", "volume-gallon",
+    "volume-cup", "volume-tablespoon", "volume-barrel",
+)  # fmt: skip
+_CURRENCIES = (
+    "EUR", "USD", "GBP", "JPY", "CHF", "CAD", "AUD", "SEK", "NOK", "DKK", "PLN", "CZK", "HUF", "RUB", "TRY",
+    "INR", "CNY", "BRL", "MXN", "ZAR", "EGP", "MAD", "ILS", "THB",
+)  # fmt: skip
+
+Content = tuple[str, Callable[[str], str]]  # key, and the text in a locale
+
+
+def stream(
+    split: str = "train",
+    difficulty: str = "all",
+    seed: int = 0,
+    exclude: frozenset[str] = frozenset(),
+    *,
+    start: int = 0,
+) -> Iterator[Example]:
+    """Endless pairs of one split, in an order fixed by the arguments; prompts as in the arithmetic tasks.
+
+    Args:
+        split: `train`, `val` or `test`; contents are never shared between them.
+        difficulty: how many things a pair says: `easy` one, `medium` two, `hard` three, `all` one to three.
+        seed: selects the stream.
+        exclude: keys that must not occur.
+        start: index of the first pair, at the cost of at most one chunk.
+
+    Raises:
+        ValueError: unknown split or difficulty, negative start.
+        ModuleNotFoundError: num2words or Babel is missing.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"unknown split {split!r}: known are {', '.join(SPLITS)}")
+    if difficulty not in PARTS:
+        raise ValueError(f"unknown difficulty {difficulty!r}: known are {', '.join(PARTS)}")
+    if start < 0:
+        raise ValueError(f"start must be at least 0, got {start}")
+    first, skip = divmod(start, CHUNK)
+    for chunk in count(first):
+        rng = random.Random(f"translation/{split}/{difficulty}/{seed}/{chunk}")
+        pairs: list[Example] = []
+        while len(pairs) < CHUNK:
+            pair = _pair(rng, split, *PARTS[difficulty])
+            if pair.meta["key"] not in exclude:
+                pairs.append(pair)
+        yield from pairs[skip:]
+        skip = 0
+
+
+def pair_example(english: str, french: str, key: str) -> Example:
+    """`{english} Solution: ` as prompt, the French as answer, as the arithmetic tasks are laid out (App. G.2)."""
+    return Example(f"{english} Solution: ", french, {"key": key, "english": english})
+
+
+def opus_books(rows: Iterable[Mapping[str, Any]] | None = None) -> Iterator[Example]:
+    """Pairs of the opus_books en-fr corpus, in its order.
+
+    Args:
+        rows: rows with `translation: {en, fr}` instead of the download.
+
+    Raises:
+        ModuleNotFoundError: `datasets` is missing.
+    """
+    if rows is None:
+        try:
+            import datasets
+        except ModuleNotFoundError as error:
+            raise ModuleNotFoundError("opus_books comes through datasets: pip install 'smlib[translation]'") from error
+        rows = datasets.load_dataset("Helsinki-NLP/opus_books", "en-fr", split="train", streaming=True)
+    for row in rows:
+        english, french = (" ".join(row["translation"][language].split()) for language in _LOCALES)
+        if english and french:
+            yield pair_example(english, french, key=english.lower())
+
+
+def split_of(key: str) -> str:
+    """Which split a content belongs to: decided by a hash of its key, whatever the seed."""
+    bucket = digest(key) % 100
+    return "test" if bucket < _HELD_OUT else "val" if bucket < 2 * _HELD_OUT else "train"
+
+
+def digest(key: str) -> int:
+    """A fixed hash of a text, 0 <= hash < 2**32."""
+    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:4], "big")
+
+
+def _pair(rng: random.Random, split: str, least: int, most: int) -> Example:
+    contents = [_content(rng, split) for _ in range(rng.randint(least, most))]
+    style = rng.choice(("standard", "or"))
+    format_list = _packages()["babel.lists"].format_list
+    english, french = (
+        _plain(format_list([text(locale) for _, text in contents], style=style, locale=locale)) for locale in _LOCALES
+    )
+    return pair_example(english, french, key=" & ".join(sorted(key for key, _ in contents)))
+
+
+def _content(rng: random.Random, split: str) -> Content:
+    while True:
+        content = rng.choice(_KINDS)(rng)
+        if split_of(content[0]) == split:
+            return content
+
+
+def _plain(text: str) -> str:
+    # CLDR writes no-break and thin spaces; as in running text they are spaces here.
+    return " ".join(text.replace("\u202f", " ").replace("\xa0", " ").replace("\u2009", " ").split())
+
+
+def _magnitude(rng: random.Random, most: int) -> int:
+    return int(math.exp(rng.uniform(0, math.log(most))))
+
+
+def _cardinal(rng: random.Random) -> Content:
+    n = _magnitude(rng, 10**6)
+    return f"cardinal:{n}", lambda locale: _words(n, locale)
+
+
+def _ordinal(rng: random.Random) -> Content:
+    n = _magnitude(rng, 10**4)
+    return f"ordinal:{n}", lambda locale: _words(n, locale, to="ordinal")
+
+
+def _decimal(rng: random.Random) -> Content:
+    n, digits = _magnitude(rng, 10**3), rng.randint(1, 99)
+    sign = rng.choice((1, 1, -1))
+    value = sign * round(n + digits / 100, 2)
+    return f"decimal:{value}", lambda locale: _words(value, locale)
+
+
+def _day(rng: random.Random) -> datetime.date:
+    return datetime.date(1900, 1, 1) + datetime.timedelta(days=rng.randrange(150 * 365))
+
+
+def _date(rng: random.Random) -> Content:
+    day, form = _day(rng), rng.choice(("medium", "long", "full"))
+    return f"date:{day}", lambda locale: str(_packages()["babel.dates"].format_date(day, form, locale=locale))
+
+
+def _time(rng: random.Random) -> Content:
+    minute = rng.randrange(24 * 60)
+    clock = datetime.time(*divmod(minute, 60))
+    return f"time:{clock}", lambda locale: str(_packages()["babel.dates"].format_time(clock, "short", locale=locale))
+
+
+def _date_interval(rng: random.Random) -> Content:
+    first = _day(rng)
+    last = first + datetime.timedelta(days=_magnitude(rng, 400))
+    key = f"dates:{first}/{last}"
+    return key, lambda locale: str(_packages()["babel.dates"].format_interval(first, last, "yMMMd", locale=locale))
+
+
+def _time_interval(rng: random.Random) -> Content:
+    first = datetime.datetime(2000, 1, 1, rng.randrange(23), rng.randrange(60))
+    last = first.replace(hour=rng.randint(first.hour + 1, 23), minute=rng.randrange(60))
+    skeleton = {"en": "hm", "fr": "Hm"}
+    key = f"times:{first:%H:%M}/{last:%H:%M}"
+    return key, lambda locale: str(
+        _packages()["babel.dates"].format_interval(first, last, skeleton[locale], locale=locale)
+    )
+
+
+def _duration(rng: random.Random) -> Content:
+    unit, seconds = rng.choice(
+        (("second", 1), ("minute", 60), ("hour", 3600), ("day", 86400), ("week", 604800), ("year", 31536000))
+    )
+    n, direction = rng.randint(1, 120), rng.choice((0, 1, -1))
+    delta = datetime.timedelta(seconds=seconds * n * (direction or 1))
+    return f"duration:{n} {unit} {direction}", lambda locale: str(
+        _packages()["babel.dates"].format_timedelta(
+            delta, granularity=unit, threshold=1e9, add_direction=direction != 0, locale=locale
+        )
+    )
+
+
+def _quantity(rng: random.Random) -> Content:
+    unit = rng.choice(_UNITS)
+    n: float = _magnitude(rng, 2000)
+    if rng.random() < 0.3:
+        n = round(n + rng.randint(1, 9) / 10, 1)
+    return f"unit:{n} {unit}", lambda locale: str(_packages()["babel.units"].format_unit(n, unit, locale=locale))
+
+
+def _money(rng: random.Random) -> Content:
+    currency, amount = rng.choice(_CURRENCIES), float(_magnitude(rng, 10**5))
+    if rng.random() < 0.5:
+        amount = round(amount + rng.randint(1, 99) / 100, 2)
+    return f"money:{amount} {currency}", lambda locale: str(
+        _packages()["babel.numbers"].format_currency(amount, currency, locale=locale, format_type="name")
+    )
+
+
+def _percent(rng: random.Random) -> Content:
+    per_mille = rng.randrange(1, 2000)
+    return f"percent:{per_mille}", lambda locale: str(
+        _packages()["babel.numbers"].format_percent(
+            per_mille / 1000, "#,##0.#%" if locale == "en" else "#,##0.# %", locale=locale
+        )
+    )
+
+
+def _large(rng: random.Random) -> Content:
+    tenths, power = rng.randrange(10, 10_000), rng.choice((6, 9))
+    value = tenths * 10 ** (power - 1)
+    return f"large:{value}", lambda locale: str(
+        _packages()["babel.numbers"].format_compact_decimal(value, format_type="long", locale=locale, fraction_digits=1)
+    )
+
+
+_KINDS: tuple[Callable[[random.Random], Content], ...] = (
+    _cardinal, _ordinal, _decimal, _date, _time, _date_interval, _time_interval, _duration, _quantity,
+    _quantity, _money, _percent, _large,
+)  # fmt: skip
+
+
+def _words(value: float, locale: str, to: str = "cardinal") -> str:
+    return str(_packages()["num2words"].num2words(value, lang=locale, to=to))
+
+
+@lru_cache(maxsize=1)
+def _packages() -> Mapping[str, Any]:
+    from importlib import import_module
+
+    try:
+        return {
+            name: import_module(name)
+            for name in ("num2words", "babel.dates", "babel.lists", "babel.numbers", "babel.units")
+        }
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"the translation pairs come from num2words and Babel ({error}): pip install 'smlib[translation]'"
+        ) from error
