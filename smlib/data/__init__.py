@@ -3,14 +3,37 @@
 from smlib.data.mathematics import Example, stream
 from smlib.data.noise import NoiseLaw, edit_expert_label, edit_expert_labels, expert_trajectory
 from smlib.data.tasks import Task, load_task
+from smlib.data.text import (
+    Article,
+    Corpus,
+    EvaluationSet,
+    Passage,
+    evaluation_set,
+    load_corpus,
+    passages,
+    prompt_and_answer,
+)
+from smlib.data.tokenizers import FixedTokenizer, PretrainedTokenizer, TextTokenizer, train_bpe
 
 __all__ = [
+    "Article",
+    "Corpus",
+    "EvaluationSet",
     "Example",
+    "FixedTokenizer",
     "NoiseLaw",
+    "Passage",
+    "PretrainedTokenizer",
     "Task",
+    "TextTokenizer",
     "edit_expert_label",
     "edit_expert_labels",
+    "evaluation_set",
     "expert_trajectory",
+    "load_corpus",
     "load_task",
+    "passages",
+    "prompt_and_answer",
     "stream",
+    "train_bpe",
 ]
