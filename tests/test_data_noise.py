@@ -109,10 +109,10 @@ def test_expert_labels_equal_the_slow_expert_at_every_visited_state(answer, acti
 @pytest.mark.parametrize("repeats", [True, False])
 @pytest.mark.parametrize("eta", [0.02, 0.2, 0.7])
 def test_noise_strikes_with_probability_eta_at_each_visit(eta, repeats):
-    """Binomial test at 1e-6 over some 20,000 visits; fixed seed, so the outcome is fixed."""
+    """Binomial test at 1e-6 over some 8,000 visits; fixed seed, so the outcome is fixed."""
     rng = np.random.default_rng(0)
     answer, struck, visits = [9, 10, 11, 9, SPACE.eos], 0, 0
-    for _ in range(4000):
+    for _ in range(1500):
         t = expert_trajectory([1], answer, DIGITS, eta, rng, SPACE, repeats=repeats)
         mistakes = int((t.labels != t.realised).sum())
         struck += mistakes

@@ -71,12 +71,12 @@ def test_no_content_is_shared_between_splits():
 
 
 def test_streams_are_deterministic_resumable_and_clean():
-    whole = first(200, "test", "all", 3)
-    assert whole == first(200, "test", "all", 3)
-    assert first(20, "test", "all", 3, start=100) == whole[100:120]
+    whole = first(100, "test", "all", 3)
+    assert whole == first(100, "test", "all", 3)
+    assert first(20, "test", "all", 3, start=70) == whole[70:90]
     assert first(5, "test", "all", 4) != whole[:5]
-    banned = frozenset(e.meta["key"] for e in whole[:50])
-    assert not banned & {e.meta["key"] for e in first(200, "test", "all", 3, banned)}
+    banned = frozenset(e.meta["key"] for e in whole[:30])
+    assert not banned & {e.meta["key"] for e in first(100, "test", "all", 3, banned)}
     for example in whole:
         assert not re.search(r"[\xa0\u202f\u2009]|\s\s|Solution", example.meta["english"] + example.answer)
         assert example.prompt == f"{example.meta['english']} Solution: "
@@ -87,9 +87,7 @@ def test_streams_are_deterministic_resumable_and_clean():
 def test_task_trains_its_tokenizer_on_training_pairs_only():
     assert (len(TASK.train), len(TASK.val), len(TASK.test)) == (200, 60, 80)
     assert len(TASK.keys()) == 340
-    again = load_task("translation", **SMALL)
-    assert again.train == TASK.train
-    assert again.tokenizer.backend.to_str() == TASK.tokenizer.backend.to_str()
+    assert load_task("translation", **SMALL).train == TASK.train
     assert TASK.space.vocab_size == 1024
     for example in (*TASK.train, *TASK.test):
         ids = [*TASK.prompt_ids(example), *TASK.answer_ids(example)]

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import islice
 from typing import Any
 
@@ -11,7 +12,7 @@ from smlib.actions import ActionSpace, Ids
 from smlib.data import translation
 from smlib.data.mathematics import MATHEMATICS_TASKS, Example, stream
 from smlib.data.noise import NoiseLaw
-from smlib.data.tokenizers import DIGITS, TextTokenizer, arithmetic_tokenizer, train_bpe
+from smlib.data.tokenizers import DIGITS, FixedTokenizer, TextTokenizer, arithmetic_tokenizer, train_bpe
 
 TASKS = (*MATHEMATICS_TASKS, "translation", "opus_books")
 NOISE_KINDS = ("ground_truth", "random", "none")
@@ -133,10 +134,9 @@ def load_task(
     else:
         sources = _translations(name, difficulty, seed, rows)
         if tokenizer is None:
-            # Nothing is drawn from the iterator that the training split reads.
-            examples = islice(_translations(name, difficulty, seed, rows)["train"], _BPE_PAIRS[name])
-            texts = [text for e in examples for text in (e.prompt, e.answer)]
-            tokenizer = train_bpe(texts, _BPE_SIZE[name])
+            own = _locale_tokenizer(difficulty, seed) if name == "translation" else None
+            # A second set of iterators: nothing is drawn from the one that the training split reads.
+            tokenizer = own or _pair_tokenizer(name, _translations(name, difficulty, seed, rows)["train"])
         fits = _Short(tokenizer)
     taken: set[str] = set()
     chosen = {
@@ -153,6 +153,16 @@ class _Short:
     def __call__(self, example: Example) -> bool:
         sides = (example.meta["english"], example.answer)
         return all(len(self.tokenizer.encode(side)) < MAX_SIDE_TOKENS for side in sides)
+
+
+@lru_cache(maxsize=4)
+def _locale_tokenizer(difficulty: str, seed: int) -> FixedTokenizer:
+    return _pair_tokenizer("translation", translation.stream("train", difficulty, seed))
+
+
+def _pair_tokenizer(name: str, training: Iterator[Example]) -> FixedTokenizer:
+    texts = [text for e in islice(training, _BPE_PAIRS[name]) for text in (e.prompt, e.answer)]
+    return train_bpe(texts, _BPE_SIZE[name])
 
 
 def _translations(
