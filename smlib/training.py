@@ -193,6 +193,9 @@ def train(
             accelerator.backward(loss.total / config.accumulation)
             for name, value in {**loss.parts, "loss": loss.total.detach()}.items():
                 loss_parts[name] = loss_parts.get(name, 0.0) + value.item() / config.accumulation
+        if policy.offset is not None and config.objective.beta(k) == 1.0:
+            # A likelihood does not depend on the offset; Adam would scale the gradient's rounding noise up to full steps.
+            policy.offset.zero_grad(set_to_none=True)
         norm = accelerator.clip_grad_norm_(trainable(policy).values(), config.clip_norm)
         optimizer.step()  # "update theta via step using gradient g"
         schedule.step()

@@ -1,0 +1,221 @@
+"""Algorithm 1: schedules, exact resume after SIGKILL, and what stops it."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from smlib.actions import Trajectory
+from smlib.checkpoints import CheckpointError
+from smlib.data.noise import NoiseLaw, expert_trajectory
+from smlib.methods import METHODS, ObjectiveConfig
+from smlib.models import tiny_policy
+from smlib.training import NonFiniteLossError, TrainConfig, train
+from tests.oracles import SPACE
+
+
+class Copying:
+    """Repeat the prompt's last token twice: five questions."""
+
+    law = NoiseLaw.uniform([2, 3, 4, 5, 6])
+
+    def __len__(self):
+        return 5
+
+    def demonstration(self, index, rng, eta, burst):
+        return expert_trajectory(
+            self.rollout_prompt(index, rng), self.reference(index), self.law, eta, rng, SPACE, burst=burst
+        )
+
+    def rollout_prompt(self, index, rng):
+        return np.array([0, 2 + index], np.int32)
+
+    def reference(self, index):
+        return np.array([2 + index, 2 + index, 1], np.int32)
+
+    def noise_law(self, index):
+        return self.law
+
+
+def config(method="sm", **changes):
+    goal = ObjectiveConfig(method=method, alpha=0.1, gamma=0.9, bc_steps=4, anneal_steps=4)
+    plain = TrainConfig(
+        objective=goal,
+        steps=16,
+        batch_size=4,
+        learning_rate=1e-2,
+        warmup_steps=2,
+        eta=0.2,
+        buffer_size=4,
+        refill=2,
+        times_seen=2.0,
+        rollout_tokens=4,
+        log_every=2,
+        checkpoint_every=4,
+    )
+    return dataclasses.replace(plain, **changes)
+
+
+def policy():
+    return tiny_policy(SPACE, dim=16, layers=1, heads=2, positions=32, seed=0)
+
+
+def weights(result):
+    return torch.cat([p.detach().flatten() for p in result.policy.parameters()])
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_every_method_learns_to_copy(method, tmp_path):
+    result = train(policy(), Copying(), config(method, steps=60, eta=0.05), tmp_path, progress=False)
+    losses = [row["loss"] for row in result.history]
+    assert losses[-1] < losses[0] - 0.5
+    assert (result.policy.config.backspace) == METHODS[method].backspace
+
+
+def test_same_seed_same_weights_and_another_seed_others(tmp_path):
+    runs = [
+        weights(train(policy(), Copying(), config(seed=s), tmp_path / str(i), progress=False))
+        for i, s in enumerate((0, 0, 1))
+    ]
+    assert torch.equal(runs[0], runs[1])
+    assert not torch.equal(runs[0], runs[2])
+
+
+def test_methods_see_the_same_examples_in_the_same_order(tmp_path, monkeypatch):
+    orders = {}
+    for method in ("mle", "bc", "sm", "dagger"):
+        seen = orders.setdefault(method, [])
+
+        class Watched(Copying):
+            def demonstration(self, index, rng, eta, burst, seen=seen):
+                seen.append(index)
+                return super().demonstration(index, rng, eta, burst)
+
+        train(policy(), Watched(), config(method), tmp_path / method, progress=False)
+    assert orders["mle"] == orders["bc"] == orders["sm"] == orders["dagger"]
+    assert len(orders["mle"]) == 16 * 4
+
+
+def test_beta_is_one_then_falls_to_the_floor():
+    goal = ObjectiveConfig(bc_steps=10, anneal_steps=20, beta_floor=0.2)
+    assert [goal.beta(k) for k in (0, 9, 10, 20, 30, 99)] == pytest.approx([1, 1, 1, 0.6, 0.2, 0.2])
+    assert ObjectiveConfig(method="bc", bc_steps=0).beta(50) == 1.0
+
+
+def test_accumulation_sees_the_same_batch_and_nearly_the_same_gradient(tmp_path):
+    # Every demonstration has three visits here, so the parts weigh the same and only rounding differs.
+    one = train(policy(), Copying(), config("mle", eta=0.0), tmp_path / "a", progress=False)
+    two = train(policy(), Copying(), config("mle", eta=0.0, accumulation=2), tmp_path / "b", progress=False)
+    torch.testing.assert_close(weights(one), weights(two), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize(("method", "moves"), [("bc", False), ("sm", True)])
+def test_the_offset_head_moves_only_where_the_loss_depends_on_it(method, moves, tmp_path):
+    trained = train(policy(), Copying(), config(method), tmp_path, progress=False).policy
+    assert bool(trained.offset.outer.weight.abs().sum() > 0) == moves
+
+
+def test_metrics_are_written_and_named(tmp_path):
+    result = train(
+        policy(), Copying(), config(eval_every=8), tmp_path, evaluate=lambda p: {"accuracy": 0.5}, progress=False
+    )
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert rows == result.history
+    last = [row for row in rows if "loss" in row][-1]
+    assert {"step", "beta", "lr", "bc", "phi", "phi_end", "value_data", "value_model", "mixture"} <= set(last)
+    assert [row["step"] for row in rows if "val_accuracy" in row] == [8, 16]
+    assert sum(len(row.get("grad_norms", [])) for row in rows) == 16
+
+
+RUN = """
+import sys
+sys.path[:0] = [{root!r}, {tests!r}]
+import torch
+torch.set_num_threads(1)
+from test_training import Copying, config, policy
+from smlib import training
+if {slow}:
+    real = training.pack
+    def pack(*a, **k):
+        import time; time.sleep(0.05); return real(*a, **k)
+    training.pack = pack
+from smlib.training import train
+result = train(policy(), Copying(), config(steps=24), {folder!r}, progress=False)
+result.policy.save({folder!r} + "/policy")
+"""
+
+
+def test_a_killed_run_resumes_to_the_same_bytes(tmp_path, repository):
+    def start(folder, slow):
+        code = RUN.format(root=str(repository), tests=str(repository / "tests"), folder=str(folder), slow=slow)
+        return subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(repository)})
+
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert start(whole, False).wait(120) == 0
+    process = start(killed, True)
+    deadline = time.monotonic() + 120
+    while not (killed / "checkpoint" / "run.json").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(0.12)  # into the steps after the checkpoint, which are lost and have to be repeated
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert not (killed / "policy").exists()
+    assert start(killed, False).wait(120) == 0
+    for name in ("metrics.jsonl", "policy/lm/model.safetensors", "policy/policy.safetensors"):
+        assert (whole / name).read_bytes() == (killed / name).read_bytes(), name
+
+
+def test_a_checkpoint_of_another_run_is_refused(tmp_path):
+    train(policy(), Copying(), config(), tmp_path, progress=False)
+    with pytest.raises(CheckpointError, match="belongs to another run"):
+        train(policy(), Copying(), config(learning_rate=1e-3), tmp_path, progress=False)
+    (tmp_path / "checkpoint" / "trainable.safetensors").write_bytes(b"torn")
+    with pytest.raises(CheckpointError, match="is corrupt"):
+        train(policy(), Copying(), config(), tmp_path, progress=False)
+
+
+def test_a_loss_that_is_not_finite_stops_with_its_batch(tmp_path):
+    broken = policy()
+    with torch.no_grad():
+        broken.w_bkspc.fill_(float("nan"))
+    with pytest.raises(NonFiniteLossError, match=r"nan at step 0: nll = nan; the batch is in .*nonfinite-step-0.json"):
+        train(broken, Copying(), config(), tmp_path, progress=False)
+    groups = json.loads((tmp_path / "nonfinite-step-0.json").read_text())
+    assert Trajectory.make(**groups[0][0], space=SPACE).prompt.tolist()[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"steps": 0}, "steps must be at least 1"),
+        ({"eta": 1.5}, "eta is a probability, got 1.5"),
+        ({"accumulation": 3}, "no multiple of accumulation"),
+        ({"checkpoint_every": 5}, "no multiple of log_every"),
+        ({"times_seen": 0.1, "refill": 1}, "generate at least"),
+    ],
+)
+def test_impossible_settings_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        config(**changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"method": "gail"}, "unknown method 'gail'; known: mle, bc, sm"),
+        ({"divergence": "helinger"}, "unknown divergence 'helinger'"),
+        ({"alpha": 0.0}, "alpha must be positive"),
+        ({"gamma": 1.0}, "gamma must lie strictly"),
+        ({"beta_floor": 2.0}, "beta_floor"),
+    ],
+)
+def test_impossible_objectives_are_refused(changes, message):
+    with pytest.raises((ValueError, KeyError), match=message):
+        ObjectiveConfig(**changes)
