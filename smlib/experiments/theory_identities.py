@@ -223,7 +223,7 @@ def off_data(alpha: float = 1.0) -> dict[str, object]:
     """What J of eq. 4 does with rewards off the data, where no phi sees them.
 
     `lowered`: alpha J for JS after lowering the optimal reward by c wherever the data never goes; it should not rise
-    above min D - alpha H, and it does, because eq. 4 leaves JS's domain r > -log 2 unenforced there. `rewards`: the mean
+    above min D - alpha H, and it does, because eq. 4 leaves JS's domain r > -log 2 unenforced there. `rewards`: mean
     alpha r on and off the data at SequenceMatch's stationary point, where the mixture regulariser does see it.
     """
     mdp = EditMDP(2, 4, noise=0.1)

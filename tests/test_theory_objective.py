@@ -1,0 +1,167 @@
+"""Properties of J and of its optima, on tabular cases; the claims of notebook 02 as tests."""
+
+import numpy as np
+import pytest
+import torch
+
+from smlib.divergences import get
+from smlib.experiments import theory_identities as claims
+from smlib.tabular import occupancy as exact
+from smlib.tabular.critics import last_k, seen_divergence
+from smlib.tabular.datasets import data_occupancy, random_strings
+from smlib.tabular.estimator import Walk, model_part
+from smlib.tabular.flow import Flow, as_flow, causal_entropy, f_divergence, flow, kl_to_mixture
+from smlib.tabular.matching import match
+from smlib.tabular.mdp import EditMDP
+from smlib.tabular.objective import sequencematch
+from smlib.tabular.policies import policy_class
+from smlib.tabular.restricted import fit_direct, fit_j, fit_mle
+
+GAMMA = 0.9
+
+
+@pytest.mark.parametrize(
+    ("check", "bound"),
+    [(check, bound) for _, _, check, bound in claims.CLAIMS],
+    ids=[f"{where}: {claim}" for claim, where, _, _ in claims.CLAIMS],
+)
+def test_claim(check, bound: float) -> None:
+    """Each bound is stated where the claim is: rounding, the optimisers' tolerance, or the next order in alpha."""
+    assert check() <= bound
+
+
+def batch_of(mdp: EditMDP, count: int, **options: int) -> Flow:
+    rhos = [as_flow(data_occupancy(mdp, random_strings(mdp, 3, seed, **options), GAMMA)) for seed in range(count)]
+    return Flow(torch.stack([r.pairs for r in rhos]), torch.stack([r.terminal for r in rhos]))
+
+
+def some_parts(mixture: bool = False) -> tuple:
+    mdp, policy, other, q, end = claims._setting()
+    data, model = (as_flow(exact.occupancy(mdp, p, GAMMA)) for p in (policy, other))
+    logits, ends = torch.from_numpy(q), torch.from_numpy(end)
+    parts = sequencematch(
+        mdp, logits, ends, data=data, model=model, divergence=get("js"), alpha=0.5, gamma=GAMMA,
+        data_noise=mdp.noise, model_noise=mdp.noise, mixture=mixture,
+    )  # fmt: skip
+    return parts, logits, ends
+
+
+def test_value_terms_telescope_to_the_start() -> None:
+    parts, logits, _ = some_parts()
+    half = -0.5 * (1 - GAMMA) * torch.logsumexp(logits[0], 0)
+    # two sums of 60 terms of order 1
+    torch.testing.assert_close(parts.data_values, half, atol=1e-13, rtol=1e-12)
+    torch.testing.assert_close(parts.model_values, half, atol=1e-13, rtol=1e-12)
+
+
+def test_a_rollout_of_any_length_contributes_half_the_first_value() -> None:
+    mdp, *_ = claims._setting(noise=0.0)
+    logits = torch.randn(mdp.n_strings, mdp.n_actions, dtype=torch.float64)
+    ends = torch.randn(mdp.n_strings, dtype=torch.float64)
+    b = mdp.bkspc
+    for labels in ((mdp.eos,), (0, 1, b, b, b, 1, mdp.eos), (b, b, 1, mdp.eos)):
+        states = [0]
+        for label in labels:
+            states.append(int(mdp.next_state[states[-1], label]))
+        value = model_part(Walk(tuple(states), labels, 1.0), logits, ends, 0.3, GAMMA)
+        torch.testing.assert_close(value, -0.5 * torch.logsumexp(logits[0], 0), atol=1e-13, rtol=1e-12)
+
+
+def test_sampled_next_state_lowers_j_under_noise() -> None:
+    mdp, policy, _, q, end = claims._setting(noise=0.2)
+    data = as_flow(exact.occupancy(mdp, policy, GAMMA))
+    args = (mdp, torch.from_numpy(q), torch.from_numpy(end), data, "chi2", 0.5, 0.2)
+    sampled, expected = (float(claims.j_parts(*args, flag).total) for flag in (True, False))
+    assert sampled < expected - 1e-3, "Jensen: E phi(r) < phi(E r)"
+    # for chi^2 the gap is alpha/4 gamma^2 Var[V(s')]
+    values = np.concatenate([exact.soft_value(q, exact.softmax(q)), end])[mdp.next_state]
+    law = mdp.execution()
+    variance = (values**2) @ law.T - (values @ law.T) ** 2
+    gap = 0.5 / 4 * GAMMA**2 * float((data.pairs.numpy() * variance).sum())
+    assert expected - sampled == pytest.approx(gap, abs=1e-12)
+
+
+def test_optimal_reward_is_minus_two_over_alpha_off_the_data() -> None:
+    found = claims.off_data(alpha=1.0)
+    rewards = found["rewards"]
+    assert rewards["off_min"] == pytest.approx(-2.0, abs=1e-12)
+    assert rewards["off_max"] == pytest.approx(-2.0, abs=1e-12)
+    assert rewards["on"] > -0.5
+
+
+def test_eq_4_does_not_enforce_the_domain_of_js_off_the_data() -> None:
+    found = claims.off_data(alpha=1.0)
+    values = [row["alpha_j"] for row in found["lowered"]]
+    assert values[0] == pytest.approx(found["minimum"], abs=1e-9)
+    assert values == sorted(values)
+    assert values[-1] > values[0] + 0.05, "J exceeds min D - alpha H: off the data it is no Jensen-Shannon divergence"
+
+
+def test_gradient_of_direct_minimisation_is_a_policy_gradient_of_the_critic() -> None:
+    mdp = EditMDP(2, 3, noise=0.1)
+    data = as_flow(exact.occupancy(mdp, claims._setting()[1], GAMMA))
+    logits = torch.randn(mdp.n_strings, mdp.n_actions, dtype=torch.float64).requires_grad_()
+    rho = flow(mdp, torch.softmax(logits, -1), GAMMA)
+    for name in ("forward_kl", "js", "chi2", "hellinger"):
+        record = get(name)
+        (direct,) = torch.autograd.grad(f_divergence(record, rho, data), logits, retain_graph=True)
+        critic = record.reward(rho.flat() / data.flat()).detach()
+        (envelope,) = torch.autograd.grad(-(rho.flat() * critic).sum(), logits, retain_graph=True)
+        torch.testing.assert_close(direct, envelope, atol=1e-12, rtol=1e-10)
+
+
+def test_match_beats_its_neighbours() -> None:
+    mdp = EditMDP(2, 3, noise=0.1)
+    data = batch_of(mdp, 2, shortest=1, longest=2)
+    found = match(mdp, data, "kl_to_mixture", 0.3, GAMMA)
+    assert float(found.residual.max()) < 1e-8
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(20):
+        noise = 0.1 * torch.randn(found.log_policy.shape, generator=generator, dtype=torch.float64)
+        rho = flow(mdp, torch.softmax(found.log_policy + noise, -1), GAMMA)
+        assert bool((kl_to_mixture(rho, data) - 0.3 * causal_entropy(rho) > found.value).all())
+
+
+def test_match_refuses_what_it_cannot_minimise() -> None:
+    mdp = EditMDP(2, 3)
+    data = batch_of(mdp, 1, shortest=1, longest=2)
+    with pytest.raises(ValueError, match="infinite for every policy"):
+        match(mdp, data, "chi2", 0.1, GAMMA)
+    with pytest.raises(ValueError, match="alpha"):
+        match(mdp, data, "js", 0.0, GAMMA)
+
+
+def restricted_case() -> tuple:
+    mdp = EditMDP(2, 4, backspace=False)
+    data = batch_of(mdp, 3, shortest=2, longest=3)
+    family = policy_class("position_last", mdp)
+    return mdp, data, family, fit_mle(family, data, starts=2)
+
+
+def test_a_critic_with_the_policys_features_sees_nothing_at_mle() -> None:
+    mdp, data, _, mle = restricted_case()
+    rho = flow(mdp, mle.policy, GAMMA)
+    # MLE stops at gradient 1e-7; the divergence is quadratic around it, and its own rounding is 1e-12
+    assert float(seen_divergence("chi2_mixture", last_k(mdp, 1), rho, data).max()) < 1e-9
+    sights = [float(seen_divergence("chi2_mixture", last_k(mdp, k), rho, data).sum()) for k in (1, 2, 3, 4)]
+    assert sights == sorted(sights), "a finer critic sees more (data processing)"
+    assert sights[-1] > 0.1
+
+
+def test_direct_forward_kl_is_mle_and_j_tends_to_it() -> None:
+    mdp, data, family, mle = restricted_case()
+    direct = fit_direct(family, mdp, data, "forward_kl", GAMMA, mle.theta + 0.3)
+    j = fit_j(family, mdp, data, "chi2", GAMMA, mle.theta, alpha=1e-4)
+    rho = [flow(mdp, fit.policy, GAMMA).flat() for fit in (mle, direct, j)]
+    # gradients of 1e-7 against curvatures above 1e-3, where the data determines the policy at all
+    torch.testing.assert_close(rho[1], rho[0], atol=1e-4, rtol=0.0)
+    torch.testing.assert_close(rho[2], rho[0], atol=5e-3, rtol=0.0)
+
+
+def test_bad_input() -> None:
+    mdp, _, _, q, end = claims._setting()
+    data = as_flow(exact.occupancy(mdp, exact.softmax(q), GAMMA))
+    args = {"data": data, "model": data, "divergence": get("chi2")}
+    for alpha, gamma, said in ((0.0, 0.9, "alpha"), (0.1, 1.0, "gamma")):
+        with pytest.raises(ValueError, match=said):
+            sequencematch(mdp, torch.from_numpy(q), torch.from_numpy(end), alpha=alpha, gamma=gamma, **args)
