@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from smlib.actions import ActionSpace
+from smlib.attention import PIECES, use_pieces
 from smlib.packing import PackedBatch
 
 FORMAT = "smlib-policy-1"
@@ -76,6 +77,7 @@ class Policy(nn.Module):
     def __init__(self, lm: Any, config: PolicyConfig) -> None:
         super().__init__()
         check_attention(lm)
+        use_pieces(lm)
         head = lm.get_output_embeddings()
         if head is None:
             raise ValueError(f"{type(lm).__name__} has no output head: expected a causal language model")
@@ -244,7 +246,7 @@ class Policy(nn.Module):
 def check_attention(lm: Any) -> None:
     """Raises ValueError unless the model uses sdpa: eager *adds* a bool mask, flash-attention ignores 4-D masks."""
     kind = getattr(lm.config, "_attn_implementation", None)
-    if kind != "sdpa":
+    if kind not in ("sdpa", PIECES):
         raise ValueError(
             f"attn_implementation is {kind!r}, which misreads or ignores the packing's bool 4-D mask; "
             "load the model with attn_implementation='sdpa'"
