@@ -1,0 +1,171 @@
+"""Performance as ratios inside one run on one machine (App. F, Tables 3 and 4): `smlib bench [--quick] [--json]`.
+
+Every entry is `{value, unit, baseline, n, spread}`: the median over n turns in which the rivals ran one after another,
+and the quartiles. Ratios that should be small are costs (`sm_over_mle_...`), those that should be large are speed-ups.
+"""
+
+import numpy as np
+
+from smlib.actions import ActionSpace
+from smlib.algorithm_a import algorithm_a
+from smlib.bench import generation
+from smlib.bench.resources import flops, matmul_flops_per_second, peak_bytes
+from smlib.bench.steps import AllLogits, BareStep, DenseAlgorithmA, GradientStep
+from smlib.bench.timing import figure, in_turns, stopwatch
+from smlib.bench.workloads import ARITHMETIC, TEXT, Shape, dataset, groups, policy_for, sampling_job
+from smlib.packing import pack
+from smlib.sampling import sample
+from smlib.training import Dataset
+
+TARGETS = {
+    "sm_over_mle_step_arithmetic": ("<=", 1.35),
+    "sm_over_mle_amortised_arithmetic": ("<=", 1.50),
+    "sm_over_mle_step_text1024": ("<=", 1.70),
+    "sm_over_mle_amortised_text1024": ("<=", 2.00),
+    "mle_step_over_bare_pytorch": ("<=", 1.10),
+    "sample_tokens_per_s_over_generate": (">=", 1.5),
+    "sample_with_20pct_backspaces_over_none": ("<=", 0.90),
+    "packing_over_algorithm_a": (">=", 50.0),
+    "peak_memory_sm_over_mle_text1024": ("<=", 1.6),
+    "train_flops_over_matmul_flops": (">=", 0.6),
+}
+"""The names that `smlib bench --json` always has, and what each should reach. Further entries have no target."""
+
+Figures = dict[str, dict[str, object]]
+
+
+def run(quick: bool = False) -> Figures:
+    """All figures. Under ten minutes on two cores, `quick` under two.
+
+    Args:
+        quick: fewer turns, and a shorter text context for the entries that allow it.
+    """
+    found: Figures = {}
+    found |= training("arithmetic", ARITHMETIC, turns=5 if quick else 15, sampling_turns=1 if quick else 3)
+    found |= training("text1024", TEXT, turns=2 if quick else 5, sampling_turns=1)
+    found |= rivals(ARITHMETIC, turns=4 if quick else 10)
+    found |= sampling(turns=1 if quick else 3)
+    found |= packing(turns=2 if quick else 5)
+    found |= memory(TEXT)
+    found |= arithmetic_intensity(ARITHMETIC, turns=4 if quick else 10)
+    return {name: found[name] for name in [*TARGETS, *(n for n in found if n not in TARGETS)]}
+
+
+def training(name: str, shape: Shape, *, turns: int, sampling_turns: int) -> Figures:
+    """Tables 3 and 4: a gradient step of SM over one of MLE on equal data, alone and with its share of sampling."""
+    data, space = dataset(shape)
+    times = in_turns(gradient_steps(shape, data, space), turns)
+    job = sampling_job(shape, data, space, [i % len(data) for i in range(shape.refill)], seed=0)
+    refill = [stopwatch(lambda: sample(*job)) for _ in range(sampling_turns)]
+    share = float(np.median(refill)) / shape.interval
+    amortised = [(s + share) / m for s, m in zip(times.seconds["sm"], times.seconds["mle"], strict=True)]
+    return {
+        f"sm_over_mle_step_{name}": figure(times.ratio("sm", "mle"), "ratio", "MLE gradient step"),
+        f"sm_over_mle_amortised_{name}": figure(amortised, "ratio", "MLE gradient step"),
+        f"mle_step_{name}": figure(times.seconds["mle"], "s", "none"),
+        f"sm_step_{name}": figure(times.seconds["sm"], "s", "none"),
+        f"sampling_{name}": figure(refill, f"s a refill of {shape.refill}", "none"),
+        f"steps_per_sample_{name}": figure([float(shape.interval)], "steps", "none"),
+    }
+
+
+def gradient_steps(shape: Shape, data: Dataset, space: ActionSpace) -> dict[str, GradientStep]:
+    """A step of MLE and one of SM, on the same examples, from the same weights."""
+    policy = policy_for(shape, space)
+    return {
+        method: GradientStep(
+            policy, groups(shape, data, space, method=method), method, row_len=shape.row_len, chunk=shape.chunk
+        )
+        for method in ("mle", "sm")
+    }
+
+
+def rivals(shape: Shape, *, turns: int) -> Figures:
+    """Our steps over a bare PyTorch loop, and the paper's format and full logits over ours."""
+    data, space = dataset(shape)
+    policy = policy_for(shape, space)
+    clean, noisy = (groups(shape, data, space, method=method) for method in ("mle", "sm"))
+    times = in_turns(
+        {
+            "bare": BareStep(policy, clean),
+            "mle": GradientStep(policy, clean, "mle", row_len=shape.row_len),
+            "sm": GradientStep(policy, noisy, row_len=shape.row_len),
+            "dense": DenseAlgorithmA(policy, noisy),
+            "all": AllLogits(policy, noisy, row_len=shape.row_len),
+        },
+        turns,
+    )
+    return {
+        "mle_step_over_bare_pytorch": figure(times.ratio("mle", "bare"), "ratio", "padded rows, full logits"),
+        "sm_step_over_bare_pytorch_mle": figure(times.ratio("sm", "bare"), "ratio", "padded rows, full logits"),
+        "dense_algorithm_a_step_over_ours": figure(times.ratio("dense", "sm"), "ratio", "SM step, trie packing"),
+        "all_logits_step_over_ours": figure(times.ratio("all", "sm"), "ratio", "SM step, visited states only"),
+    }
+
+
+def sampling(*, turns: int, batch: int = 64, prompt: int = 32, new: int = 128) -> Figures:
+    """Tokens a second against `generate`, and the price of an action when a fifth of them are backspaces."""
+    sizes = {"batch": batch, "prompt": prompt, "new": new}
+    none = generation.ours(ARITHMETIC, **sizes, backspace=0.0)
+    fifth = generation.ours(ARITHMETIC, **sizes, backspace=0.2)
+    times = in_turns(
+        {
+            "ours": none,
+            "20%": fifth,
+            "dynamic": generation.theirs(ARITHMETIC, **sizes, cache=None),
+            "static": generation.theirs(ARITHMETIC, **sizes, cache="static"),
+        },
+        turns,
+    )
+    # Both take the same number of actions; ours reads one token fewer, as its last action is always <eos>.
+    inserted = none().insertions / (batch * new)
+    dynamic, static = ([inserted * r for r in times.ratio(cache, "ours")] for cache in ("dynamic", "static"))
+    return {
+        "sample_tokens_per_s_over_generate": figure(dynamic, "ratio", "transformers.generate, as it comes"),
+        "sample_tokens_per_s_over_generate_static": figure(static, "ratio", "transformers.generate, static cache"),
+        "sample_with_20pct_backspaces_over_none": figure(times.ratio("20%", "ours"), "ratio", "no backspaces"),
+        "sample_tokens_per_s": figure([inserted * batch * new / s for s in times.seconds["ours"]], "1/s", "none"),
+    }
+
+
+def packing(*, turns: int, context: int = 1024, count: int = 16) -> Figures:
+    """Trajectories a second of the trie packing over Algorithm A, at L = 1024."""
+    data, space = dataset(TEXT)
+    rng = np.random.default_rng(0)
+    made = [[data.demonstration(i, rng, TEXT.eta, 1)] for i in range(count)]
+
+    def dense() -> None:
+        for (trajectory,) in made:
+            algorithm_a(trajectory, space)
+
+    times = in_turns({"trie": lambda: pack(made, space), "dense": dense}, turns)
+    masks = algorithm_a(made[0][0], space).mask.nbytes / pack(made[:1], space).expiry.nbytes
+    return {
+        "packing_over_algorithm_a": figure(times.ratio("dense", "trie"), "ratio", "Algorithm A, dense masks"),
+        "mask_bytes_algorithm_a_over_trie": figure([masks], "ratio", "expiry vector"),
+    }
+
+
+def memory(shape: Shape) -> Figures:
+    """Growth of memory during an SM step over that of an MLE step."""
+    data, space = dataset(shape)
+    peaks = {}
+    for method, step in gradient_steps(shape, data, space).items():
+        step()  # optimiser state exists from here on
+        peaks[method] = peak_bytes(step)
+    return {
+        "peak_memory_sm_over_mle_text1024": figure([peaks["sm"] / peaks["mle"]], "ratio", "MLE gradient step"),
+        "peak_memory_mle_text1024": figure([peaks["mle"] / 2**20], "MiB", "none"),
+    }
+
+
+def arithmetic_intensity(shape: Shape, *, turns: int) -> Figures:
+    """Achieved FLOP/s of an SM step over those of its linear layers' matrix products alone."""
+    data, space = dataset(shape)
+    step = gradient_steps(shape, data, space)["sm"]
+    work = flops(step)
+    ratios = []
+    for _ in range(turns):
+        bare = matmul_flops_per_second(step.policy, lambda: step.loss(step.pack()), repeats=3)
+        ratios.append(work / stopwatch(step) / bare)
+    return {"train_flops_over_matmul_flops": figure(ratios, "ratio", "matrix products of the same shapes")}

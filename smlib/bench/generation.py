@@ -1,0 +1,53 @@
+"""Sampling against `transformers.generate`, with the same weights, prompts and number of tokens."""
+
+import copy
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from smlib.actions import ActionSpace
+from smlib.bench.workloads import LevelPolicy, Shape, level_policy
+from smlib.sampling import SampleStats, SamplingConfig, sample
+
+
+def ours(shape: Shape, *, batch: int, prompt: int, new: int, backspace: float) -> Callable[[], SampleStats]:
+    """A call of `sample` in which every sequence takes `new` actions, a share `backspace` of them deletions."""
+    policy, prompts = _start(shape, batch, prompt, backspace)
+    config = SamplingConfig(max_new_tokens=new, max_actions=new)
+    seeds = list(range(batch))
+    return lambda: sample(policy, prompts, config, seeds, batch_size=batch).stats
+
+
+def theirs(shape: Shape, *, batch: int, prompt: int, new: int, cache: str | None) -> Callable[[], object]:
+    """A call of `generate` for exactly `new` tokens at temperature 1.
+
+    Args:
+        cache: `static` for the preallocated cache, None for the growing one.
+    """
+    policy, prompts = _start(shape, batch, prompt, 0.0)
+    lm = copy.deepcopy(policy.lm).eval()
+    tokens = torch.from_numpy(np.stack(prompts)).to(policy.device)
+    options = {} if cache is None else {"cache_implementation": cache}
+
+    def generate() -> object:
+        with torch.inference_mode():
+            return lm.generate(
+                tokens,
+                attention_mask=torch.ones_like(tokens),
+                do_sample=True,
+                top_k=0,
+                max_new_tokens=new,
+                min_new_tokens=new,
+                pad_token_id=policy.space.eos,
+                **options,
+            )
+
+    return generate
+
+
+def _start(shape: Shape, batch: int, prompt: int, backspace: float) -> tuple[LevelPolicy, list[np.ndarray]]:
+    space = ActionSpace(shape.vocab or 128, eos=1, bos=0)
+    policy = level_policy(shape, space, backspace, 0.0)
+    rng = np.random.default_rng(0)
+    return policy, [rng.integers(2, space.vocab_size, size=prompt) for _ in range(batch)]

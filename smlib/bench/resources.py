@@ -1,0 +1,84 @@
+"""Peak memory of a step, and how close its arithmetic comes to bare matrix products."""
+
+import ctypes
+import gc
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from smlib.bench.timing import stopwatch
+
+
+def peak_bytes(work: Callable[[], object]) -> int:
+    """Largest growth of memory during a call: of the device's allocations, or of the resident set on Linux.
+
+    Weights and optimiser state exist before and do not count; activations, gradients, logits and masks do.
+
+    Raises:
+        RuntimeError: neither CUDA nor Linux.
+    """
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        work()
+        return torch.cuda.max_memory_allocated() - before
+    if not sys.platform.startswith("linux"):
+        raise RuntimeError("peak memory is read from CUDA or from Linux's /proc; this system has neither")
+    gc.collect()
+    ctypes.CDLL("libc.so.6").malloc_trim(0)  # what earlier calls freed would hide what this one allocates
+    Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM, the high-water mark
+    before = _status("VmRSS")
+    work()
+    return _status("VmHWM") - before
+
+
+def _status(field: str) -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(field + ":"):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError(f"/proc/self/status has no {field}")
+
+
+def flops(work: Callable[[], object]) -> int:
+    """Floating-point operations of the matrix products and attentions of a call, backward included."""
+    with FlopCounterMode(display=False) as counter:
+        work()
+    return int(counter.get_total_flops())
+
+
+def matmul_flops_per_second(model: nn.Module, work: Callable[[], object], repeats: int) -> float:
+    """Speed of the model's own linear layers alone: the products of one call, forward and both of the backward.
+
+    Every linear layer of `model` that runs during `work` contributes x W, g W^T and x^T g of its real shapes.
+    """
+    shapes: list[tuple[int, int, int]] = []
+
+    def record(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        assert isinstance(module, nn.Linear)
+        shapes.append((inputs[0].numel() // module.in_features, module.in_features, module.out_features))
+
+    hooks = [m.register_forward_pre_hook(record) for m in model.modules() if isinstance(m, nn.Linear)]
+    work()
+    for hook in hooks:
+        hook.remove()
+    reference = next(model.parameters())
+    operands = {
+        shape: [torch.randn(*size, dtype=reference.dtype, device=reference.device) for size in _sizes(*shape)]
+        for shape in set(shapes)
+    }
+
+    def products() -> None:
+        for shape in shapes:
+            x, w, g = operands[shape]
+            _ = x @ w.T, g @ w, g.T @ x
+
+    seconds = sorted(stopwatch(products) for _ in range(repeats + 1))[repeats // 2]
+    return sum(6 * n * d * m for n, d, m in shapes) / seconds
+
+
+def _sizes(n: int, d: int, m: int) -> tuple[tuple[int, int], ...]:
+    return (n, d), (m, d), (n, m)

@@ -1,0 +1,180 @@
+"""Gradient steps: ours part by part, and its rivals with the same weights and the same batch.
+
+bare       a plain PyTorch loop: padded rows, causal attention, cross-entropy. What maximum likelihood costs anyone.
+algorithm_a  what the paper does: Algorithm A as its input format, dense masks, logits at every position.
+all_logits   our packing and loss, but logits at every slot and not only where a state is visited.
+"""
+
+import copy
+import time
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.nn.utils.rnn import pad_sequence
+
+from smlib.actions import ActionSpace, Trajectory
+from smlib.algorithm_a import algorithm_a
+from smlib.losses import Loss, visit_values
+from smlib.methods import ObjectiveConfig, get_method, objective, objective_of_visits
+from smlib.models import Policy
+from smlib.packing import PackedBatch, pack
+
+T = TypeVar("T")
+Groups = list[list[Trajectory]]
+
+
+class GradientStep:
+    """One step of `smlib.training.train` on fixed trajectories: pack, forward, loss, backward, update.
+
+    Args:
+        policy: is copied, so that rivals start from the same weights.
+        groups: data trajectories, each with its rollout if there is one.
+        method: `mle`, `bc` or `sm`.
+        row_len: slots of a packed row. chunk: states whose logits are held at a time.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        groups: Groups,
+        method: str = "sm",
+        *,
+        row_len: int | None = None,
+        chunk: int | None = None,
+    ) -> None:
+        self.policy = copy.deepcopy(policy)
+        self.groups, self.row_len, self.chunk = groups, row_len, chunk
+        self.flags = [[False, True][: len(group)] for group in groups]
+        self.config = ObjectiveConfig(method=method, bc_steps=0, anneal_steps=0)
+        if not get_method(method).backspace:
+            self.policy.forbid_backspace()
+        self.optimizer = torch.optim.AdamW(self.policy.parameters(), lr=1e-5)
+
+    def pack(self) -> PackedBatch:
+        """The batch on the policy's device."""
+        batch = pack(self.groups, self.policy.space, model=self.flags, row_len=self.row_len)
+        return batch.to(self.policy.device)
+
+    def loss(self, batch: PackedBatch) -> Loss:
+        """Forward pass and loss."""
+        return objective(self.policy, batch, self.config, 1, self.chunk)
+
+    def update(self) -> None:
+        """Clipping and AdamW."""
+        update(self.policy, self.optimizer)
+
+    def __call__(self) -> None:
+        self.loss(self.pack()).total.backward()
+        self.update()
+
+    def breakdown(self) -> dict[str, float]:
+        """Seconds of each part of one step, one after another."""
+        parts: dict[str, float] = {}
+        batch = _timed(parts, "packing", self.pack)
+        values = _timed(parts, "forward", lambda: self.policy(batch, self.chunk))
+        loss = _timed(
+            parts, "loss", lambda: objective_of_visits(visit_values(values[0], values[1], batch), self.config, 1)
+        )
+        _timed(parts, "backward", loss.total.backward)
+        _timed(parts, "optimiser", self.update)
+        return parts
+
+
+class AllLogits(GradientStep):
+    """The same loss from logits at every slot."""
+
+    def loss(self, batch: PackedBatch) -> Loss:
+        """Unembeds all R x S slots, then picks."""
+        hidden = self.policy.hidden(batch.tokens, batch.positions, batch.mask()).flatten(0, 1)
+        logits = self.policy.logits(hidden, batch.positions.flatten())[batch.slots]
+        visits = visit_values(logits[batch.visit_state, batch.label], logits.logsumexp(-1), batch)
+        return objective_of_visits(visits, self.config, 1)
+
+
+class DenseAlgorithmA(GradientStep):
+    """A row per trajectory in Algorithm A's format, a dense mask each, logits at every position."""
+
+    def pack(self) -> PackedBatch:
+        """Rows of Algorithm A; `expiry` holds their dense masks, as this format has no expiry."""
+        return algorithm_a_batch(self.groups, self.flags, self.policy.space).to(self.policy.device)
+
+    def loss(self, batch: PackedBatch) -> Loss:
+        """Unembeds all positions, then picks."""
+        hidden = self.policy.hidden(batch.tokens, batch.positions, batch.expiry.bool()[:, None]).flatten(0, 1)
+        logits = self.policy.logits(hidden, batch.positions.flatten())
+        visits = visit_values(logits[batch.visit_state, batch.label], logits.logsumexp(-1), batch)
+        return objective_of_visits(visits, self.config, 1)
+
+
+def algorithm_a_batch(groups: Groups, flags: Sequence[Sequence[bool]], space: ActionSpace) -> PackedBatch:
+    """The batch in Algorithm A's format: trajectory b is row b, and state t of it is at position P - 1 + t."""
+    members = [t for group in groups for t in group]
+    laid = [algorithm_a(t, space) for t in members]
+    length = max(m.inputs.size for m in laid)
+    tokens, positions = np.zeros((2, len(laid), length), dtype=np.int64)
+    masks = np.broadcast_to(np.eye(length, dtype=bool), (len(laid), length, length)).copy()
+    for b, m in enumerate(laid):
+        n = m.inputs.size
+        tokens[b, :n], positions[b, :n], masks[b, :n, :n] = m.inputs, m.positions, m.mask
+    tokens[tokens >= space.vocab_size] = 0
+    visits = np.array([len(t) for t in members])
+    begin = np.array([b * length + t.prompt.size - 1 for b, t in enumerate(members)])
+    state = np.concatenate([first + np.arange(n) for first, n in zip(begin, visits, strict=True)])
+    return PackedBatch(
+        tokens=torch.from_numpy(tokens),
+        positions=torch.from_numpy(positions),
+        expiry=torch.from_numpy(masks),
+        slots=torch.arange(tokens.size),
+        visit_state=torch.from_numpy(state),
+        visit_next=torch.from_numpy(state + 1),
+        label=torch.from_numpy(np.concatenate([t.labels for t in members]).astype(np.int64)),
+        step=torch.from_numpy(np.concatenate([np.arange(n) for n in visits])),
+        trajectory=torch.from_numpy(np.repeat(np.arange(len(members)), visits)),
+        initial=torch.from_numpy(begin),
+        terminal=torch.from_numpy(begin + visits),
+        length=torch.from_numpy(visits),
+        model=torch.tensor([flag for group in flags for flag in group]),
+    )
+
+
+class BareStep:
+    """Maximum likelihood as anyone would write it: `lm(tokens).logits`, cross-entropy after the prompt, AdamW."""
+
+    def __init__(self, policy: Policy, groups: Groups) -> None:
+        self.policy = copy.deepcopy(policy)
+        self.data = [group[0] for group in groups]
+        self.optimizer = torch.optim.AdamW(self.policy.parameters(), lr=1e-5)
+
+    def loss(self) -> Tensor:
+        """Mean cross-entropy of the tokens after the prompt; right padding needs no mask in a causal model."""
+        texts = [torch.from_numpy(np.concatenate([t.prompt, t.labels]).astype(np.int64)) for t in self.data]
+        tokens = pad_sequence(texts, batch_first=True).to(self.policy.device)
+        targets = pad_sequence(texts, batch_first=True, padding_value=-100).to(self.policy.device)
+        for row, trajectory in enumerate(self.data):
+            targets[row, : trajectory.prompt.size] = -100
+        logits = self.policy.lm(input_ids=tokens[:, :-1], use_cache=False).logits
+        return functional.cross_entropy(logits.flatten(0, 1), targets[:, 1:].flatten(), ignore_index=-100)
+
+    def __call__(self) -> None:
+        self.loss().backward()
+        update(self.policy, self.optimizer)
+
+
+def update(policy: Policy, optimizer: torch.optim.Optimizer) -> None:
+    """Clips the gradient, takes an AdamW step, drops the gradient."""
+    torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+
+
+def _timed(parts: dict[str, float], name: str, work: Callable[[], T]) -> T:
+    begin = time.perf_counter()
+    out = work()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    parts[name] = time.perf_counter() - begin
+    return out
