@@ -24,12 +24,12 @@ class ArithmeticPreset:
     """
 
     base: PretrainConfig = field(default_factory=PretrainConfig)
-    levels: tuple[float, ...] = (0.02, 0.1, 0.2)
+    levels: tuple[float, ...] = (0.05, 0.2)
     kinds: tuple[str, ...] = ("ground_truth", "random")
     seeds: tuple[int, ...] = (0, 1, 2)
     steps: int = 1_500
     batch_size: int = 32
-    learning_rate: float = 5e-4
+    learning_rate: float = 3e-4
     warmup_steps: int = 150
     alpha: float = 0.1
     gamma: float = 0.95

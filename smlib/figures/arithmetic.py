@@ -1,0 +1,129 @@
+"""Figure 3 and Table 1: accuracy against noise level, recovery after mistakes, completions with visible edits."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from smlib.figures.style import PALETTE, figure, method_style
+
+TITLES = {"ground_truth": "digit noise (\u201cground truth\u201d)", "random": "random tokens"}
+PAPER_CHI2 = (0.85, 0.90)  # App. G.1: "85-90% for the chi^2-divergence"; Figure 3 itself prints no numbers
+
+
+def accuracy_against_noise(item: Mapping[str, Any], decoding: str = "t1") -> Figure:
+    """Figure 3 in the paper's layout: one panel a kind of noise, 95 % intervals over seeds and questions."""
+    points = item["details"]["points"][decoding]
+    kinds = [k for k in TITLES if any(p["kind"] == k for p in points)]
+    made, axes = figure(1, len(kinds), height=3.8, sharey=True, squeeze=False)
+    for ax, kind in zip(axes[0], kinds, strict=True):
+        ax.axhspan(*PAPER_CHI2, color=PALETTE["grey"], alpha=0.25, lw=0, label="paper, χ² (G.1)")
+        for method in ("mle", "bc", "sm"):
+            own = sorted((p for p in points if p["kind"] == kind and p["method"] == method), key=lambda p: p["level"])
+            style = method_style(method).kwargs()
+            if method == "mle":
+                ax.axhline(own[0]["value"], color=style["color"], linestyle=":", lw=1.5)
+            _errorbar(ax, own, style, shift={"mle": 0.0, "bc": -0.002, "sm": 0.002}[method])
+        ax.set_title(TITLES[kind])
+        ax.set_xlabel("noise level η")
+    axes[0][0].set_ylabel(f"accuracy, {'temperature 1' if decoding == 't1' else decoding}")
+    axes[0][-1].legend(loc="lower right")
+    return made
+
+
+def _errorbar(ax: Any, own: Sequence[Mapping[str, Any]], style: Mapping[str, Any], shift: float) -> None:
+    x, y = [p["level"] + shift for p in own], [p["value"] for p in own]
+    low = [p["value"] - p["low"] for p in own]
+    high = [p["high"] - p["value"] for p in own]
+    ax.errorbar(x, y, yerr=[low, high], **style)
+
+
+def recovery(item: Mapping[str, Any]) -> Figure:
+    """Three shares against the number of wrong tokens, BC beside SequenceMatch."""
+    table = item["details"]["rates"]
+    titles = {
+        "first_backspace": "first action is <bkspc>",
+        "all_removed": "all wrong tokens deleted",
+        "correct": "final answer right",
+    }
+    made, axes = figure(1, 3, height=3.4, sharey=True)
+    for ax, (what, title) in zip(axes, titles.items(), strict=True):
+        for method, by_depth in table.items():
+            own = [{"level": int(d), **shares[what]} for d, shares in sorted(by_depth.items())]
+            _errorbar(ax, own, method_style(method).kwargs(), shift={"bc": -0.05, "sm": 0.05}[method])
+        ax.set_title(title, fontsize=11)
+        ax.set_xlabel("wrong tokens k")
+        ax.set_xticks([int(d) for d in table["sm"]])
+        ax.set_ylim(0, 1)
+    axes[0].set_ylabel("share of prompts")
+    axes[-1].legend(loc="upper right")
+    return made
+
+
+def completions(item: Mapping[str, Any], method: str = "sm") -> pd.DataFrame:
+    """Table 1: the first test questions with wrong digits, the actions taken, the final state."""
+    rows = []
+    for c in item["details"]["completions"][method]:
+        question = c["question"].removesuffix(" Solution: ")
+        rows.append(
+            {
+                "question": question,
+                "ground truth": c["answer"],
+                "mistake": "".join(c["mistake"]),
+                "completion actions": "".join(c["actions"]),
+                "final state": _final([*c["mistake"], *c["actions"]]),
+                "right": "yes" if c["correct"] else "no",
+            }
+        )
+    return pd.DataFrame(rows).set_index("question")
+
+
+def _final(tokens: Sequence[str]) -> str:
+    kept: list[str] = []
+    for token in tokens:
+        if token == "<bkspc>":
+            kept = kept[:-1]
+        elif token != "<eos>":
+            kept.append(token)
+    return "".join(kept)
+
+
+def decodings(item: Mapping[str, Any]) -> pd.DataFrame:
+    """Accuracy of every cell of the grid (rows) under every decoding rule (columns), ± half a 95 % interval."""
+    table: dict[str, dict[str, str]] = {}
+    for row in item["rows"]:
+        cell, decoding = row["label"].split(" / ")
+        error = "" if row["error"] is None else f" ± {row['error']:.3f}"
+        table.setdefault(cell, {})[decoding] = f"{row['ours']:.3f}{error}"
+    return pd.DataFrame.from_dict(table, orient="index").fillna("—").rename_axis("run")
+
+
+def comparisons(item: Mapping[str, Any]) -> pd.DataFrame:
+    """The paper's claims about Figure 3, our paired difference and what it says."""
+    return pd.DataFrame(
+        [
+            {
+                "claim": c["claim"],
+                "difference": f"{c['difference']:+.3f}",
+                "p (Holm)": f"{c['p_holm']:.2g}",
+                "outcome": c["outcome"],
+            }
+            for c in item["details"]["comparisons"]
+        ]
+    ).set_index("claim")
+
+
+def training_curves(item: Mapping[str, Any]) -> Figure:
+    """The behavioural-cloning loss of each method's run with digit noise, first seed."""
+    made, ax = figure(height=3.2)
+    for cell, history in item["details"]["training"].items():
+        method = cell.split("-")[0]
+        if method == "mle" or "ground_truth-0.1" in cell:
+            y = history.get("bc") if method == "sm" else history.get("nll")
+            if y:
+                ax.plot(history["step"][-len(y) :], y, **{**method_style(method).kwargs(), "marker": ""})
+    ax.set_xlabel("gradient step")
+    ax.set_ylabel("negative log-likelihood\nof the labels (nats)")
+    ax.legend()
+    return made
