@@ -1,0 +1,96 @@
+"""Appendix G.1 in pictures: accuracy of each divergence, its gradient norms, its spikes, its visits off the domain."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from smlib.figures.style import PALETTE, figure
+
+COLORS = {
+    "chi2_mixture": (PALETTE["blue"], "D"),
+    "js": (PALETTE["vermilion"], "s"),
+    "chi2": (PALETTE["sky"], "o"),
+    "reverse_kl": (PALETTE["green"], "v"),
+    "forward_kl": (PALETTE["purple"], "^"),
+    "hellinger": (PALETTE["orange"], "P"),
+}
+
+
+def _bars(estimate: Mapping[str, Any]) -> np.ndarray:
+    """Distances to the ends of an interval, [2, 1]; zero where an end is open."""
+    value = estimate["value"]
+    low, high = (value if estimate[end] is None else estimate[end] for end in ("low", "high"))
+    return np.array([[value - low], [high - value]])
+
+
+def comparison(study: Mapping[str, Any]) -> Figure:
+    """Accuracy, spikes in 1,000 steps and visits outside phi's domain, a line a divergence; 95 % intervals."""
+    rows = study["rows"]
+    made, (left, middle, right) = figure(1, 3, height=0.9 + 0.42 * len(rows), width=9.5, sharey=True)
+    for y, row in enumerate(rows):
+        color, marker = COLORS[row["name"]]
+        style = {"color": color, "marker": marker, "linestyle": "none"}
+        left.errorbar(row["accuracy"]["value"], y, xerr=_bars(row["accuracy"]), **style)
+        middle.errorbar(row["spikes_per_1000"]["value"], y, xerr=_bars(row["spikes_per_1000"]), **style)
+        right.plot(100 * np.array(row["outside_domain"]), [y] * len(row["outside_domain"]), alpha=0.7, **style)
+    left.axvline(study["bc"]["value"], color=PALETTE["grey"], linestyle="--", linewidth=1.5)
+    left.annotate(
+        "BC", (study["bc"]["value"], -0.6), color=PALETTE["grey"], ha="center", fontsize=10, annotation_clip=False
+    )
+    left.set_yticks(range(len(rows)), [row["title"] for row in rows])
+    left.set_ylim(len(rows) - 0.5, -0.8)
+    left.set(xlabel="accuracy")
+    middle.set(xlabel="spikes in 1,000 steps", xlim=(min(0.0, middle.get_xlim()[0]), None))
+    right.set(xlabel="% of visits outside\nthe domain of φ")
+    right.set_xlim(-0.02 * max(right.get_xlim()[1], 0.1), None)
+    return made
+
+
+def traces(study: Mapping[str, Any]) -> Figure:
+    """Gradient norm against step for the first seed, before clipping: median and maximum of each piece."""
+    rows = study["rows"]
+    columns = 3
+    lines = -(-len(rows) // columns)
+    made, axes = figure(lines, columns, height=0.6 + 2.0 * lines, width=9.5, sharex=True, sharey=True, squeeze=False)
+    for axis, row in zip(axes.flat, rows, strict=False):
+        color, _ = COLORS[row["name"]]
+        steps = row["trace"]["step"]
+        axis.plot(steps, row["trace"]["maximum"], color=color, linewidth=0.8, alpha=0.6)
+        axis.plot(steps, row["trace"]["median"], color=color, linewidth=2)
+        axis.axvline(study["bc_steps"], color=PALETTE["grey"], linestyle=":", linewidth=1.2)
+        axis.set(yscale="log")
+        axis.set_title(row["title"], fontsize=11)
+    for axis in axes.flat[len(rows) :]:
+        axis.set_visible(False)
+    for axis in axes[-1]:
+        axis.set_xlabel("step")
+    for line in axes:
+        line[0].set_ylabel("gradient norm")
+    return made
+
+
+def table(study: Mapping[str, Any]) -> pd.DataFrame:
+    """The numbers behind `comparison`."""
+    rows = study["rows"]
+    return pd.DataFrame(
+        {
+            "accuracy": [_shown(row["accuracy"], 3) for row in rows],
+            "accuracy, greedy": [_shown(row["greedy"], 3) for row in rows],
+            "spikes / 1,000 steps": [_shown(row["spikes_per_1000"], 1) for row in rows],
+            "spikes by seed": [", ".join(map(str, row["spikes"])) for row in rows],
+            "largest norm / median": [f"{row['largest_ratio']:.1f}" for row in rows],
+            "outside φ's domain": [f"{100 * np.mean(row['outside_domain']):.2f} %" for row in rows],
+            "<bkspc>": [f"{100 * row['backspace_rate']:.1f} %" for row in rows],
+        },
+        index=pd.Index([row["title"] for row in rows], name="divergence"),
+    )
+
+
+def _shown(estimate: Mapping[str, Any], digits: int) -> str:
+    value, high, low = estimate["value"], estimate["high"], estimate["low"]
+    if high is None or low is None:
+        return f"{value:.{digits}f}"
+    return f"{value:.{digits}f} ± {max(high - value, value - low):.{digits}f}"
