@@ -94,3 +94,22 @@ def _shown(estimate: Mapping[str, Any], digits: int) -> str:
     if high is None or low is None:
         return f"{value:.{digits}f}"
     return f"{value:.{digits}f} ± {max(high - value, value - low):.{digits}f}"
+
+
+def phi_curves(x: np.ndarray, phi: Mapping[str, np.ndarray], slope: Mapping[str, np.ndarray]) -> Figure:
+    """phi and its slope for each divergence, surrogates included; the slope multiplies every gradient.
+
+    Args:
+        x: scaled rewards alpha r, [n]. phi, slope: by key of `COLORS`, [n].
+    """
+    made, (left, right) = figure(1, 2, height=3.6, width=9.0)
+    for name in phi:
+        color, _ = COLORS[name]
+        left.plot(x, phi[name], color=color, label=name.replace("_", " "))
+        right.plot(x, slope[name], color=color)
+    left.axhline(0, color=PALETTE["black"], linewidth=0.8)
+    left.set(xlabel="α r", ylabel="φ(α r)", ylim=(-6, 3))
+    right.axhline(1, color=PALETTE["black"], linewidth=0.8)
+    right.set(xlabel="α r", ylabel="φ′(α r)", yscale="symlog")
+    made.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=len(phi))
+    return made
