@@ -166,6 +166,6 @@ def arithmetic_intensity(shape: Shape, *, turns: int) -> Figures:
     work = flops(step)
     ratios = []
     for _ in range(turns):
-        bare = matmul_flops_per_second(step.policy, lambda: step.loss(step.pack()), repeats=3)
+        bare = matmul_flops_per_second(step.policy, lambda: step.values(step.pack()), repeats=3)
         ratios.append(work / stopwatch(step) / bare)
     return {"train_flops_over_matmul_flops": figure(ratios, "ratio", "matrix products of the same shapes")}

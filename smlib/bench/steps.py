@@ -19,7 +19,7 @@ from torch.nn.utils.rnn import pad_sequence
 from smlib.actions import ActionSpace, Trajectory
 from smlib.algorithm_a import algorithm_a
 from smlib.losses import Loss, visit_values
-from smlib.methods import ObjectiveConfig, get_method, objective, objective_of_visits
+from smlib.methods import ObjectiveConfig, get_method, objective_of_visits
 from smlib.models import Policy
 from smlib.packing import PackedBatch, pack
 
@@ -59,26 +59,30 @@ class GradientStep:
         batch = pack(self.groups, self.policy.space, model=self.flags, row_len=self.row_len)
         return batch.to(self.policy.device)
 
-    def loss(self, batch: PackedBatch) -> Loss:
-        """Forward pass and loss."""
-        return objective(self.policy, batch, self.config, 1, self.chunk)
+    def values(self, batch: PackedBatch) -> tuple[Tensor, Tensor]:
+        """Forward pass: the logit of each visit's label `[N]`, and V of each state `[U]`."""
+        values: tuple[Tensor, Tensor] = self.policy(batch, self.chunk)
+        return values
+
+    def loss(self, values: tuple[Tensor, Tensor], batch: PackedBatch) -> Loss:
+        """The objective after annealing: BC and SM blended, or the method's own."""
+        return objective_of_visits(visit_values(*values, batch), self.config, 1)
 
     def update(self) -> None:
         """Clipping and AdamW."""
         update(self.policy, self.optimizer)
 
     def __call__(self) -> None:
-        self.loss(self.pack()).total.backward()
+        batch = self.pack()
+        self.loss(self.values(batch), batch).total.backward()
         self.update()
 
     def breakdown(self) -> dict[str, float]:
         """Seconds of each part of one step, one after another."""
         parts: dict[str, float] = {}
         batch = _timed(parts, "packing", self.pack)
-        values = _timed(parts, "forward", lambda: self.policy(batch, self.chunk))
-        loss = _timed(
-            parts, "loss", lambda: objective_of_visits(visit_values(values[0], values[1], batch), self.config, 1)
-        )
+        values = _timed(parts, "forward", lambda: self.values(batch))
+        loss = _timed(parts, "loss", lambda: self.loss(values, batch))
         _timed(parts, "backward", loss.total.backward)
         _timed(parts, "optimiser", self.update)
         return parts
@@ -87,31 +91,33 @@ class GradientStep:
 class AllLogits(GradientStep):
     """The same loss from logits at every slot."""
 
-    def loss(self, batch: PackedBatch) -> Loss:
+    def values(self, batch: PackedBatch) -> tuple[Tensor, Tensor]:
         """Unembeds all R x S slots, then picks."""
         hidden = self.policy.hidden(batch.tokens, batch.positions, batch.mask()).flatten(0, 1)
         logits = self.policy.logits(hidden, batch.positions.flatten())[batch.slots]
-        visits = visit_values(logits[batch.visit_state, batch.label], logits.logsumexp(-1), batch)
-        return objective_of_visits(visits, self.config, 1)
+        return logits[batch.visit_state, batch.label], logits.logsumexp(-1)
 
 
 class DenseAlgorithmA(GradientStep):
     """A row per trajectory in Algorithm A's format, a dense mask each, logits at every position."""
 
     def pack(self) -> PackedBatch:
-        """Rows of Algorithm A; `expiry` holds their dense masks, as this format has no expiry."""
-        return algorithm_a_batch(self.groups, self.flags, self.policy.space).to(self.policy.device)
+        """Rows of Algorithm A. Their masks are kept beside the batch, whose own `expiry` is of no use here."""
+        batch, masks = algorithm_a_batch(self.groups, self.flags, self.policy.space)
+        self.masks = masks.to(self.policy.device)
+        return batch.to(self.policy.device)
 
-    def loss(self, batch: PackedBatch) -> Loss:
+    def values(self, batch: PackedBatch) -> tuple[Tensor, Tensor]:
         """Unembeds all positions, then picks."""
-        hidden = self.policy.hidden(batch.tokens, batch.positions, batch.expiry.bool()[:, None]).flatten(0, 1)
+        hidden = self.policy.hidden(batch.tokens, batch.positions, self.masks[:, None]).flatten(0, 1)
         logits = self.policy.logits(hidden, batch.positions.flatten())
-        visits = visit_values(logits[batch.visit_state, batch.label], logits.logsumexp(-1), batch)
-        return objective_of_visits(visits, self.config, 1)
+        return logits[batch.visit_state, batch.label], logits.logsumexp(-1)
 
 
-def algorithm_a_batch(groups: Groups, flags: Sequence[Sequence[bool]], space: ActionSpace) -> PackedBatch:
-    """The batch in Algorithm A's format: trajectory b is row b, and state t of it is at position P - 1 + t."""
+def algorithm_a_batch(
+    groups: Groups, flags: Sequence[Sequence[bool]], space: ActionSpace
+) -> tuple[PackedBatch, Tensor]:
+    """The batch in Algorithm A's format, and its masks `[B, L, L]`: trajectory b is row b, state t at P - 1 + t."""
     members = [t for group in groups for t in group]
     laid = [algorithm_a(t, space) for t in members]
     length = max(m.inputs.size for m in laid)
@@ -124,10 +130,10 @@ def algorithm_a_batch(groups: Groups, flags: Sequence[Sequence[bool]], space: Ac
     visits = np.array([len(t) for t in members])
     begin = np.array([b * length + t.prompt.size - 1 for b, t in enumerate(members)])
     state = np.concatenate([first + np.arange(n) for first, n in zip(begin, visits, strict=True)])
-    return PackedBatch(
+    batch = PackedBatch(
         tokens=torch.from_numpy(tokens),
         positions=torch.from_numpy(positions),
-        expiry=torch.from_numpy(masks),
+        expiry=torch.full(tokens.shape, length),
         slots=torch.arange(tokens.size),
         visit_state=torch.from_numpy(state),
         visit_next=torch.from_numpy(state + 1),
@@ -139,6 +145,7 @@ def algorithm_a_batch(groups: Groups, flags: Sequence[Sequence[bool]], space: Ac
         length=torch.from_numpy(visits),
         model=torch.tensor([flag for group in flags for flag in group]),
     )
+    return batch, torch.from_numpy(masks)
 
 
 class BareStep:

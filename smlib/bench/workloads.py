@@ -7,6 +7,7 @@ policy's have, with no training.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,6 +33,7 @@ class Shape:
         vocab: vocabulary size; 0 where the data decide.
         refill: rollouts sampled at a time. times_seen: how often each is used (App. E).
         eta: noise level of the data.
+        dim, layers, heads, mlp, device, dtype: of the model.
         row_len: slots of a packed row; None for the longest block. chunk: states whose logits are held at a time.
     """
 
@@ -48,6 +50,9 @@ class Shape:
     dim: int = 128
     layers: int = 4
     heads: int = 4
+    mlp: int | None = None
+    device: str = "cpu"
+    dtype: str = "float32"
 
     @property
     def interval(self) -> int:
@@ -57,6 +62,8 @@ class Shape:
 
 ARITHMETIC = Shape(batch=32, context=0, prompt=0, rollout=24, vocab=0, refill=128)
 TEXT = Shape(batch=2, context=1024, prompt=256, rollout=512, vocab=8192, refill=16, chunk=1024)
+LLAMA: dict[str, Any] = {"dim": 4096, "layers": 32, "heads": 32, "mlp": 11_008, "device": "cuda", "dtype": "bfloat16"}
+"""Llama-2-7b's sizes. With AdamW on all weights in bfloat16 they take about 56 GB of a GPU (the paper used QLoRA)."""
 
 
 class TextShape:
@@ -122,17 +129,30 @@ class LevelPolicy(Policy):
 
 
 def policy_for(shape: Shape, space: ActionSpace, seed: int = 0) -> Policy:
-    """A tiny Llama of the shape's size, random weights, in training mode."""
-    positions = 2 * (shape.context or 256)
-    return tiny_policy(
-        space, dim=shape.dim, layers=shape.layers, heads=shape.heads, positions=positions, seed=seed
-    ).train()
+    """A Llama of the shape's size, random weights, in training mode.
+
+    Raises:
+        RuntimeError: the shape is for a GPU and there is none.
+    """
+    if shape.device == "cuda" and not torch.cuda.is_available():
+        raise RuntimeError("Llama-2-7b's shapes need a CUDA device with about 60 GB; use the preset quick or full")
+    policy = tiny_policy(
+        space,
+        dim=shape.dim,
+        layers=shape.layers,
+        heads=shape.heads,
+        mlp=shape.mlp,
+        positions=2 * (shape.context or 256),
+        seed=seed,
+        dtype=getattr(torch, shape.dtype),
+    )
+    return policy.to(shape.device).train()
 
 
 def level_policy(shape: Shape, space: ActionSpace, backspace: float, eos: float, seed: int = 0) -> LevelPolicy:
     """The same body with fixed action probabilities."""
     plain = policy_for(shape, space, seed)
-    return LevelPolicy(plain.lm, plain.config).level(backspace, eos)
+    return LevelPolicy(plain.lm, plain.config).to(shape.device, getattr(torch, shape.dtype)).level(backspace, eos)
 
 
 def rollouts(shape: Shape, data: Dataset, space: ActionSpace, indices: Sequence[int], seed: int) -> list[Trajectory]:
@@ -164,8 +184,8 @@ def groups(
     indices = [int(i) for i in rng.choice(len(data), size=shape.batch, replace=shape.batch > len(data))]
     eta = 0.0 if method == "mle" else shape.eta
     made = [[data.demonstration(i, rng, eta, 1)] for i in indices]
-    if method == "sm":
-        chosen = indices[: round(share * shape.batch)]
+    chosen = indices[: round(share * shape.batch)] if method == "sm" else []
+    if chosen:
         for group, rollout in zip(made, rollouts(shape, data, space, chosen, seed), strict=False):
             group.append(rollout)
     return made
