@@ -1,0 +1,188 @@
+"""From the runs of the arithmetic grid to the ledger's `fig3` and `tab1`: curves, tests, rates, completions."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from smlib.evaluation import clustered_interval
+from smlib.experiments import scores
+from smlib.experiments.arithmetic import ArithmeticPreset, preset
+from smlib.experiments.verdicts import RULE, Comparison, judge
+from smlib.results import Run, write_item
+
+KINDS = {"ground_truth": "digit noise", "random": "random noise"}
+DEPTHS_OF_TABLE_1 = (1, 3)  # wrong tokens before the first right action in the paper's four examples: 3, 1, 3, 1
+TABLE_1_COUNTS = {"all_removed": (4, 4), "correct": (3, 4)}
+RULE_TAB1 = (
+    "reproduced: the rates of SequenceMatch after 1 and 3 wrong tokens lie in the 95 % Clopper-Pearson intervals of "
+    "the paper's 4 of 4 removed and 3 of 4 right; direction only: the first action is <bkspc> at most prompts; not "
+    "reproduced: otherwise"
+)
+
+
+def seeds_of(runs: Mapping[str, Run], prefix: str) -> list[Run]:
+    """The runs of one cell of the grid, by seed."""
+    return scores.by_prefix(runs, prefix)  # type: ignore[return-value]
+
+
+def curves(chosen: ArithmeticPreset, runs: Mapping[str, Run], decoding: str) -> list[dict[str, object]]:
+    """Accuracy of every method, noise kind and level under one decoding rule: the points of Figure 3."""
+    points: list[dict[str, object]] = []
+
+    def add(method: str, kind: str, level: float, cell: str) -> None:
+        found = seeds_of(runs, cell)
+        if decoding in found[0]["test"]:  # type: ignore[operator]
+            estimate = scores.estimate_record(scores.accuracy(found, "test", decoding))
+            interval = estimate.pop("method")
+            points.append({"method": method, "kind": kind, "level": level, "interval": interval, **estimate})
+
+    for kind in chosen.kinds:
+        add("mle", kind, 0.0, "mle")
+        add("sm", kind, 0.0, "sm-none-0")
+        for level in chosen.levels:
+            for method in ("bc", "sm"):
+                add(method, kind, level, f"{method}-{kind}-{level}")
+    return points
+
+
+def claims(chosen: ArithmeticPreset, runs: Mapping[str, Run], decoding: str = "t1") -> list[Comparison]:
+    """What Sec. 6.1.1 says of Figure 3, as paired comparisons.
+
+    SM above BC and above MLE at every level of both kinds of noise; BC above MLE at the highest level of digit noise.
+    ("Random noise does not help BC" claims an absence, which no test can confirm; it is shown, not judged.)
+    """
+    mle = seeds_of(runs, "mle")
+    made = []
+    for kind in chosen.kinds:
+        for level in chosen.levels:
+            sm, bc = (seeds_of(runs, f"{m}-{kind}-{level}") for m in ("sm", "bc"))
+            where = f"{KINDS[kind]}, η = {level}"
+            made.append(Comparison(f"SM > BC, {where}", scores.difference(sm, bc, "test", decoding)))
+            made.append(Comparison(f"SM > MLE, {where}", scores.difference(sm, mle, "test", decoding)))
+    top = max(chosen.levels)
+    if "ground_truth" in chosen.kinds:
+        bc = seeds_of(runs, f"bc-ground_truth-{top}")
+        made.append(Comparison(f"BC > MLE, digit noise, η = {top}", scores.difference(bc, mle, "test", decoding)))
+    return made
+
+
+def write_fig3(name: str, runs: Mapping[str, Run], results_dir: str | Path = "results") -> None:
+    """The ledger's line for Figure 3: SequenceMatch with digit noise of the middle level, sampled at temperature 1."""
+    chosen = preset(name)
+    judgement = judge(claims(chosen, runs))
+    level = chosen.levels[len(chosen.levels) // 2]
+    headline = scores.accuracy(seeds_of(runs, f"sm-ground_truth-{level}"))
+    rows = []
+    for decoding in ("t1", "greedy", "greedy_exclude", "top_p", "truncation"):
+        for cell in sorted({k.rsplit("-s", 1)[0] for k in runs}):
+            found = seeds_of(runs, cell)
+            if decoding in found[0]["test"]:  # type: ignore[operator]
+                rows.append(scores.row(f"{cell} / {decoding}", scores.accuracy(found, "test", decoding)))
+    write_item(
+        "fig3",
+        name,
+        ours=scores.number(headline.value),
+        error=scores.number(headline.error),
+        n_seeds=len(chosen.seeds),
+        verdict=judgement.verdict,
+        rows=rows,
+        details={
+            "headline": f"accuracy of SequenceMatch, digit noise η = {level}, temperature 1",
+            "why": judgement.why,
+            "rule": RULE,
+            "comparisons": list(judgement.comparisons),
+            "points": {d: curves(chosen, runs, d) for d in ("t1", "greedy")},
+            "training": {k: _history(v) for k, v in runs.items() if k.endswith(f"-s{chosen.seeds[0]}")},
+        },
+        sources=list(runs.values()),
+        results_dir=results_dir,
+    )
+
+
+def _history(run: Run) -> dict[str, object]:
+    history = run["history"]
+    assert isinstance(history, Mapping)
+    return {name: history[name] for name in ("step", "loss", "bc", "mixture", "nll") if name in history}
+
+
+def rates(runs: Sequence[Run], depth: int) -> dict[str, dict[str, object]]:
+    """Shares with intervals after `depth` wrong tokens."""
+    table = {}
+    for what in ("first_backspace", "all_removed", "correct"):
+        bits = [[float(b) for b in run["recovery"][str(depth)][what]] for run in runs]  # type: ignore[index]
+        table[what] = scores.estimate_record(clustered_interval(np.array(bits)))
+    return table
+
+
+def write_tab1(name: str, runs: Mapping[str, Run], results_dir: str | Path = "results") -> None:
+    """The ledger's line for Table 1: how often SequenceMatch removes all wrong tokens, mean over 1 and 3 of them."""
+    chosen = preset(name)
+    level = chosen.levels[len(chosen.levels) // 2]
+    cells = {m: seeds_of(runs, f"{m}-ground_truth-{level}") for m in ("bc", "sm")}
+    depths = sorted(int(d) for d in cells["sm"][0]["recovery"])  # type: ignore[attr-defined]
+    table = {m: {str(d): rates(found, d) for d in depths} for m, found in cells.items()}
+    used = [d for d in DEPTHS_OF_TABLE_1 if d in depths]
+    pooled = {
+        what: clustered_interval(
+            np.array(
+                [
+                    np.concatenate([[float(b) for b in run["recovery"][str(d)][what]] for d in used])  # type: ignore[index]
+                    for run in cells["sm"]
+                ]
+            )
+        )
+        for what in ("first_backspace", "all_removed", "correct")
+    }
+    inside = {what: _consistent(pooled[what].value, *TABLE_1_COUNTS[what]) for what in TABLE_1_COUNTS}
+    if all(inside.values()):
+        verdict = "reproduced"
+    elif pooled["first_backspace"].value > 0.5:
+        verdict = "direction only"
+    else:
+        verdict = "not reproduced"
+    rows = [
+        scores.row("mistake deleted, SM", pooled["all_removed"], paper=1.0),
+        scores.row("right answer, SM", pooled["correct"], paper=0.75),
+    ]
+    for method, by_depth in table.items():
+        for depth, shares in by_depth.items():
+            for what, record in shares.items():
+                error = scores.number(max(record["high"] - record["value"], record["value"] - record["low"]))  # type: ignore[operator]
+                label = f"{method}, {depth} wrong: {what.replace('_', ' ')}"
+                rows.append({"label": label, "paper": None, "ours": record["value"], "error": error})
+    write_item(
+        "tab1",
+        name,
+        ours=scores.number(pooled["all_removed"].value),
+        error=scores.number(pooled["all_removed"].error),
+        n_seeds=len(cells["sm"]),
+        verdict=verdict,
+        rows=rows,
+        details={
+            "headline": f"share of prompts with 1 or 3 wrong digits at which SequenceMatch (η = {level}) deletes all",
+            "rule": RULE_TAB1,
+            "inside": inside,
+            "rates": table,
+            "completions": {m: found[0]["completions"] for m, found in cells.items()},
+        },
+        sources=[run for found in cells.values() for run in found],
+        results_dir=results_dir,
+    )
+
+
+def _consistent(rate: float, successes: int, n: int) -> bool:
+    """Whether a rate lies in the 95 % Clopper-Pearson interval of a count."""
+    interval = stats.binomtest(successes, n).proportion_ci(0.95, "exact")
+    return bool(interval.low <= rate <= interval.high)
+
+
+def summary(name: str, runs: Mapping[str, Run], results_dir: str | Path = "results") -> dict[str, Any]:
+    """Writes both items of the notebook and returns what `smlib.results.read_item` reads back."""
+    from smlib.results import read_item
+
+    write_fig3(name, runs, results_dir)
+    write_tab1(name, runs, results_dir)
+    return {item: read_item(item, name, results_dir) for item in ("fig3", "tab1")}
