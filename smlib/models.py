@@ -129,6 +129,8 @@ class Policy(nn.Module):
         Without positions the offset is left out: p(a|s) is the same, V(s) is not. Sampling asks for that.
         """
         tokens = self.lm.get_output_embeddings()(hidden)[:, : self.space.vocab_size]
+        if tokens.dtype in (torch.bfloat16, torch.float16):
+            tokens = tokens.float()  # V(s) and rewards are differences of large numbers: 8 bits are too few for them
         edit = (hidden.to(self.w_bkspc.dtype) @ self.w_bkspc)[:, None].to(tokens.dtype)
         if not self.config.backspace:
             edit = torch.full_like(edit, -torch.inf)
