@@ -1,56 +1,289 @@
 """What the objective's parameters do: one setting changed at a time, judged on the validation split (beyond the paper).
 
-The default of Figure 3 was chosen from these runs; none of them looks at the test questions.
+Figure 3's settings were chosen from such runs; none of them looks at the test questions. Runs that Figure 3 has already
+(noise levels, MLE, no demonstrations) are read from there, and of them too the validation answers alone.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from smlib.experiments import arithmetic
+import numpy as np
+
+from smlib.evaluation import clustered_interval
+from smlib.experiments import arithmetic, scores
 from smlib.experiments.finetuning import FineTuneConfig, fine_tune, in_parallel
-from smlib.results import Run
+from smlib.experiments.pretraining import pretrained
+from smlib.experiments.verdicts import LEVEL, RULE, Comparison, holm, judge
+from smlib.results import Run, check_preset, write_item
 
-ETA = 0.1  # noise level of the demonstrations in every run, digit noise
+ITEM, KIND = "ablations", "ground_truth"
+DEFAULT = "sm-default"
 
-SWEEPS: Mapping[str, tuple[str, tuple[Any, ...]]] = MappingProxyType(
+
+@dataclass(frozen=True)
+class Sweep:
+    """One parameter of SequenceMatch and the values it takes beside the default."""
+
+    title: str
+    parameter: str
+    values: tuple[Any, ...]
+
+
+SWEEPS: Mapping[str, Sweep] = MappingProxyType(
     {
-        "alpha": ("alpha", (0.01, 0.1, 1.0)),
-        "gamma": ("gamma", (0.9, 0.998)),
-        "beta_floor": ("beta_floor", (0.0, 0.5)),
-        "mixture": ("mixture", (False,)),
-        "times_seen": ("times_seen", (1.0, 32.0)),
-        "burst": ("burst", (2, 4)),
-        "rollout_noise": ("rollout_noise", (0.1,)),
+        "alpha": Sweep("entropy weight α", "alpha", (0.01, 1.0)),
+        "gamma": Sweep("discount γ", "gamma", (0.9, 0.998)),
+        "beta_floor": Sweep("floor of the BC weight β", "beta_floor", (0.0, 0.5)),
+        "mixture": Sweep("mixture regulariser", "mixture", (False,)),
+        "times_seen": Sweep("uses of a rollout", "times_seen", (1.0, 32.0)),
+        "burst": Sweep("noise tokens in a row", "burst", (2, 4)),
+        "rollout_noise": Sweep("execution noise in rollouts", "rollout_noise", (0.1,)),
+        "n_train": Sweep("training questions", "n_train", (1_000,)),
     }
 )
-"""Sweep name -> (what is changed, its values); the default's value is the run `sm-default`."""
+"""The noise level is a sweep too, read from Figure 3's runs."""
+
+METHODS: Mapping[str, tuple[str, Mapping[str, Any]]] = MappingProxyType(
+    {
+        "bc": ("bc", {}),
+        "iqlearn": ("iqlearn", {}),
+        "dagger": ("dagger", {}),
+        "dagger-rollout_noise=0.1": ("dagger", {"rollout_noise": 0.1}),
+        "bc-burst=4": ("bc", {"burst": 4}),
+    }
+)
+"""Other methods at the default's settings, with bursts and execution noise where they apply."""
+
+TITLES = {
+    DEFAULT: "SequenceMatch",
+    "bc": "BC",
+    "iqlearn": "offline IQLearn",
+    "dagger": "DAgger",
+    "dagger-rollout_noise=0.1": "DAgger, execution noise",
+    "bc-burst=4": "BC, bursts of 4",
+    "sm-burst=4": "SequenceMatch, bursts of 4",
+    "sm-rollout_noise=0.1": "SequenceMatch, execution noise",
+}
+
+
+@dataclass(frozen=True)
+class AblationPreset:
+    """Which runs (all if `only` is empty) and seeds, taken from those of `arithmetic`."""
+
+    only: tuple[str, ...] = ()
+    seeds: tuple[int, ...] = (0,)
+
+
+PRESETS: Mapping[str, AblationPreset] = MappingProxyType(
+    {
+        "smoke": AblationPreset(only=(DEFAULT, "bc", "iqlearn", "sm-alpha=1.0", "sm-n_train=1000")),
+        "quick": AblationPreset(only=(DEFAULT, "bc", "iqlearn", "dagger", "sm-alpha=1.0", "sm-mixture=False")),
+        "full": AblationPreset(seeds=(0, 1, 2)),
+    }
+)
+
+
+def level(preset: str) -> float:
+    """The noise level of every run that does not sweep it: the middle one of Figure 3."""
+    levels = arithmetic.preset(preset).levels
+    return levels[len(levels) // 2]
 
 
 def cells(preset: str, only: tuple[str, ...] = ()) -> dict[str, FineTuneConfig]:
-    """Every run: the default, the sweeps around it, and the other methods."""
-    chosen = arithmetic.preset(preset)
+    """Every run by `<name>-s<seed>`: the default, the other methods, the sweeps around the default; seeds outermost.
 
-    def one(method: str = "sm", **changes: Any) -> FineTuneConfig:
-        return dataclasses.replace(chosen.run(method, "ground_truth", ETA, **changes), examples=0)
+    Args:
+        only: names without seed; the preset's when omitted.
+    """
+    chosen, settings, eta = arithmetic.preset(preset), _settings(preset), level(preset)
 
-    made = {"sm-default": one(), "bc": one("bc"), "iqlearn": one("iqlearn"), "dagger": one("dagger")}
-    for name, (what, values) in SWEEPS.items():
-        made |= {f"sm-{name}={value}": one(**{what: value}) for value in values}
-    made["dagger-rollout_noise=0.1"] = one("dagger", rollout_noise=0.1)
-    made["bc-burst=4"] = one("bc", burst=4)
-    return {k: v for k, v in made.items() if not only or any(k.startswith(o) for o in only)}
+    def one(method: str, seed: int, full: bool, changes: Mapping[str, Any]) -> FineTuneConfig:
+        rest = {k: v for k, v in changes.items() if k != "n_train"}
+        config = chosen.run(method, KIND, eta, seed, **rest)
+        config = dataclasses.replace(config, examples=0, n_train=changes.get("n_train", config.n_train))
+        return config if full else dataclasses.replace(config, recovery_prompts=0, decodings=("t1", "greedy_exclude"))
+
+    wanted = only or settings.only
+    made: dict[str, FineTuneConfig] = {}
+    for seed in settings.seeds:
+        found = {DEFAULT: one("sm", seed, True, {})}
+        found |= {name: one(method, seed, True, changes) for name, (method, changes) in METHODS.items()}
+        for sweep in SWEEPS.values():
+            for value in sweep.values:
+                name = f"sm-{sweep.parameter}={value}"
+                if not (sweep.parameter == "n_train" and value == chosen.n_train):
+                    found[name] = one("sm", seed, name in TITLES, {sweep.parameter: value})
+        made |= {f"{k}-s{seed}": v for k, v in found.items() if not wanted or k in wanted}
+    return made
+
+
+def shared(preset: str) -> dict[str, FineTuneConfig]:
+    """Runs of Figure 3 whose validation answers are read here: MLE, every noise level, no demonstrations."""
+    chosen, grid = arithmetic.preset(preset), arithmetic.preset(preset).grid()
+    names = ["mle", "sm-none-0"]
+    if len(chosen.levels) > 1:
+        names += [f"sm-{KIND}-{v}" for v in chosen.levels]
+    return {f"{n}-s{s}": grid[f"{n}-s{s}"] for s in _settings(preset).seeds for n in names}
 
 
 def run(
     preset: str, results_dir: str | Path = "results", only: tuple[str, ...] = (), processes: int | None = None
 ) -> dict[str, Run]:
     """The runs of a preset, computed or read."""
-    chosen = cells(preset, only)
+    own, others = cells(preset, only), {} if only else shared(preset)
+    first = next(iter(own.values()))
+    pretrained(first.base, first.task(), preset=preset, results_dir=results_dir)
     calls = [
-        {"config": c, "name": k, "item": "ablations", "preset": preset, "results_dir": results_dir, "test": False}
-        for k, c in chosen.items()
+        {"config": c, "name": k, "item": item, "preset": preset, "results_dir": results_dir, "test": test}
+        for configs, item, test in ((others, "fig3", True), (own, ITEM, False))
+        for k, c in configs.items()
     ]
-    return dict(zip(chosen, in_parallel(fine_tune, calls, processes), strict=True))
+    return dict(zip([*others, *own], in_parallel(fine_tune, calls, processes), strict=True))
+
+
+def study(preset: str, results_dir: str | Path = "results", processes: int | None = None) -> dict[str, Any]:
+    """Runs everything, writes the ledger's line for `ablations`, and returns what its figures and tables show."""
+    runs = run(preset, results_dir, processes=processes)
+    chosen = arithmetic.preset(preset)
+    sweeps = [s for s in (_sweep(runs, s, chosen, preset) for s in SWEEPS.values()) if len(s["points"]) > 1]
+    if len(chosen.levels) > 1:
+        sweeps.append(_noise_sweep(runs, preset))
+    methods = [_method(runs, name) for name in TITLES if _found(runs, name)]
+    methods.insert(0, _method(runs, "mle"))
+    sm, bc = (scores.by_prefix(runs, name) for name in (DEFAULT, "bc"))
+    judgement = judge([Comparison("SM > BC, validation", scores.difference(sm, bc, "val"))])
+    made: dict[str, Any] = {
+        "eta": level(preset),
+        "n_val": len(sm[0]["val"]["t1"]["correct"]),  # type: ignore[index]
+        "n_seeds": len(sm),
+        "reference": {"bc": _accuracy(runs, "bc"), "sm": _accuracy(runs, DEFAULT), "mle": _accuracy(runs, "mle")},
+        "sweeps": sweeps,
+        "methods": methods,
+        "no_demonstrations": _accuracy(runs, "sm-none-0"),
+        "verdict": judgement.verdict,
+        "why": judgement.why,
+        "comparisons": list(judgement.comparisons),
+        "rule": RULE,
+    }
+    rows = []
+    for sweep in sweeps:
+        for p in sweep["points"]:
+            rows.append(_row(f"{sweep['title']} = {p['value']}", p["accuracy"]))
+    rows += [_row(f"{m['title']} / temperature 1", m["accuracy"]["t1"]) for m in methods]
+    reference = made["reference"]
+    write_item(
+        ITEM,
+        preset,
+        ours=", ".join(f"{t} {reference[m]['value']:.3f}" for t, m in (("MLE", "mle"), ("BC", "bc"), ("SM", "sm")))
+        + " on validation; "
+        + _summary(sweeps),
+        n_seeds=len(sm),
+        verdict=judgement.verdict,
+        rows=rows,
+        details=made,
+        sources=list(runs.values()),
+        results_dir=results_dir,
+    )
+    return made
+
+
+def _settings(preset: str) -> AblationPreset:
+    if check_preset(preset) not in PRESETS:
+        raise ValueError(f"ablations have no preset {preset!r}; they have {', '.join(PRESETS)}")
+    return PRESETS[preset]
+
+
+def _found(runs: Mapping[str, Any], name: str) -> bool:
+    return any(k.rsplit("-s", 1)[0] == name for k in runs)
+
+
+def _accuracy(runs: Mapping[str, Any], name: str, decoding: str = "t1") -> dict[str, object]:
+    return scores.estimate_record(scores.accuracy(scores.by_prefix(runs, name), "val", decoding))
+
+
+def _row(label: str, record: Mapping[str, Any]) -> dict[str, object]:
+    error = max(record["high"] - record["value"], record["value"] - record["low"])
+    return {"label": label, "paper": None, "ours": record["value"], "error": scores.number(error)}
+
+
+def _point(runs: Mapping[str, Any], name: str, default: str, value: Any) -> dict[str, Any]:
+    """One value of a sweep: its accuracy, and its paired difference from the default."""
+    point = {"value": value, "default": name == default, "accuracy": _accuracy(runs, name)}
+    if name != default:
+        test = scores.difference(scores.by_prefix(runs, name), scores.by_prefix(runs, default), "val")
+        point |= {
+            "difference": scores.number(test.difference),
+            "low": scores.number(test.low),
+            "high": scores.number(test.high),
+            "p_value": scores.number(test.p_value, 6),
+        }
+    return point
+
+
+def _sweep(runs: Mapping[str, Any], sweep: Sweep, chosen: Any, preset: str) -> dict[str, Any]:
+    """Points of a sweep in order of value, the default among them, and the finding in one sentence."""
+    config = cells(preset, (DEFAULT,))[f"{DEFAULT}-s{_settings(preset).seeds[0]}"]
+    names = {value: f"sm-{sweep.parameter}={value}" for value in sweep.values}
+    points = [_point(runs, name, DEFAULT, value) for value, name in names.items() if _found(runs, name)]
+    points.append(_point(runs, DEFAULT, DEFAULT, _default(config, sweep.parameter)))
+    points.sort(key=lambda p: p["value"])
+    return {"title": sweep.title, "points": points, "finding": finding(sweep.title, points)}
+
+
+def _noise_sweep(runs: Mapping[str, Any], preset: str) -> dict[str, Any]:
+    levels, default = arithmetic.preset(preset).levels, f"sm-{KIND}-{level(preset)}"
+    points = [_point(runs, "sm-none-0", default, 0.0)]
+    points += [_point(runs, f"sm-{KIND}-{value}", default, value) for value in levels]
+    return {"title": "noise level η", "points": points, "finding": finding("noise level η", points)}
+
+
+def _default(config: FineTuneConfig, parameter: str) -> Any:
+    for holder in (config.training, config.training.objective, config):
+        if hasattr(holder, parameter):
+            return getattr(holder, parameter)
+    raise ValueError(f"no parameter {parameter!r} in a run's configuration")
+
+
+def finding(title: str, points: Sequence[Mapping[str, Any]]) -> str:
+    """One sentence on a sweep, from its numbers: what differs significantly from the default, Holm over the sweep."""
+    default = next(p for p in points if p["default"])
+    others = [p for p in points if not p["default"]]
+    adjusted = holm([p["p_value"] for p in others])
+    sure = [p for p, a in zip(others, adjusted, strict=True) if a < LEVEL]
+    start = f"{title}: {default['accuracy']['value']:.3f} at the default ({default['value']})"
+    if not sure:
+        widest = max(max(abs(p["low"]), abs(p["high"])) for p in others)
+        return f"{start}; no other value differs significantly, differences beyond {widest:.3f} are excluded"
+    changes = ", ".join(f"{p['difference']:+.3f} at {p['value']}" for p in sure)
+    return f"{start}; significantly different: {changes}"
+
+
+def _summary(sweeps: Sequence[Mapping[str, Any]]) -> str:
+    moved = [s["title"] for s in sweeps if "significantly different" in s["finding"]]
+    return f"matters: {', '.join(moved)}" if moved else f"none of {len(sweeps)} sweeps moves it significantly"
+
+
+def _method(runs: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Accuracy under each decoding rule, share of backspaces, and recovery after k wrong tokens."""
+    chosen = scores.by_prefix(runs, name)
+    decodings = list(chosen[0]["val"])
+    recovery = {} if name == "mle" else chosen[0].get("recovery", {})
+    return {
+        "name": name,
+        "title": "MLE" if name == "mle" else TITLES[name],
+        "accuracy": {d: _accuracy(runs, name, d) for d in decodings},
+        "backspace_rate": scores.number(scores.backspace_rate(chosen, "val")),
+        "recovery": {
+            depth: {
+                what: scores.estimate_record(
+                    clustered_interval(np.array([[float(b) for b in r["recovery"][depth][what]] for r in chosen]))
+                )
+                for what in ("first_backspace", "all_removed", "correct")
+            }
+            for depth in recovery
+        },
+    }
