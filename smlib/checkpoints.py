@@ -57,7 +57,7 @@ def save_checkpoint(folder: Path, step: int, identity: str, state: TrainingState
         },
         scratch / "optimizer.pt",
     )
-    np.savez(scratch / "buffer.npz", allow_pickle=False, **state.buffer.state_dict())  # type: ignore[arg-type]
+    np.savez(scratch / "buffer.npz", allow_pickle=False, **state.buffer.state_dict())
     (scratch / "run.json").write_text(json.dumps({"step": step, "identity": identity}))
     shutil.rmtree(old, ignore_errors=True)
     if target.exists():

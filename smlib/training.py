@@ -194,7 +194,7 @@ def train(
             for name, value in {**loss.parts, "loss": loss.total.detach()}.items():
                 loss_parts[name] = loss_parts.get(name, 0.0) + value.item() / config.accumulation
         if policy.offset is not None and config.objective.beta(k) == 1.0:
-            # A likelihood does not depend on the offset; Adam would scale the gradient's rounding noise up to full steps.
+            # A likelihood does not depend on the offset; Adam would scale its gradient's rounding noise up to steps.
             policy.offset.zero_grad(set_to_none=True)
         norm = accelerator.clip_grad_norm_(trainable(policy).values(), config.clip_norm)
         optimizer.step()  # "update theta via step using gradient g"

@@ -35,7 +35,7 @@ class TinyModel:
     positions: int = 128
     seed: int = 0
 
-    def build(self, task: Task, **options: bool) -> Policy:
+    def build(self, task: Task) -> Policy:
         """With random weights, over the vocabulary of a task."""
         return tiny_policy(
             task.space,
@@ -44,7 +44,6 @@ class TinyModel:
             heads=self.heads,
             positions=self.positions,
             seed=self.seed,
-            **options,
         )
 
 
