@@ -94,11 +94,11 @@ def neural_visits(
     space = space_of(mdp)
     groups = [[trajectory] for trajectory in (*data, *rollouts)]
     batch = pack(groups, space, model=[[False]] * len(data) + [[True]] * len(rollouts))
-    length = batch.tokens.shape[1]
+    length, mask = batch.tokens.shape[1], batch.mask()
     values, rows = [], []
     for slot in batch.slots.tolist():
         row, column = divmod(slot, length)
-        visible = batch.mask()[row, 0, column]
+        visible = mask[row, 0, column]
         string = tuple(batch.tokens[row][visible].tolist())[len(PROMPT) :]
         if string and string[-1] == mdp.eos:
             values.append(terminal[mdp.index[string[:-1]]])

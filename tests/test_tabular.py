@@ -53,7 +53,7 @@ def test_execution_noise_replaces_insertions_only() -> None:
     np.testing.assert_allclose(mdp.execution(), expected, atol=1e-15)
 
 
-@settings(max_examples=15)
+@settings(max_examples=8)
 @given(MDPS, st.integers(0, 99))
 def test_occupancy_is_the_discounted_sum_over_time(mdp: EditMDP, seed: int) -> None:
     policy, gamma = random_policy(mdp, seed), 0.6
@@ -113,6 +113,7 @@ def test_soft_optimal_policy_beats_its_neighbours() -> None:
     assert all(gain(q + 0.1 * rng.normal(size=q.shape)) < best for _ in range(20))
 
 
+@settings(max_examples=3)
 @given(st.integers(0, 20))
 def test_occupancy_gradient_against_finite_differences(seed: int) -> None:
     mdp = EditMDP(2, 2, noise=0.1)

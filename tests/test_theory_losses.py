@@ -42,8 +42,8 @@ def clean_walks() -> tuple[EditMDP, list[Walk], list[Walk]]:
 
 
 def noisy_walks() -> tuple[EditMDP, list[Walk], list[Walk]]:
-    """Append-only with execution noise: label and realised action differ in half of the steps."""
-    mdp = EditMDP(2, 2, backspace=False, noise=0.5)
+    """Append-only with execution noise: label and realised action differ in up to half of the steps."""
+    mdp = EditMDP(2, 1, backspace=False, noise=0.5)
     data, model = (list(enumerate_walks(mdp, dyadic_policy(mdp, seed).numpy())) for seed in (2, 3))
     return mdp, data, model
 

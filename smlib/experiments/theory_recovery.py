@@ -33,18 +33,18 @@ class RecoveryPreset:
     strings: int = 5
     shortest: int = 2
     longest: int = 4
-    datasets: int = 20
+    datasets: int = 10
     epsilon: float = 0.1
     alpha: float = 0.1
     gamma: float = 0.9
-    epsilons: tuple[float, ...] = (0.02, 0.05, 0.1, 0.2, 0.3)
-    alphas: tuple[float, ...] = (0.01, 0.1, 0.5, 1.0, 3.0, 10.0)
-    gammas: tuple[float, ...] = (0.7, 0.8, 0.9, 0.95, 0.98)
+    epsilons: tuple[float, ...] = (0.05, 0.1, 0.2, 0.3)
+    alphas: tuple[float, ...] = (0.01, 0.1, 1.0, 10.0)
+    gammas: tuple[float, ...] = (0.8, 0.9, 0.95)
     etas: tuple[float, ...] = (0.0, 0.1)
     depths: tuple[int, ...] = (1, 2, 3)
-    iterations: int = 250
-    trained_alphas: tuple[float, ...] = (0.01, 0.1, 1.0)
-    trained_iterations: int = 300
+    iterations: int = 150
+    trained_alphas: tuple[float, ...] = (0.01, 1.0)
+    trained_iterations: int = 150
     tolerance: float = 1e-6
 
 

@@ -51,8 +51,8 @@ def draw_chain(axes: Axes, drawing: Mapping[str, Any]) -> None:
         x, y = _place(node, n)
         edge_style = "-" if node <= n else "--"
         axes.scatter(x, y, s=210, facecolor="white", edgecolor="black", linestyle=edge_style, zorder=3)
-        text = str(node) if node <= n else ("×" if node <= 2 * n else "∞")
-        axes.annotate(text, (x, y), ha="center", va="center", zorder=4, fontsize=9)
+        text = str(node) if node <= n else ("×" if node <= 2 * n else "lost")
+        axes.annotate(text, (x, y), ha="center", va="center", zorder=4, fontsize=9 if node <= 2 * n else 6)
     axes.set(xlim=(-0.5, n + 0.5), ylim=(-0.45, 2.5))
     axes.set_axis_off()
     axes.legend(loc="upper left", ncols=1, fontsize=9, handlelength=1.8)
