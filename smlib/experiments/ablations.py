@@ -158,7 +158,7 @@ def study(preset: str, results_dir: str | Path = "results", processes: int | Non
     judgement = judge([Comparison("SM > BC, validation", scores.difference(sm, bc, "val"))])
     made: dict[str, Any] = {
         "eta": level(preset),
-        "n_val": len(sm[0]["val"]["t1"]["correct"]),  # type: ignore[index]
+        "n_val": len(sm[0]["val"]["t1"]["correct"]),
         "n_seeds": len(sm),
         "reference": {"bc": _accuracy(runs, "bc"), "sm": _accuracy(runs, DEFAULT), "mle": _accuracy(runs, "mle")},
         "sweeps": sweeps,

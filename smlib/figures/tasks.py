@@ -135,3 +135,10 @@ def _with_error(value: float | None, error: float | None, digits: int | None) ->
     if error is None:
         return shown
     return f"{shown} ± {error:g}" if digits is None else f"{shown} ± {error:.{digits}f}"
+
+
+def edit_table(completions: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """Translations with their edits in place, as the paper prints them."""
+    columns = ["english", "written", "left", "reference"]
+    rows = [[c["english"], "".join(c["actions"]), c["final"], c["reference"]] for c in completions]
+    return pd.DataFrame(rows, columns=columns)

@@ -1,0 +1,198 @@
+"""Table 5: English to French, BLEU of MLE, BC and SequenceMatch with random noise (App. G.2).
+
+The pairs are real locale data (`smlib.data.translation`), the split is by content: no date, number or amount of a test
+sentence occurs in training. opus_books, the paper's corpus, is `load_task("opus_books")` and needs a pretrained model.
+"""
+
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import torch
+
+from smlib.actions import Trajectory, final_state
+from smlib.data.demonstrations import TaskDemonstrations
+from smlib.data.mathematics import Example
+from smlib.data.tasks import Task
+from smlib.evaluation import Estimate, PairedTest, bleu, paired_difference
+from smlib.evaluation.bleu_jackknife import bleu_estimate, pseudovalues
+from smlib.experiments import arithmetic, scores
+from smlib.experiments.answers import Answers, answer
+from smlib.experiments.arithmetic import ArithmeticPreset
+from smlib.experiments.finetuning import FineTuneConfig, in_parallel
+from smlib.experiments.mathematics import prefix
+from smlib.experiments.method_tables import METHODS, PAIRS, write_table
+from smlib.experiments.pretraining import pretrained
+from smlib.methods import get_method
+from smlib.results import Run, check_preset, run_cached
+from smlib.training import train
+
+ITEM, KIND = "tab5", "random"  # "we use random noise tokens"
+DECODINGS = ("t1", "greedy_exclude")
+MAX_TOKENS = 64  # of an answer, as the paper's subset of opus_books
+VERSIONS = ("data", "sampling", "training", "evaluation")
+EXAMPLES = 8
+
+
+def _preset(name: str) -> ArithmeticPreset:
+    source = arithmetic.preset(name)
+    model = dataclasses.replace(source.base.model, positions=192)
+    questions = min(source.base.questions, 200_000)
+    base = dataclasses.replace(source.base, task="translation", difficulty="easy", questions=questions, model=model)
+    levels = (0.02, 0.2) if name == "full" else (0.2,)
+    size = {"n_test": min(source.n_test, 500)}
+    return dataclasses.replace(source, base=base, levels=levels, kinds=(KIND,), recovery_prompts=0, **size)
+
+
+PRESETS: Mapping[str, ArithmeticPreset] = MappingProxyType({n: _preset(n) for n in ("smoke", "quick", "full")})
+
+
+def preset(name: str) -> ArithmeticPreset:
+    """The frozen preset; raises for unknown names and for `paper`, which needs Llama-2-7b and opus_books."""
+    if check_preset(name) not in PRESETS:
+        raise ValueError(f"{ITEM} has no preset {name!r}; it has {', '.join(PRESETS)}")
+    return PRESETS[name]
+
+
+def cells(name: str) -> dict[str, FineTuneConfig]:
+    """Run name -> configuration; seeds outermost. MLE sees no noise, so one run serves both columns."""
+    chosen = preset(name)
+
+    def one(method: str, level: float, seed: int) -> FineTuneConfig:
+        config = chosen.run(
+            method, "none" if method == "mle" else KIND, level, seed, rollout_tokens=MAX_TOKENS, row_len=256
+        )
+        return dataclasses.replace(config, decodings=DECODINGS, max_new_tokens=MAX_TOKENS, examples=EXAMPLES)
+
+    made: dict[str, FineTuneConfig] = {}
+    for seed in chosen.seeds:
+        made[f"mle-s{seed}"] = one("mle", 0.0, seed)
+        for level in chosen.levels:
+            for method in ("bc", "sm"):
+                made[f"{method}-{level:g}-s{seed}"] = one(method, level, seed)
+    return made
+
+
+def translate(config: FineTuneConfig, name: str, *, preset: str, results_dir: str | Path = "results") -> Run:
+    """One run, computed or read: fine-tuning, then translations of the test sentences under each decoding rule."""
+
+    def compute(scratch: Path) -> Mapping[str, object]:
+        torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+        task = config.task()
+        policy = pretrained(config.base, task, preset=preset, results_dir=results_dir)
+        seed = config.training.seed
+        history = train(policy, TaskDemonstrations(task, task.train, config.noise), config.training, scratch).history
+        references = [example.answer for example in task.test]
+        test: dict[str, object] = {}
+        completions: list[dict[str, object]] = []
+        for decoding in config.decodings:
+            given = answer(policy, task, task.test, decoding=decoding, seed=seed, max_new_tokens=config.max_new_tokens)
+            texts = [_text(task, t) for t in given.trajectories]
+            score = bleu(texts, references)
+            test[decoding] = {
+                "texts": texts,
+                "bleu": score.value,
+                "low": score.low,
+                "high": score.high,
+                "n_empty": score.n_empty,
+                "signature": score.signature,
+                "correct": "".join("1" if c else "0" for c in given.correct),
+                "backspace_rate": given.backspace_rate,
+            }
+            if decoding == "t1" and get_method(config.training.objective.method).backspace:
+                completions = _edited(task, task.test, given, texts, config.examples)
+        return {
+            "loss": [[row["step"], round(float(row["loss"]), 6)] for row in history if "loss" in row],
+            "references": references,
+            "test": test,
+            "completions": completions,
+        }
+
+    seeds = [config.training.seed]
+    return run_cached(
+        ITEM, name, config, compute, preset=preset, seeds=seeds, version_key=VERSIONS, results_dir=results_dir
+    )
+
+
+def run(name: str, results_dir: str | Path = "results", processes: int | None = None) -> dict[str, Any]:
+    """Trains or reads every run, writes the ledger's line for `tab5`, and returns what its figures and tables show."""
+    chosen, configs = preset(name), cells(name)
+    first = next(iter(configs.values()))
+    pretrained(first.base, first.task(), preset=name, results_dir=results_dir)
+    calls = [{"config": c, "name": k, "preset": name, "results_dir": results_dir} for k, c in configs.items()]
+    runs = dict(zip(configs, in_parallel(translate, calls, processes), strict=True))
+    estimates, tests = table(runs, chosen.levels)
+    top = max(chosen.levels)
+    any_run = next(iter(runs.values()))
+    return write_table(
+        ITEM,
+        name,
+        estimates,
+        tests,
+        n_seeds=len(chosen.seeds),
+        sources=list(runs.values()),
+        results_dir=results_dir,
+        digits=1,
+        details={
+            "task": "translation",
+            "n_train": chosen.n_train,
+            "n_test": chosen.n_test,
+            "signature": any_run["test"]["t1"]["signature"],
+            "greedy": [
+                {"method": m, "level": v, **scores.estimate_record(e)}
+                for (m, v), e in table(runs, chosen.levels, "greedy_exclude")[0].items()
+            ],
+            "backspace_rate": {
+                prefix(m, v): scores.number(scores.backspace_rate(scores.by_prefix(runs, prefix(m, v))))
+                for v in chosen.levels
+                for m in ("bc", "sm")
+            },
+            "completions": {m: scores.by_prefix(runs, prefix(m, top))[0]["completions"] for m in ("bc", "sm")},
+        },
+    )
+
+
+def table(
+    runs: Mapping[str, Any], levels: Sequence[float], decoding: str = "t1"
+) -> tuple[dict[tuple[str, float], Estimate], dict[tuple[str, str, float], PairedTest]]:
+    """BLEU of every cell, and paired tests between methods on jackknife pseudo-values, sentence by sentence."""
+
+    def texts(method: str, level: float) -> tuple[list[list[str]], list[str]]:
+        chosen = scores.by_prefix(runs, prefix(method, level))
+        return [r["test"][decoding]["texts"] for r in chosen], chosen[0]["references"]
+
+    estimates, values = {}, {}
+    for level in levels:
+        for method in METHODS:
+            hypotheses, references = texts(method, level)
+            estimates[method, level] = bleu_estimate(hypotheses, references)
+            values[method, level] = [pseudovalues(h, references) for h in hypotheses]
+    tests = {(a, b, v): paired_difference(values[a, v], values[b, v]) for v in levels for a, b in PAIRS}
+    return estimates, tests
+
+
+def _text(task: Task, trajectory: Trajectory) -> str:
+    return task.tokenizer.decode(final_state(trajectory, task.space)).strip()
+
+
+def _edited(
+    task: Task, examples: Sequence[Example], given: Answers, texts: Sequence[str], most: int
+) -> list[dict[str, object]]:
+    """The first translations in which something was deleted, edits visible, in the order of the test sentences."""
+    found: list[dict[str, object]] = []
+    for example, trajectory, text, right in zip(examples, given.trajectories, texts, given.correct, strict=True):
+        actions = trajectory.realised.tolist()
+        if task.space.bkspc in actions and len(found) < most:
+            found.append(
+                {
+                    "english": example.meta["english"],
+                    "reference": example.answer,
+                    "actions": [task.tokenizer.token(int(a)) for a in actions],
+                    "final": text,
+                    "correct": bool(right),
+                }
+            )
+    return found
