@@ -1,7 +1,7 @@
 """Error bars for corpus BLEU over several seeds: the jackknife turns it into one number per sentence.
 
 Corpus BLEU is no mean over sentences, so the crossed analysis of seeds and sentences in `smlib.evaluation.intervals`
-does not apply to it directly. Its jackknife pseudo-values, n B - (n - 1) B_without_i, behave like independent observations
+does not apply to it directly. Its jackknife pseudo-values, n B - (n - 1) B_without_i, behave like independent draws
 whose mean is BLEU up to a bias of order 1/n² (Tukey 1958; Efron 1982, ch. 3), and they pair sentence with sentence.
 """
 

@@ -1,0 +1,211 @@
+"""The report: every item's verdict, what the paper left open and how much it matters, where the paper is wrong.
+
+Built from result files alone; nothing is trained or sampled here.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from smlib.experiments.verdicts import RULE
+from smlib.ledger import COMMITTED_PRESETS, LEDGER_PRESETS, read_item
+from smlib.results import ITEMS, get_item, item_path, ledger, write_item
+
+ITEM = "report"
+VERDICT_RULE = (
+    "the worst verdict of the other items, where 'not run' counts as 'not reproduced'; the number of each verdict "
+    "is what the report says"
+)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Something the paper leaves open.
+
+    Attributes:
+        question: what is not said. ours: what is done here, and where it is set.
+        sweep: title of the ablation that measures it, empty where none does.
+    """
+
+    question: str
+    ours: str
+    sweep: str = ""
+
+
+CHOICES = (
+    Choice("α for arithmetic", "0.1, chosen on validation questions", "entropy weight α"),
+    Choice("γ for arithmetic", "0.95, chosen on validation questions", "discount γ"),
+    Choice(
+        "normalisation across lengths",
+        "sums over data and over rollouts, each by its number of trajectories; all by the data's discounted length",
+    ),
+    Choice("does γ^t restart after the prompt", "yes: t counts the actions of the solution"),
+    Choice("sampling temperature of the arithmetic evaluation", "1; greedy, top-p and truncation beside it"),
+    Choice(
+        "optimiser", "AdamW, betas 0.9 and 0.95, weight decay 0.01, linear warm-up, cosine decay, norms clipped at 1"
+    ),
+    Choice("c of the mixture regulariser", "c β = 1/4, from c = β = 1/2 (App. D.4)", "mixture regulariser"),
+    Choice("reuse of rollouts", "8 times each, oldest replaced first", "uses of a rollout"),
+    Choice("floor of β", "0.2 (App. E)", "floor of the BC weight β"),
+    Choice("may noise strike twice at one position", "yes: the number of mistakes there is geometric"),
+    Choice("depth of injected mistakes", "one token", "noise tokens in a row"),
+    Choice("do rollouts run under the noise of Sec. 4.2", "no", "execution noise in rollouts"),
+    Choice("over-long sequences", "forced to <eos>; what the model chose stays the label"),
+    Choice("n-gram entropy, diversity", "tokeniser, pooling and log base as in smlib.evaluation.diversity"),
+    Choice(
+        "MAUVE's features and scale", "a small sentence encoder instead of GPT-2 large, same settings for all methods"
+    ),
+    Choice("Algorithm A: several backspaces, backspace at the root", "a replay of the actions is the definition"),
+)
+"""Design decisions that a reader of the paper has to make, each with its measured sensitivity where there is one."""
+
+
+@dataclass(frozen=True)
+class Erratum:
+    """Where the paper disagrees with its own definitions."""
+
+    place: str
+    printed: str
+    instead: str
+    shown: str
+
+
+ERRATA = (
+    Erratum("Sec. 2.1.1, App. B", "KL of the chain: −n log Q(1−ε)", "−n log(1−ε), close to nε", "01"),
+    Erratum(
+        "Sec. 2.1.1, App. B",
+        "χ² of the chain: the squared probability of staying in the data",
+        "(1−q)/q with q = (1−ε)ⁿ; between data and mixture (1−q)/(1+q), which lies in [0, 1]",
+        "01",
+    ),
+    Erratum("App. D.2", "φ(x) = −e⁻ˣ belongs to the KL", "to the reverse KL, by the paper's own φ(x) = −f*(−x)", "02"),
+    Erratum(
+        "App. D.2", "α → 0 gives maximum likelihood for the KL", "γ-weighted maximum likelihood, for every φ", "02"
+    ),
+    Erratum(
+        "eq. 4",
+        "rollouts enter through the value terms",
+        "these telescope to −½V(u₀): rollouts matter through the mixture regulariser alone",
+        "02",
+    ),
+    Erratum(
+        "Sec. 4, App. D.4",
+        "training with the mixture minimises the χ²-mixture",
+        "with rollouts held fixed, its stationary point minimises 4 KL(data‖mixture)",
+        "02",
+    ),
+    Erratum(
+        "Prop. 3.1",
+        "the objective equals the divergence",
+        "for unrestricted Q only; with few parameters its squares act as a penalty on confident logits",
+        "02",
+    ),
+    Erratum(
+        "App. A",
+        "Algorithm A: p[0] = 1, a loop past the end, the root always slot 0",
+        "positions start at 0; a backspace at the end of a longer prompt deletes nothing",
+        "03",
+    ),
+    Erratum("App. D.5", "a backspace costs one forward pass", "none, if the last hidden states are kept", "03"),
+    Erratum(
+        "Table 4",
+        "MLE without sampling: gradient step 1.2 s, amortised 1.5 s",
+        "the two must be equal; the ratio of 1.8 uses 1.2",
+        "06",
+    ),
+    Erratum(
+        "App. E",
+        "first-in-last-out, with the oldest sequences being replaced",
+        "oldest replaced: first in, first out",
+        "04",
+    ),
+)
+"""Where the paper disagrees with its own definitions or with itself."""
+
+
+def presets_read(preset: str) -> tuple[str, ...]:
+    """Whose values the report shows: for `full` and `paper` committed ones, for `quick` also quick ones, or smoke's."""
+    if preset == "smoke":
+        return ("smoke",)
+    return COMMITTED_PRESETS if preset in COMMITTED_PRESETS else LEDGER_PRESETS
+
+
+def collect(preset: str, results_dir: str | Path = "results") -> dict[str, Any]:
+    """Every other item's line with the reason of its verdict, the comparisons behind it, and the rows with a paper
+    value (JSON types)."""
+    items = []
+    for line in ledger(results_dir, presets_read(preset)):
+        if line["id"] == ITEM:
+            continue
+        content = {} if line["preset"] is None else read_item(str(line["id"]), str(line["preset"]), results_dir)
+        details: Any = content.get("details", {})
+        rows: Any = content.get("rows", [])
+        items.append(
+            {
+                **{name: line[name] for name in ("id", "title", "preset", "paper", "ours", "error", "n_seeds")},
+                "section": get_item(str(line["id"])).section,
+                "notebook": line["notebook"],
+                "verdict": line["verdict"],
+                "why": details.get("why", ""),
+                "comparisons": details.get("comparisons", []),
+                "rows": [row for row in rows if row["paper"] is not None],
+            }
+        )
+    counts = dict.fromkeys(("reproduced", "direction only", "not reproduced", "not run"), 0)
+    for item in items:
+        counts[item["verdict"]] += 1
+    return {
+        "items": items,
+        "counts": counts,
+        "choices": choices(_sweeps(preset, results_dir)),
+        "errata": [vars(erratum) for erratum in ERRATA],
+        "rule": RULE,
+        "verdict_rule": VERDICT_RULE,
+    }
+
+
+def choices(sweeps: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+    """The open points, each with the finding of its sweep where that was run."""
+    findings = {sweep["title"]: sweep["finding"] for sweep in sweeps}
+    missing = "measured in 11_ablations, not run yet"
+    return [
+        {
+            "question": choice.question,
+            "ours": choice.ours,
+            "sensitivity": findings.get(choice.sweep, missing) if choice.sweep else "not measured",
+        }
+        for choice in CHOICES
+    ]
+
+
+def _sweeps(preset: str, results_dir: str | Path) -> list[Any]:
+    for name in presets_read(preset):
+        if item_path("ablations", name, results_dir).exists():
+            details: Any = read_item("ablations", name, results_dir)["details"]
+            return list(details["sweeps"])
+    return []
+
+
+def verdict(counts: Mapping[str, int]) -> str:
+    """The worst of the items' verdicts, by `VERDICT_RULE`."""
+    if counts["not reproduced"] or counts["not run"]:
+        return "not reproduced"
+    return "direction only" if counts["direction only"] else "reproduced"
+
+
+def run(preset: str, results_dir: str | Path = "results") -> dict[str, Any]:
+    """Collects the report, writes the ledger's line for `report`, and returns what its tables and figures show."""
+    study = collect(preset, results_dir)
+    counts = study["counts"]
+    seeds = [item["n_seeds"] for item in study["items"] if item["n_seeds"]]
+    write_item(
+        ITEM,
+        preset,
+        ours=", ".join(f"{counts[v]} {v}" for v in counts if counts[v]) + f", of {len(ITEMS) - 1} items",
+        n_seeds=min(seeds, default=0),
+        verdict=verdict(counts),
+        details=study,
+        results_dir=results_dir,
+    )
+    return study
