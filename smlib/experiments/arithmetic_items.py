@@ -11,7 +11,7 @@ from smlib.evaluation import clustered_interval
 from smlib.experiments import scores
 from smlib.experiments.arithmetic import ArithmeticPreset, preset
 from smlib.experiments.verdicts import RULE, Comparison, judge
-from smlib.results import Run, write_item
+from smlib.results import write_item
 
 KINDS = {"ground_truth": "digit noise", "random": "random noise"}
 DEPTHS_OF_TABLE_1 = (1, 3)  # wrong tokens before the first right action in the paper's four examples: 3, 1, 3, 1
@@ -23,18 +23,18 @@ RULE_TAB1 = (
 )
 
 
-def seeds_of(runs: Mapping[str, Run], prefix: str) -> list[Run]:
+def seeds_of(runs: Mapping[str, scores.Result], prefix: str) -> list[scores.Result]:
     """The runs of one cell of the grid, by seed."""
-    return scores.by_prefix(runs, prefix)  # type: ignore[return-value]
+    return scores.by_prefix(runs, prefix)
 
 
-def curves(chosen: ArithmeticPreset, runs: Mapping[str, Run], decoding: str) -> list[dict[str, object]]:
+def curves(chosen: ArithmeticPreset, runs: Mapping[str, scores.Result], decoding: str) -> list[dict[str, object]]:
     """Accuracy of every method, noise kind and level under one decoding rule: the points of Figure 3."""
     points: list[dict[str, object]] = []
 
     def add(method: str, kind: str, level: float, cell: str) -> None:
         found = seeds_of(runs, cell)
-        if decoding in found[0]["test"]:  # type: ignore[operator]
+        if decoding in found[0]["test"]:
             estimate = scores.estimate_record(scores.accuracy(found, "test", decoding))
             interval = estimate.pop("method")
             points.append({"method": method, "kind": kind, "level": level, "interval": interval, **estimate})
@@ -48,7 +48,7 @@ def curves(chosen: ArithmeticPreset, runs: Mapping[str, Run], decoding: str) -> 
     return points
 
 
-def claims(chosen: ArithmeticPreset, runs: Mapping[str, Run], decoding: str = "t1") -> list[Comparison]:
+def claims(chosen: ArithmeticPreset, runs: Mapping[str, scores.Result], decoding: str = "t1") -> list[Comparison]:
     """What Sec. 6.1.1 says of Figure 3, as paired comparisons.
 
     SM above BC and above MLE at every level of both kinds of noise; BC above MLE at the highest level of digit noise.
@@ -69,7 +69,7 @@ def claims(chosen: ArithmeticPreset, runs: Mapping[str, Run], decoding: str = "t
     return made
 
 
-def write_fig3(name: str, runs: Mapping[str, Run], results_dir: str | Path = "results") -> None:
+def write_fig3(name: str, runs: Mapping[str, scores.Result], results_dir: str | Path = "results") -> None:
     """The ledger's line for Figure 3: SequenceMatch with digit noise of the middle level, sampled at temperature 1."""
     chosen = preset(name)
     judgement = judge(claims(chosen, runs))
@@ -79,7 +79,7 @@ def write_fig3(name: str, runs: Mapping[str, Run], results_dir: str | Path = "re
     for decoding in ("t1", "greedy", "greedy_exclude", "top_p", "truncation"):
         for cell in sorted({k.rsplit("-s", 1)[0] for k in runs}):
             found = seeds_of(runs, cell)
-            if decoding in found[0]["test"]:  # type: ignore[operator]
+            if decoding in found[0]["test"]:
                 rows.append(scores.row(f"{cell} / {decoding}", scores.accuracy(found, "test", decoding)))
     write_item(
         "fig3",
@@ -102,34 +102,34 @@ def write_fig3(name: str, runs: Mapping[str, Run], results_dir: str | Path = "re
     )
 
 
-def _history(run: Run) -> dict[str, object]:
+def _history(run: scores.Result) -> dict[str, object]:
     history = run["history"]
     assert isinstance(history, Mapping)
     return {name: history[name] for name in ("step", "loss", "bc", "mixture", "nll") if name in history}
 
 
-def rates(runs: Sequence[Run], depth: int) -> dict[str, dict[str, object]]:
+def rates(runs: Sequence[scores.Result], depth: int) -> dict[str, dict[str, Any]]:
     """Shares with intervals after `depth` wrong tokens."""
-    table = {}
+    table: dict[str, dict[str, Any]] = {}
     for what in ("first_backspace", "all_removed", "correct"):
-        bits = [[float(b) for b in run["recovery"][str(depth)][what]] for run in runs]  # type: ignore[index]
+        bits = [[float(b) for b in run["recovery"][str(depth)][what]] for run in runs]
         table[what] = scores.estimate_record(clustered_interval(np.array(bits)))
     return table
 
 
-def write_tab1(name: str, runs: Mapping[str, Run], results_dir: str | Path = "results") -> None:
+def write_tab1(name: str, runs: Mapping[str, scores.Result], results_dir: str | Path = "results") -> None:
     """The ledger's line for Table 1: how often SequenceMatch removes all wrong tokens, mean over 1 and 3 of them."""
     chosen = preset(name)
     level = chosen.levels[len(chosen.levels) // 2]
     cells = {m: seeds_of(runs, f"{m}-ground_truth-{level}") for m in ("bc", "sm")}
-    depths = sorted(int(d) for d in cells["sm"][0]["recovery"])  # type: ignore[attr-defined]
+    depths = sorted(int(d) for d in cells["sm"][0]["recovery"])
     table = {m: {str(d): rates(found, d) for d in depths} for m, found in cells.items()}
     used = [d for d in DEPTHS_OF_TABLE_1 if d in depths]
     pooled = {
         what: clustered_interval(
             np.array(
                 [
-                    np.concatenate([[float(b) for b in run["recovery"][str(d)][what]] for d in used])  # type: ignore[index]
+                    np.concatenate([[float(b) for b in run["recovery"][str(d)][what]] for d in used])
                     for run in cells["sm"]
                 ]
             )
@@ -150,7 +150,7 @@ def write_tab1(name: str, runs: Mapping[str, Run], results_dir: str | Path = "re
     for method, by_depth in table.items():
         for depth, shares in by_depth.items():
             for what, record in shares.items():
-                error = scores.number(max(record["high"] - record["value"], record["value"] - record["low"]))  # type: ignore[operator]
+                error = scores.number(max(record["high"] - record["value"], record["value"] - record["low"]))
                 label = f"{method}, {depth} wrong: {what.replace('_', ' ')}"
                 rows.append({"label": label, "paper": None, "ours": record["value"], "error": error})
     write_item(
@@ -179,7 +179,7 @@ def _consistent(rate: float, successes: int, n: int) -> bool:
     return bool(interval.low <= rate <= interval.high)
 
 
-def summary(name: str, runs: Mapping[str, Run], results_dir: str | Path = "results") -> dict[str, Any]:
+def summary(name: str, runs: Mapping[str, scores.Result], results_dir: str | Path = "results") -> dict[str, Any]:
     """Writes both items of the notebook and returns what `smlib.results.read_item` reads back."""
     from smlib.results import read_item
 

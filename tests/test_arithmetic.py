@@ -1,0 +1,136 @@
+"""Presets of the arithmetic experiment, answers and recovery, the ledger's lines."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from smlib.actions import Trajectory
+from smlib.data import load_task
+from smlib.experiments import arithmetic, arithmetic_items
+from smlib.experiments.answers import DECODINGS, _shallowest, answer, recovery, sampling_config, wrong_prefixes
+from smlib.experiments.finetuning import in_parallel, objective
+from smlib.experiments.pretraining import PretrainConfig, TinyModel, pretrained
+from smlib.models import tiny_policy
+
+SMALL = {"difficulty": "easy", "n_train": 10, "n_val": 5, "n_test": 30}
+
+
+@pytest.mark.parametrize("name", sorted(arithmetic.PRESETS))
+def test_every_preset_makes_a_complete_grid(name):
+    chosen = arithmetic.preset(name)
+    grid = chosen.grid()
+    per_seed = 2 + 2 * len(chosen.kinds) * len(chosen.levels)
+    assert len(grid) == per_seed * len(chosen.seeds)
+    # Fair comparison: all runs of the figure differ in the objective, the noise and the seed alone.
+    same = {
+        dataclasses.replace(c.training, objective=objective("bc", steps=9, alpha=1.0, gamma=0.5), eta=0.0, seed=0)
+        for c in grid.values()
+    }
+    assert len(same) == 1
+    assert {c.base for c in grid.values()} == {chosen.base}
+
+
+def test_unknown_presets_and_decodings_name_the_known_ones():
+    with pytest.raises(ValueError, match=r"unknown preset .huge."):
+        arithmetic.preset("huge")
+    with pytest.raises(ValueError, match="unknown decoding 'beam'; known: t1, greedy"):
+        sampling_config("beam", 4)
+
+
+def test_wrong_prefixes_start_with_a_wrong_digit_of_the_base():
+    task = load_task(**SMALL)
+    for depth in (1, 3):
+        for example, prefix in zip(task.test, wrong_prefixes(task, task.test, depth, seed=4), strict=True):
+            assert prefix.size == depth
+            assert prefix[0] != task.answer_ids(example)[0]
+            assert set(prefix.tolist()) <= set(task.noise("ground_truth", example).tokens.tolist())
+
+
+def test_wrong_tokens_count_as_removed_only_once_all_are_gone():
+    task = load_task(**SMALL)
+    b, d = task.space.bkspc, task.tokenizer.id("1")
+    prompt = task.prompt_ids(task.test[0])
+
+    def least(*actions):  # after the two wrong digits d d
+        return _shallowest(Trajectory.make(prompt, [d, d, *actions, task.space.eos], space=task.space), 2, b)
+
+    assert least(b, b, d) == 0
+    assert least(b, d, b, b) == 0
+    assert least(b, d) == 1
+    assert least(d, b) == 2
+
+
+def test_recovery_reads_the_trajectories():
+    task = load_task(**SMALL)
+    policy = tiny_policy(task.space, dim=16, layers=1, heads=2, positions=64)
+    found, answers = recovery(policy, task, task.test, depth=2, seed=1)
+    for i, trajectory in enumerate(answers.trajectories):
+        assert found.first_backspace[i] == (trajectory.realised[2] == task.space.bkspc)
+        assert trajectory.realised[:2].tolist() == wrong_prefixes(task, task.test, 2, 1)[i].tolist()
+    assert found.correct == answers.correct
+
+
+@pytest.mark.parametrize("decoding", sorted(DECODINGS))
+def test_answers_do_not_depend_on_what_else_is_asked(decoding):
+    task = load_task(**SMALL)
+    policy = tiny_policy(task.space, dim=16, layers=1, heads=2, positions=64)
+    whole = answer(policy, task, task.test[:6], decoding=decoding, seed=3, max_new_tokens=6)
+    again = answer(policy, task, task.test[:6], decoding=decoding, seed=3, max_new_tokens=6)
+    assert [t.realised.tolist() for t in whole.trajectories] == [t.realised.tolist() for t in again.trajectories]
+
+
+def test_base_models_are_trained_once_and_read_after(tmp_path):
+    task = load_task(**SMALL)
+    config = PretrainConfig(questions=256, batch_size=64, model=TinyModel(dim=16, layers=1, heads=2, positions=64))
+    first = pretrained(config, task, preset="smoke", results_dir=tmp_path)
+    files = sorted(p.name for p in (tmp_path / "pretrained").iterdir())
+    again = pretrained(config, task, preset="smoke", results_dir=tmp_path)
+    assert len(files) == 1
+    assert all((a == b).all() for a, b in zip(first.lm.parameters(), again.lm.parameters(), strict=True))
+    assert (again.w_bkspc == again.lm.lm_head.weight.mean(0)).all()
+
+
+def double(x):
+    return 2 * x
+
+
+def test_parallel_calls_keep_their_order():
+    assert in_parallel(double, [{"x": i} for i in range(5)], processes=2) == [0, 2, 4, 6, 8]
+
+
+def fake_runs(chosen, accuracy):
+    """Runs of a grid whose bits are drawn with the given accuracy by method."""
+    rng = np.random.default_rng(0)
+    runs = {}
+    for name in chosen.grid():
+        p = accuracy[name.split("-")[0]]
+
+        def bits(p=p):
+            return "".join("1" if rng.random() < p else "0" for _ in range(400))
+
+        decodings = {d: {"correct": bits(), "backspace_rate": 0.1} for d in ("t1", "greedy")}
+        runs[name] = {"test": decodings, "history": {"step": [1], "loss": [1.0]}, "completions": []}
+        shares = {"first_backspace": bits(0.95), "all_removed": bits(0.9), "correct": bits(0.7)}
+        runs[name]["recovery"] = {str(d): shares for d in (1, 2, 3, 4)}
+    return runs
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "verdict"),
+    [
+        ({"mle": 0.2, "bc": 0.4, "sm": 0.8}, "reproduced"),
+        ({"mle": 0.4, "bc": 0.8, "sm": 0.2}, "not reproduced"),
+    ],
+)
+def test_verdicts_follow_the_bits(accuracy, verdict, tmp_path, monkeypatch):
+    chosen = arithmetic.preset("full")
+    runs = fake_runs(chosen, accuracy)
+    monkeypatch.setattr(arithmetic_items, "write_item", lambda item, preset, **content: made.update({item: content}))
+    made = {}
+    arithmetic_items.write_fig3("full", runs, tmp_path)
+    arithmetic_items.write_tab1("full", runs, tmp_path)
+    assert made["fig3"]["verdict"] == verdict
+    assert made["tab1"]["verdict"] == "reproduced"
+    assert made["tab1"]["ours"] == pytest.approx(0.9, abs=0.03)
+    assert len(made["fig3"]["details"]["comparisons"]) == 4 * len(chosen.levels) + 1
