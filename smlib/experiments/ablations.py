@@ -72,17 +72,17 @@ TITLES = {
 
 @dataclass(frozen=True)
 class AblationPreset:
-    """Which runs (all if `only` is empty) and seeds, taken from those of `arithmetic`."""
+    """Which runs (all if `only` is empty), and at how many of the seeds of `arithmetic`."""
 
     only: tuple[str, ...] = ()
-    seeds: tuple[int, ...] = (0,)
+    n_seeds: int = 1
 
 
 PRESETS: Mapping[str, AblationPreset] = MappingProxyType(
     {
         "smoke": AblationPreset(only=(DEFAULT, "bc", "iqlearn", "sm-alpha=1.0", "sm-n_train=1000")),
         "quick": AblationPreset(only=(DEFAULT, "bc", "iqlearn", "dagger", "sm-alpha=1.0", "sm-mixture=False")),
-        "full": AblationPreset(seeds=(0, 1, 2)),
+        "full": AblationPreset(n_seeds=3),
     }
 )
 
@@ -91,6 +91,11 @@ def level(preset: str) -> float:
     """The noise level of every run that does not sweep it: the middle one of Figure 3."""
     levels = arithmetic.preset(preset).levels
     return levels[len(levels) // 2]
+
+
+def seeds(preset: str) -> tuple[int, ...]:
+    """The seeds of every run: the first ones of Figure 3."""
+    return arithmetic.preset(preset).seeds[: _settings(preset).n_seeds]
 
 
 def cells(preset: str, only: tuple[str, ...] = ()) -> dict[str, FineTuneConfig]:
@@ -109,7 +114,7 @@ def cells(preset: str, only: tuple[str, ...] = ()) -> dict[str, FineTuneConfig]:
 
     wanted = only or settings.only
     made: dict[str, FineTuneConfig] = {}
-    for seed in settings.seeds:
+    for seed in seeds(preset):
         found = {DEFAULT: one("sm", seed, True, {})}
         found |= {name: one(method, seed, True, changes) for name, (method, changes) in METHODS.items()}
         for sweep in SWEEPS.values():
@@ -127,7 +132,7 @@ def shared(preset: str) -> dict[str, FineTuneConfig]:
     names = ["mle", "sm-none-0"]
     if len(chosen.levels) > 1:
         names += [f"sm-{KIND}-{v}" for v in chosen.levels]
-    return {f"{n}-s{s}": grid[f"{n}-s{s}"] for s in _settings(preset).seeds for n in names}
+    return {f"{n}-s{s}": grid[f"{n}-s{s}"] for s in seeds(preset) for n in names}
 
 
 def run(
@@ -226,7 +231,7 @@ def _point(runs: Mapping[str, Any], name: str, default: str, value: Any) -> dict
 
 def _sweep(runs: Mapping[str, Any], sweep: Sweep, chosen: Any, preset: str) -> dict[str, Any]:
     """Points of a sweep in order of value, the default among them, and the finding in one sentence."""
-    config = cells(preset, (DEFAULT,))[f"{DEFAULT}-s{_settings(preset).seeds[0]}"]
+    config = cells(preset, (DEFAULT,))[f"{DEFAULT}-s{seeds(preset)[0]}"]
     names = {value: f"sm-{sweep.parameter}={value}" for value in sweep.values}
     points = [_point(runs, name, DEFAULT, value) for value, name in names.items() if _found(runs, name)]
     points.append(_point(runs, DEFAULT, DEFAULT, _default(config, sweep.parameter)))

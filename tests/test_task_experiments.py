@@ -1,0 +1,184 @@
+"""Experiments 07, 09, 10, 11 and 12 on made-up runs: what they compare, what they write, what their figures draw."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from made_up_runs import replace_training
+from matplotlib.figure import Figure
+
+from smlib import figures
+from smlib.evaluation import PairedTest
+from smlib.experiments import ablations, divergences, mathematics, method_tables, report, scores, translation
+from smlib.figures import ablations as ablation_figures
+from smlib.figures import divergences as divergence_figures
+from smlib.figures import report as report_figures
+from smlib.figures import tasks
+from smlib.results import ITEMS, read_item
+
+
+def drawn(made: Figure, folder: Path) -> None:
+    assert figures.save(made, "drawn", "smoke", folder).stat().st_size > 5_000
+
+
+def test_a_spike_is_three_times_the_median_before_it() -> None:
+    norms = np.ones(20)
+    norms[10], norms[15], norms[2] = 3.1, 2.9, 100.0  # the third has too little before it
+    assert divergences.spikes(norms, window=5).nonzero()[0].tolist() == [10]
+    assert not divergences.spikes([5.0, 50.0], window=5).any()
+    with pytest.raises(ValueError, match="at least 1"):
+        divergences.spikes(norms, window=0)
+
+
+def test_blocks_are_shares_of_consecutive_steps() -> None:
+    flags = np.array([1, 1, 0, 0, 1, 0, 1], bool)
+    assert divergences.blocks(flags, 3).tolist() == pytest.approx([2 / 3, 1 / 3], abs=1e-12)
+    with pytest.raises(ValueError, match="at least two"):
+        divergences.blocks(flags, 4)
+
+
+def test_divergences_differ_in_nothing_but_the_divergence() -> None:
+    cells = {name: config for name, (_, _, config) in divergences.cells("smoke").items()}
+    objectives = {n: c.training.objective for n, c in cells.items() if not n.startswith("bc")}
+    assert {(o.alpha, o.gamma, o.beta_floor, o.bc_steps) for o in objectives.values()} == {
+        (o.alpha, o.gamma, o.beta_floor, o.bc_steps) for o in list(objectives.values())[:1]
+    }
+    assert objectives["js-s0"].divergence == "js"
+    assert not objectives["js-s0"].mixture
+    assert objectives["chi2_mixture-s0"].mixture
+    assert len({c.training.eta for c in cells.values()}) == 1
+
+
+@pytest.mark.parametrize("name", ["smoke", "quick", "full"])
+def test_presets_are_complete(name: str) -> None:
+    for item in mathematics.TASKS:
+        configs = mathematics.cells(item, name)
+        assert {c.base.task for c in configs.values()} == {mathematics.TASKS[item]}
+        assert all(c.training.eta == 0.0 for n, c in configs.items() if n.startswith("mle"))
+    assert {c.noise for n, c in translation.cells(name).items() if not n.startswith("mle")} == {"random"}
+    assert ablations.DEFAULT + "-s0" in ablations.cells(name)
+    assert divergences.cells(name)
+
+
+def test_full_tables_have_the_columns_of_the_paper() -> None:
+    for item, levels in (
+        *((i, mathematics.preset(i, "full").runs.levels) for i in mathematics.TASKS),
+        ("tab5", translation.preset("full").levels),
+    ):
+        labels = {method_tables.label(m, v) for m in method_tables.METHODS for v in levels}
+        assert labels == set(ITEMS[item].numbers)
+
+
+def test_paper_presets_name_what_exists() -> None:
+    with pytest.raises(ValueError, match="it has smoke, quick, full"):
+        mathematics.preset("tab6", "paper")
+    with pytest.raises(ValueError, match="known: tab6, tab7"):
+        mathematics.preset("tab5", "quick")
+
+
+def paired(difference: float) -> PairedTest:
+    return PairedTest(difference, difference - 0.01, difference + 0.02, 0.001, 3, 100, "made up")
+
+
+def test_claims_take_the_direction_of_the_paper() -> None:
+    tests = {(a, b, v): paired(0.05) for v in (0.02, 0.2) for a, b in method_tables.PAIRS}
+    found = {c.claim: c for c in method_tables.comparisons("tab7", tests)}
+    assert set(found) == {"SM > MLE, η = 0.02", "BC > SM, η = 0.02", "SM > MLE, η = 0.2", "SM > BC, η = 0.2"}
+    turned = found["BC > SM, η = 0.02"]  # the paper: BC 0.07, SM 0.06
+    assert turned.paper == pytest.approx(0.01)
+    assert (turned.test.difference, turned.test.low, turned.test.high) == (-0.05, -0.07, -0.04)
+
+
+def test_tables_of_methods_are_written_and_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    replace_training(monkeypatch, mathematics)
+    study = mathematics.run("tab6", "smoke", tmp_path)
+    written = read_item("tab6", "smoke", tmp_path)
+    assert written["verdict"] == study["verdict"] != "reproduced"  # one seed
+    assert [row["label"] for row in written["rows"]] == ["MLE / η = 0.2", "BC / η = 0.2", "SM / η = 0.2"]  # type: ignore[attr-defined]
+    details = written["details"]
+    assert isinstance(details, dict)
+    for made in (tasks.methods(details), tasks.differences(details), tasks.sizes(details)):
+        drawn(made, tmp_path)
+    assert tasks.cell_table(details).loc["SM", "paper, η = 0.2"] == "0.56 ± 0.04"
+    assert len(tasks.pair_table(details)) == len(method_tables.PAIRS)
+    assert len(tasks.claim_table(details["comparisons"])) == 2
+
+
+def test_divergences_are_written_and_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    replace_training(monkeypatch, divergences)
+    study = divergences.run("smoke", tmp_path)
+    details = read_item("g1", "smoke", tmp_path)["details"]
+    assert isinstance(details, dict)
+    assert [row["name"] for row in details["rows"]] == list(divergences.VARIANTS)
+    assert study["rows"][1]["outside_domain"] == [0.15]
+    drawn(divergence_figures.comparison(details), tmp_path)
+    drawn(divergence_figures.traces(details), tmp_path)
+    assert len(divergence_figures.table(details)) == 6
+
+
+def test_ablations_are_written_and_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    replace_training(monkeypatch, ablations)
+    ablations.study("smoke", tmp_path)
+    details = read_item("ablations", "smoke", tmp_path)["details"]
+    assert isinstance(details, dict)
+    assert {s["title"] for s in details["sweeps"]} == {"entropy weight α", "training questions"}
+    assert all(sum(p["default"] for p in s["points"]) == 1 for s in details["sweeps"])
+    for made in (ablation_figures.sweeps, ablation_figures.methods, ablation_figures.recovery):
+        drawn(made(details), tmp_path)
+    table = ablation_figures.method_table(details)
+    assert list(table.index[:2]) == ["MLE", "SequenceMatch"]
+    assert len(ablation_figures.findings(details)) == 2
+
+
+def test_no_ablation_looks_at_the_test_questions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    replace_training(monkeypatch, ablations)
+    runs = ablations.run("smoke", tmp_path)
+    assert not any("test" in run for name, run in runs.items() if name in ablations.cells("smoke"))
+
+
+def test_a_finding_says_what_differs() -> None:
+    default = {"value": 1.0, "default": True, "accuracy": {"value": 0.5}}
+    same = {"value": 2.0, "default": False, "p_value": 0.5, "difference": 0.01, "low": -0.02, "high": 0.04}
+    worse = {"value": 3.0, "default": False, "p_value": 0.001, "difference": -0.2, "low": -0.3, "high": -0.1}
+    assert "differences beyond 0.040 are excluded" in ablations.finding("α", [default, same])
+    assert ablations.finding("α", [default, same, worse]).endswith("significantly different: -0.200 at 3.0")
+
+
+def test_the_report_is_as_good_as_its_worst_item() -> None:
+    counts = {"reproduced": 3, "direction only": 0, "not reproduced": 0, "not run": 0}
+    assert report.verdict(counts) == "reproduced"
+    assert report.verdict({**counts, "direction only": 1}) == "direction only"
+    assert report.verdict({**counts, "not run": 1}) == "not reproduced"
+
+
+def test_the_report_is_made_from_result_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    empty = report.run("smoke", tmp_path)
+    assert empty["counts"]["not run"] == len(ITEMS) - 1
+    drawn(report_figures.claims(empty), tmp_path)
+    replace_training(monkeypatch, mathematics, ablations)
+    mathematics.run("tab6", "smoke", tmp_path)
+    ablations.study("smoke", tmp_path)
+    study = report.run("smoke", tmp_path)
+    assert study["counts"]["not run"] == len(ITEMS) - 3
+    drawn(report_figures.verdicts(study), tmp_path)
+    drawn(report_figures.claims(study), tmp_path)
+    assert set(report_figures.number_table(study)["item"]) == {"tab6"}
+    alpha = next(c for c in study["choices"] if c["question"] == "α for arithmetic")
+    assert alpha["sensitivity"].startswith("entropy weight α: ")
+    assert len(report_figures.item_table(study)) == len(ITEMS) - 1
+    assert len(report_figures.choice_table(study)) == len(report.CHOICES)
+    assert len(report_figures.erratum_table(study)) == len(report.ERRATA)
+
+
+def test_every_named_sweep_exists() -> None:
+    titles = {sweep.title for sweep in ablations.SWEEPS.values()}
+    assert {choice.sweep for choice in report.CHOICES if choice.sweep} <= titles
+
+
+def test_runs_are_found_by_name_and_seed() -> None:
+    runs = {"sm-0.2-s1": {"seed": 1}, "sm-0.2-s0": {"seed": 0}, "sm-n5000-s0": {"seed": 9}}
+    assert [run["seed"] for run in scores.by_prefix(runs, "sm-0.2")] == [0, 1]
+    with pytest.raises(ValueError, match="no run is called bc-s0"):
+        scores.by_prefix(runs, "bc")
+    with pytest.raises(ValueError, match="hold no test answers by 'beam': t1"):
+        scores.correctness([{"test": {"t1": {"correct": "01"}}}], "test", "beam")
