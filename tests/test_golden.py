@@ -1,7 +1,7 @@
 """Golden numbers of training and sampling: they move only when what is computed changes.
 
 A change here means that committed results were computed by other code: raise the entry of `smlib/numerics.py` in the
-same commit and put the new numbers in. Derivation: the numbers are what this very run printed when version 1 was written;
+same commit and put the new numbers in. Derivation: the numbers are what this very run printed at version 1;
 that the run computes the right thing is what the oracle tests are for. The tolerance covers other CPUs' rounding.
 """
 
