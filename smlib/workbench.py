@@ -4,7 +4,7 @@ A folder holds one policy: `settings.json` (what it was trained with), `metrics.
 and the weights in `policy/` when it is done. A killed run goes on when the same command is given again.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,12 +12,14 @@ import numpy as np
 from transformers.utils.logging import disable_progress_bar
 
 from smlib.actions import Trajectory
+from smlib.data.continuations import inner_decoder
 from smlib.data.demonstrations import TaskDemonstrations
 from smlib.data.tasks import Task, load_task
 from smlib.experiments.answers import answer
 from smlib.files import ResultError, canonical_json, read_json, write_atomically
+from smlib.loading import load_policy
 from smlib.methods import ObjectiveConfig, get_method
-from smlib.models import Policy, tiny_policy
+from smlib.models import Policy, max_positions, tiny_policy
 from smlib.sampling import SamplingConfig
 from smlib.streaming import show, stream
 from smlib.training import TrainConfig, train
@@ -132,7 +134,38 @@ def write(folder: Path, prompt: str, config: SamplingConfig, seed: int) -> Traje
     return show(stream(policy, ids, config, seed), task.space, task.tokenizer.decode)
 
 
+def write_text(
+    model: str, prompt: str, config: SamplingConfig, seeds: Sequence[int], *, download: bool = False
+) -> list[Trajectory]:
+    """Sample a completion for each seed from a language model, and show each as it is written.
+
+    Args:
+        model: a folder that `smlib.loading.save_policy` wrote, or any other model that `load_policy` takes; what was
+            never trained to delete is not allowed to.
+        download: whether the hub may be asked.
+
+    Raises:
+        ResultError: no such model, a model that cannot be a policy, a prompt that fills the model's context.
+    """
+    disable_progress_bar()
+    try:
+        policy, tokenizer = load_policy(model, local_files_only=not download)
+    except (FileNotFoundError, ModuleNotFoundError, ValueError) as error:
+        raise ResultError(str(error)) from None
+    if not (Path(model) / "policy.json").is_file():
+        policy.forbid_backspace()
+    ids = np.array([tokenizer.bos, *tokenizer.encode(prompt)], np.int32)
+    room = max_positions(policy.lm) - ids.size
+    if room < config.max_new_tokens:
+        raise ResultError(
+            f"the prompt has {ids.size} tokens and the model reads {max_positions(policy.lm)}: no room for "
+            f"{config.max_new_tokens} more; shorten the prompt or lower --max-tokens"
+        )
+    return [show(stream(policy, ids, config, s), policy.space, inner_decoder(tokenizer)) for s in seeds]
+
+
 def _weights(folder: Path) -> Path:
     if not (folder / "policy").exists():
-        raise ResultError(f"{folder} holds no finished policy: train one with `smlib train {folder}`")
+        hint = f"; a saved language model is read by --model {folder}" if (folder / "policy.json").exists() else ""
+        raise ResultError(f"{folder} holds no finished policy: train one with `smlib train {folder}`{hint}")
     return folder / "policy"

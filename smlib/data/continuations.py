@@ -1,0 +1,131 @@
+"""Running text as the data set of Algorithm 1 (Sec. 6.2): the whole text from `<bos>`, rollouts from inside it.
+
+A demonstration starts at `<bos>`, is cut at the context length with its last action executed as `<eos>`, and carries
+mistakes at rate eta, tokens drawn from a law over the vocabulary. A rollout starts after a random number of the same
+text's tokens, so it is a branch of the text's trie and shares those slots in a packed row (`smlib.packing`). That
+prompt is no part of the rollout's own loss ("we mask the prompt", App. E).
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+
+from smlib.actions import ActionSpace, Ids, Trajectory
+from smlib.data.noise import NoiseLaw, expert_trajectory
+from smlib.data.text import Article, Passage, passages
+from smlib.data.tokenizers import TextTokenizer
+
+LAWS = ("vocabulary", "unigram")
+
+
+class Continuations:
+    """Passages of text with demonstrations, noise and prompts for rollouts.
+
+    Args:
+        source: passages, `context` tokens long where their text goes on: then the label of the last visit is the
+            true next token while `<eos>` is executed (Sec. 4.2).
+        tokenizer: of the passages.
+        context: largest number of tokens of a state, `<bos>` included. The paper: 1,024.
+        max_prompt: largest number of tokens of a rollout's prompt after `<bos>`. The paper: 256.
+        noise: `vocabulary`, every ordinary token alike; `unigram`, tokens as often as in the passages.
+
+    Raises:
+        ValueError: no passages, or one too short for a prompt and a continuation; lengths or a noise law out of range.
+    """
+
+    def __init__(
+        self,
+        source: Sequence[Passage],
+        tokenizer: TextTokenizer,
+        *,
+        context: int = 1024,
+        max_prompt: int = 256,
+        noise: str = "vocabulary",
+    ) -> None:
+        if not source:
+            raise ValueError("there is no text to train on: every document was shorter than two tokens")
+        if context < 3 or not 1 <= max_prompt < context:
+            raise ValueError(
+                f"expected context >= 3 and 1 <= max_prompt < context, got context={context}, max_prompt={max_prompt}"
+            )
+        short = next((p for p in source if p.ids.size < 2), None)
+        if short is not None:
+            raise ValueError(
+                f"a passage of {short.ids.size} tokens ({short.title}) is shorter than a prompt of one token and a "
+                "continuation of one"
+            )
+        self.space = ActionSpace(tokenizer.vocab_size, eos=tokenizer.eos, bos=tokenizer.bos)
+        self.context, self.max_prompt = context, max_prompt
+        self.texts = [p.ids for p in source]
+        self.law = token_law(tokenizer, noise, self.texts)
+        self._root = np.array([tokenizer.bos], np.int32)
+        self._end = np.array([tokenizer.eos], np.int32)
+
+    @classmethod
+    def from_texts(
+        cls, texts: Iterable[str], tokenizer: TextTokenizer, *, context: int = 1024, **options: object
+    ) -> "Continuations":
+        """From documents as strings, cut into passages at sentences; options as for the class.
+
+        Raises:
+            ValueError: what the class raises; a tokeniser that gives `<eos>` inside a document.
+        """
+        documents = [Article(f"document {i}", text) for i, text in enumerate(texts)]
+        cut = passages(documents, tokenizer, context)
+        for passage in cut:
+            if tokenizer.eos in passage.ids:
+                raise ValueError(f"{passage.title} contains <eos> (id {tokenizer.eos}): split it there")
+        return cls(cut, tokenizer, context=context, **options)  # type: ignore[arg-type]
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def demonstration(self, index: int, rng: np.random.Generator, eta: float, burst: int) -> Trajectory:
+        """The text of passage `index` from `<bos>`, with mistakes of rate eta and their deletions."""
+        answer = np.concatenate([self.texts[index], self._end])
+        return expert_trajectory(self._root, answer, self.law, eta, rng, self.space, burst=burst, max_len=self.context)
+
+    def rollout_prompt(self, index: int, rng: np.random.Generator) -> Ids:
+        """`<bos>` and a random number of the passage's first tokens, 1 to `max_prompt`, one at least left over."""
+        most = min(self.max_prompt, self.texts[index].size - 1, self.context - 2)
+        return np.concatenate([self._root, self.texts[index][: int(rng.integers(1, most + 1))]])
+
+    def reference(self, index: int) -> Ids:
+        """Raises ValueError: DAgger's edit expert needs the one right answer, which a text does not have."""
+        raise ValueError("a prompt of running text has no single right continuation, which DAgger's expert needs")
+
+    def noise_law(self, index: int) -> NoiseLaw:
+        """The law of the noise tokens, the same for all."""
+        return self.law
+
+
+def token_law(tokenizer: TextTokenizer, kind: str, texts: Sequence[Ids] = ()) -> NoiseLaw:
+    """A law over ordinary tokens; special ones are never inserted.
+
+    Args:
+        kind: `vocabulary` (uniform) or `unigram` (frequencies in `texts`).
+
+    Raises:
+        ValueError: an unknown kind; no texts for `unigram`.
+    """
+    if kind not in LAWS:
+        raise ValueError(f"unknown noise law {kind!r}; known: {', '.join(LAWS)}")
+    special = tokenizer.special_ids | {tokenizer.eos, tokenizer.bos}
+    ordinary = np.array([i for i in range(tokenizer.vocab_size) if i not in special], np.int32)
+    if kind == "vocabulary":
+        return NoiseLaw.uniform(ordinary)
+    counts = np.zeros(tokenizer.vocab_size)
+    for ids in texts:
+        counts += np.bincount(ids, minlength=tokenizer.vocab_size)
+    counts[list(special)] = 0
+    if not counts.any():
+        raise ValueError("the unigram law needs texts to count tokens in")
+    seen = np.flatnonzero(counts)
+    return NoiseLaw(seen.astype(np.int32), counts[seen] / counts.sum())
+
+
+def inner_decoder(tokenizer: TextTokenizer) -> Callable[[list[int]], str]:
+    """Decodes a run of tokens from the middle of a text, its first space kept (SentencePiece drops it at the start)."""
+    anchor = tokenizer.encode("a")[-1:]
+    shown = len(tokenizer.decode(anchor))
+    return lambda ids: tokenizer.decode([*anchor, *ids])[shown:]

@@ -1,0 +1,145 @@
+"""The models of the text experiment: a small Llama trained here on the same text, or any pretrained one with adapters.
+
+The small one stands in for Llama-2 in `smoke` and `quick`: its pretraining is maximum likelihood on the training
+articles, after which every method fine-tunes a copy. Its tokeniser is a BPE trained on those articles alone.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from smlib.actions import ActionSpace
+from smlib.data.continuations import Continuations
+from smlib.data.text import Corpus, passages
+from smlib.data.tokenizers import FixedTokenizer, TextTokenizer, train_bpe
+from smlib.loading import Lora, load_policy
+from smlib.methods import ObjectiveConfig
+from smlib.models import Policy, tiny_policy
+from smlib.results import config_hash, resolve, run_cached
+from smlib.training import TrainConfig, train
+
+SCRATCH = "scratch"
+
+
+@dataclass(frozen=True)
+class ScratchModel:
+    """A small Llama and how it is pretrained: vocabulary, shape, and passes over the training articles."""
+
+    vocab_size: int = 2_048
+    dim: int = 128
+    layers: int = 4
+    heads: int = 4
+    context: int = 128
+    steps: int = 600
+    batch_size: int = 16
+    learning_rate: float = 2e-3
+    seed: int = 1
+
+    def training(self) -> TrainConfig:
+        """Maximum likelihood, every passage in turn."""
+        return TrainConfig(
+            objective=ObjectiveConfig(method="mle"),
+            steps=self.steps,
+            batch_size=self.batch_size,
+            learning_rate=self.learning_rate,
+            warmup_steps=min(100, self.steps // 4),
+            weight_decay=0.1,
+            eta=0.0,
+            buffer_size=8 * self.batch_size,
+            times_seen=1.0,
+            refill=self.batch_size,
+            row_len=self.context,
+            log_every=10,
+            checkpoint_every=100,
+            seed=self.seed,
+        )
+
+
+@dataclass(frozen=True)
+class TextModel:
+    """What is fine-tuned.
+
+    Attributes:
+        name: `scratch`, `smollm2`, or a folder or hub name for `smlib.loading.load_policy`.
+        scratch: of the small Llama, used with the name `scratch` alone.
+        lora, four_bit, gradient_checkpointing, dtype: see `load_policy`.
+        download: whether the hub may be asked.
+    """
+
+    name: str = SCRATCH
+    scratch: ScratchModel = field(default_factory=ScratchModel)
+    lora: Lora | None = None
+    four_bit: bool = False
+    gradient_checkpointing: bool = False
+    dtype: str = "float32"
+    download: bool = False
+
+
+def build(
+    model: TextModel, corpus: Corpus, *, preset: str, results_dir: str | Path = "results"
+) -> tuple[Policy, TextTokenizer]:
+    """The model before fine-tuning, with its tokeniser; the small one is pretrained on `corpus.train` if need be."""
+    if model.name == SCRATCH:
+        return _scratch(model.scratch, corpus, preset, results_dir)
+    return load_policy(
+        model.name,
+        lora=model.lora,
+        four_bit=model.four_bit,
+        gradient_checkpointing=model.gradient_checkpointing,
+        dtype=getattr(torch, model.dtype),
+        device="cuda" if torch.cuda.is_available() else "cpu",
+        local_files_only=not model.download,
+    )
+
+
+def _scratch(
+    model: ScratchModel, corpus: Corpus, preset: str, results_dir: str | Path
+) -> tuple[Policy, FixedTokenizer]:
+    folder = resolve(results_dir) / preset / "pretrained"
+    digest = config_hash(model)
+    weights, vocabulary = folder / f"text-{digest}.safetensors", folder / f"text-{digest}.tokenizer.json"
+    if not vocabulary.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        train_bpe([a.text for a in corpus.train], model.vocab_size).save(vocabulary)
+    tokenizer = FixedTokenizer.load(vocabulary)
+    space = ActionSpace(tokenizer.vocab_size, eos=tokenizer.eos, bos=tokenizer.bos)
+
+    def fresh() -> Policy:
+        return tiny_policy(
+            space, dim=model.dim, layers=model.layers, heads=model.heads, positions=2 * model.context, seed=model.seed
+        )
+
+    def compute(scratch: Path) -> Mapping[str, object]:
+        cut = passages(corpus.train, tokenizer, model.context)
+        data = Continuations(cut, tokenizer, context=model.context, max_prompt=model.context // 2)
+        policy = fresh()
+        history = train(policy, data, model.training(), scratch).history
+        beside = weights.with_suffix(".partial")
+        save_file({k: v.contiguous() for k, v in policy.lm.state_dict().items()}, beside)
+        beside.replace(weights)
+        return {
+            "loss": [[row["step"], row["loss"]] for row in history],
+            "parameters": sum(p.numel() for p in policy.lm.parameters()),
+            "passages": len(cut),
+            "tokens": int(sum(p.ids.size for p in cut)),
+        }
+
+    run_cached(
+        "shared",
+        "pretrain-text",
+        model,
+        compute,
+        preset=preset,
+        seeds=[model.seed],
+        version_key=["training", "data"],
+        results_dir=results_dir,
+        fresh=None if weights.exists() else True,
+    )
+    policy = fresh()
+    policy.lm.load_state_dict(load_file(weights))
+    with torch.no_grad():
+        policy.w_bkspc.copy_(policy.lm.get_output_embeddings().weight.mean(0))
+    return policy, tokenizer

@@ -1,0 +1,281 @@
+"""Tables 2 and 8 from the runs' files: MAUVE of all methods together, error bars, paired tests, verdicts."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from smlib.evaluation import (
+    Estimate,
+    MauveSettings,
+    PairedTest,
+    clustered_interval,
+    diversity_report,
+    mauve,
+    mean_interval,
+    paired_difference,
+    paired_permutation,
+    perplexity,
+)
+from smlib.experiments.scores import number, row
+from smlib.experiments.text_features import features, mauve_difference
+from smlib.experiments.verdicts import RULE, Comparison, judge
+from smlib.items import get_item
+from smlib.results import Run, run_cached, write_item
+
+LABELS: Mapping[str, str] = {
+    "mle": "MLE",
+    "contrastive": "CS",
+    "unlikelihood": "ULK",
+    "bc": "BC",
+    "sm": "SM",
+    "iqlearn": "IQL",
+}
+"""Columns of Table 2 by their labels in `smlib.items`; offline IQLearn is not in the paper."""
+
+Runs = Mapping[str, Run]
+
+
+def by_method(runs: Runs) -> dict[str, list[Run]]:
+    """Runs `<method>-s<seed>` by column of the table, in the order of their seeds; contrastive search reads MLE's."""
+    found: dict[str, list[Run]] = {}
+    for name in sorted(runs, key=lambda n: int(n.rsplit("-s", 1)[1])):
+        found.setdefault(name.rsplit("-s", 1)[0], []).append(runs[name])
+    if "mle" in found:
+        found["contrastive"] = found["mle"]
+    return {method: found[method] for method in LABELS if method in found}
+
+
+def draws(method: str, runs: Sequence[Run]) -> list[Mapping[str, Any]]:
+    """Every evaluation draw of every seed."""
+    decoding = "contrastive" if method == "contrastive" else "sample"
+    return [draw for run in runs for draw in run["generations"][decoding]]  # type: ignore[index]
+
+
+def mauve_scores(
+    runs: Runs,
+    settings: MauveSettings,
+    features_name: str,
+    *,
+    preset: str,
+    results_dir: str | Path = "results",
+    download: bool = False,
+) -> Run:
+    """MAUVE of every draw, and the paired tests of SequenceMatch against each other method; computed once, cached.
+
+    A prompt after which any method wrote nothing is left out for all of them, and counted: MAUVE depends on n.
+    """
+    methods = by_method(runs)
+    config = {
+        "runs": {name: Path(run.path).name for name, run in runs.items()},
+        "settings": settings,
+        "features": features_name,
+    }
+
+    def compute(_: Path) -> dict[str, object]:
+        human = methods["mle"][0]["human"]
+        assert isinstance(human, list)
+        texts = {m: [d["texts"] for d in draws(m, found)] for m, found in methods.items()}
+        kept = [
+            i
+            for i in range(len(human))
+            if human[i].strip() and all(draw[i].strip() for every in texts.values() for draw in every)
+        ]
+        h = features(features_name, [human[i] for i in kept], download=download)
+        seen: dict[str, NDArray[np.float32]] = {
+            m: np.stack([features(features_name, [draw[i] for i in kept], download=download) for draw in every])
+            for m, every in texts.items()
+        }
+        scores = {m: [mauve(rows, h, settings) for rows in every] for m, every in seen.items()}
+        tests = {}
+        if "sm" in seen:
+            for m, every in seen.items():
+                if m != "sm":
+                    test = mauve_difference(
+                        h, seen["sm"], _repeated(every, len(seen["sm"])), settings, n_seeds=len(methods["sm"])
+                    )
+                    tests[m] = {k: getattr(test, k) for k in PairedTest.__dataclass_fields__}
+        return {
+            "values": {m: [number(s.value, 6) for s in every] for m, every in scores.items()},
+            "seed_std": {m: [number(s.seed_std, 6) for s in every] for m, every in scores.items()},
+            "settings": next(iter(scores.values()))[0].description,
+            "excluded": len(human) - len(kept),
+            "tests": tests,
+        }
+
+    seeds = sorted({int(s) for run in runs.values() for s in run.seeds})  # type: ignore[attr-defined]
+    return run_cached(
+        "tab2",
+        "mauve",
+        config,
+        compute,
+        preset=preset,
+        seeds=seeds,
+        version_key="evaluation",
+        results_dir=results_dir,
+    )
+
+
+def _repeated(rows: NDArray[np.float32], count: int) -> NDArray[np.float32]:
+    """Draws repeated to a number of draws: contrastive search has one a seed."""
+    return np.concatenate([rows] * -(-count // len(rows)))[:count] if len(rows) != count else rows
+
+
+def _tokens(draw: Mapping[str, Any]) -> list[list[int]]:
+    return [[int(t) for t in line.split()] for line in draw["tokens"]]
+
+
+def table(runs: Runs, scores: Run) -> dict[str, dict[str, Any]]:
+    """Per method: an `Estimate` for each metric, and plain numbers about edits and what was excluded."""
+    found: dict[str, dict[str, Any]] = {}
+    for method, own in by_method(runs).items():
+        every = draws(method, own)
+        reports = [diversity_report(_tokens(d), unit="token ids") for d in every]
+        nats = np.array([run["likelihood"]["nats"] for run in own])  # type: ignore[index]
+        tokens_only = np.array([run["likelihood"]["nats_tokens_only"] for run in own])  # type: ignore[index]
+        counts = own[0]["likelihood"]["tokens"]  # type: ignore[index]
+        actions = np.concatenate([d["actions"] for d in every])
+        found[method] = {
+            "MAUVE": mean_interval(scores["values"][method]),  # type: ignore[index]
+            "entropy": mean_interval([r.entropy_per_generation[0] for r in reports]),
+            "diversity": mean_interval([r.diversity for r in reports]),
+            "perplexity": None if method == "contrastive" else perplexity(nats.mean(0), counts),
+            "perplexity_tokens_only": None if method == "contrastive" else perplexity(tokens_only.mean(0), counts),
+            "entropies_per_generation": np.mean([r.entropy_per_generation for r in reports], 0).tolist(),
+            "entropies_pooled": np.mean([r.entropy for r in reports], 0).tolist(),
+            "diversity_pooled": float(np.mean([r.diversity_pooled for r in reports])),
+            "backspace_rate": float(np.concatenate([d["backspaces"] for d in every]).sum() / actions.sum()),
+            "deleted": float(np.mean(np.concatenate([d["deleted"] for d in every]))),
+            "length": float(np.mean([len(t) for d in every for t in _tokens(d)])),
+            "ended": float(np.mean(np.concatenate([d["ended"] for d in every]))),
+            "too_short": int(sum(r.n_excluded for r in reports)),
+        }
+    return found
+
+
+def _diversities(run: Run, decoding: str = "sample") -> NDArray[np.float64]:
+    """Diversity of each generation, NaN where it has fewer than four tokens; averaged over draws."""
+    rows = []
+    for draw in run["generations"][decoding]:  # type: ignore[index]
+        report = diversity_report(_tokens(draw))
+        each = np.full(len(draw["tokens"]), np.nan)
+        each[list(report.counted)] = report.per_generation
+        rows.append(each)
+    return np.mean(rows, 0)
+
+
+def comparisons(runs: Runs, scores: Run) -> list[Comparison]:
+    """The orders that Table 2 shows: MAUVE of SequenceMatch above each; perplexity of MLE below SequenceMatch's;
+    diversity of MLE above that of contrastive search."""
+    methods, paper = by_method(runs), get_item("tab2").numbers
+    made = []
+    for other, stored in scores["tests"].items():  # type: ignore[attr-defined]
+        label = LABELS[other]
+        if f"{label} / MAUVE" in paper:
+            gap = paper["SM / MAUVE"].value - paper[f"{label} / MAUVE"].value
+            made.append(Comparison(f"MAUVE: SM > {label}", PairedTest(**stored), round(gap, 4)))
+    if {"mle", "sm"} <= set(methods):
+        rates = {
+            m: np.array([run["likelihood"]["nats"] for run in methods[m]])  # type: ignore[index]
+            / np.array(methods[m][0]["likelihood"]["tokens"])  # type: ignore[index]
+            for m in ("mle", "sm")
+        }
+        test = paired_difference(rates["sm"], rates["mle"])
+        gap = np.log(paper["SM / perplexity"].value / paper["MLE / perplexity"].value)
+        made.append(Comparison("log-perplexity: SM > MLE", test, round(float(gap), 4)))
+    if "contrastive" in methods:
+        sampled = np.stack([_diversities(run) for run in methods["mle"]])
+        searched = np.stack([_diversities(run, "contrastive") for run in methods["mle"]])
+        whole = np.isfinite(sampled).all(0) & np.isfinite(searched).all(0)
+        test = paired_permutation(sampled[:, whole], searched[:, whole])
+        gap = paper["MLE / diversity"].value - paper["CS / diversity"].value
+        made.append(Comparison("diversity: MLE > CS", test, round(gap, 4)))
+    return made
+
+
+def write_table_2(runs: Runs, scores: Run, preset: str, results_dir: str | Path = "results") -> None:
+    """The ledger's line and rows for `tab2`."""
+    paper = get_item("tab2").numbers
+    found = table(runs, scores)
+    rows = []
+    for method, metrics in found.items():
+        for metric in ("MAUVE", "entropy", "diversity", "perplexity"):
+            estimate: Estimate | None = metrics[metric]
+            if estimate is not None:
+                label = f"{LABELS[method]} / {metric}"
+                rows.append(row(label, estimate, paper[label].value if label in paper else None))
+    judgement = judge(comparisons(runs, scores))
+    order = sorted(found, key=lambda m: -found[m]["MAUVE"].value)
+    write_item(
+        "tab2",
+        preset,
+        ours="MAUVE: " + " > ".join(f"{LABELS[m]} {found[m]['MAUVE'].value:.2f}" for m in order),
+        error=None,
+        n_seeds=len(by_method(runs)["mle"]),
+        verdict=judgement.verdict,
+        rows=rows,
+        details={
+            "why": judgement.why,
+            "rule": RULE,
+            "comparisons": judgement.comparisons,
+            "mauve": scores["settings"],
+            "excluded_prompts": scores["excluded"],
+            "variants": "entropy: unigrams of token ids per generation, nats; diversity: token ids per generation; "
+            "perplexity: human text given <bos>, probability spent on <bkspc> counted; intervals of 95 %",
+            "methods": {
+                m: {k: v if not isinstance(v, Estimate) else number(v.value) for k, v in metrics.items()}
+                for m, metrics in found.items()
+            },
+        },
+        sources=[*runs.values(), scores],
+        results_dir=results_dir,
+    )
+
+
+def recovery_rates(runs: Runs) -> dict[str, dict[str, Estimate]]:
+    """Per method with a backspace: shares of prompts, random token and clean; at once, removed, and exactly."""
+    found: dict[str, dict[str, Estimate]] = {}
+    for method, own in by_method(runs).items():
+        if all("corrupted" in run for run in own) and method != "contrastive":
+            found[method] = {
+                f"{kind} / {what}": clustered_interval(corrupted_table(own, kind, what))
+                for kind in ("random", "clean")
+                for what in ("at_once", "removed", "probability")
+            }
+    return found
+
+
+def corrupted_table(runs: Sequence[Run], kind: str, what: str) -> NDArray[np.float64]:
+    """[seeds, prompts], each in [0, 1]."""
+    return np.array([[float(v) for v in run["corrupted"][kind][what]] for run in runs])  # type: ignore[index]
+
+
+def write_table_8(runs: Runs, preset: str, results_dir: str | Path = "results") -> None:
+    """The ledger's line and rows for `tab8`."""
+    paper = get_item("tab8").numbers
+    rates, own = recovery_rates(runs), by_method(runs)["sm"]
+    rows = [row("first action is backspace", rates["sm"]["random / at_once"], next(iter(paper.values())).value)]
+    rows += [row(f"{LABELS[m]} / {what}", estimate) for m, every in rates.items() for what, estimate in every.items()]
+    test = paired_difference(corrupted_table(own, "random", "at_once"), corrupted_table(own, "clean", "at_once"))
+    judgement = judge([Comparison("SM: a random last token is deleted at once more often than the true one", test)])
+    best = rates["sm"]["random / at_once"]
+    write_item(
+        "tab8",
+        preset,
+        ours=number(best.value),
+        error=number(best.error),
+        n_seeds=len(own),
+        verdict=judgement.verdict,
+        rows=rows,
+        details={
+            "why": judgement.why,
+            "rule": RULE,
+            "comparisons": judgement.comparisons,
+            "examples": own[0]["corrupted"]["examples"],  # type: ignore[index]
+            "clean": number(rates["sm"]["clean / at_once"].value),
+        },
+        sources=list(runs.values()),
+        results_dir=results_dir,
+    )

