@@ -5,6 +5,7 @@ sentence occurs in training. opus_books, the paper's corpus, is `load_task("opus
 """
 
 import dataclasses
+import itertools
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,11 +13,13 @@ from types import MappingProxyType
 from typing import Any
 
 import torch
+from safetensors.torch import save
 
 from smlib.actions import Trajectory, final_state
 from smlib.data.demonstrations import TaskDemonstrations
 from smlib.data.mathematics import Example
 from smlib.data.tasks import Task
+from smlib.data.translation import stream
 from smlib.evaluation import Estimate, PairedTest, bleu, paired_difference
 from smlib.evaluation.bleu_jackknife import bleu_estimate, pseudovalues
 from smlib.experiments import arithmetic, scores
@@ -25,9 +28,11 @@ from smlib.experiments.arithmetic import ArithmeticPreset
 from smlib.experiments.finetuning import FineTuneConfig, in_parallel
 from smlib.experiments.mathematics import prefix
 from smlib.experiments.method_tables import METHODS, PAIRS, write_table
-from smlib.experiments.pretraining import pretrained
+from smlib.experiments.pretraining import FOLDER, PretrainConfig, pretrained
+from smlib.files import write_atomically
 from smlib.methods import get_method
-from smlib.results import Run, check_preset, run_cached
+from smlib.models import Policy
+from smlib.results import Run, check_preset, config_hash, resolve, run_cached
 from smlib.training import train
 
 ITEM, KIND = "tab5", "random"  # "we use random noise tokens"
@@ -41,10 +46,10 @@ def _preset(name: str) -> ArithmeticPreset:
     source = arithmetic.preset(name)
     model = dataclasses.replace(source.base.model, positions=192)
     questions = min(source.base.questions, 200_000)
-    base = dataclasses.replace(source.base, task="translation", difficulty="easy", questions=questions, model=model)
+    pairs = dataclasses.replace(source.base, task="translation", difficulty="easy", questions=questions, model=model)
     levels = (0.02, 0.2) if name == "full" else (0.2,)
     size = {"n_test": min(source.n_test, 500)}
-    return dataclasses.replace(source, base=base, levels=levels, kinds=(KIND,), recovery_prompts=0, **size)
+    return dataclasses.replace(source, base=pairs, levels=levels, kinds=(KIND,), recovery_prompts=0, **size)
 
 
 PRESETS: Mapping[str, ArithmeticPreset] = MappingProxyType({n: _preset(n) for n in ("smoke", "quick", "full")})
@@ -76,13 +81,42 @@ def cells(name: str) -> dict[str, FineTuneConfig]:
     return made
 
 
+def base(config: PretrainConfig, task: Task, *, preset: str, results_dir: str | Path = "results") -> Policy:
+    """The base model of the translations: as `pretrained`, on the endless stream of training pairs."""
+    weights = resolve(results_dir) / FOLDER / f"{config.task}-{config_hash(config)}.safetensors"
+
+    def compute(scratch: Path) -> Mapping[str, object]:
+        pairs = stream("train", config.difficulty, config.seed, task.keys())
+        policy = config.model.build(task)
+        data = TaskDemonstrations(task, list(itertools.islice(pairs, config.questions)))
+        history = train(policy, data, config.training(), scratch).history
+        rounded = {k: v.to(torch.bfloat16).contiguous() for k, v in policy.lm.state_dict().items()}
+        policy.lm.load_state_dict({k: v.float() for k, v in rounded.items()})
+        write_atomically(weights, save(rounded))
+        given = answer(policy, task, task.val, seed=config.seed, max_new_tokens=MAX_TOKENS)
+        texts = [_text(task, t) for t in given.trajectories]
+        return {
+            "loss": [[row["step"], row["loss"]] for row in history],
+            "parameters": sum(p.numel() for p in policy.lm.parameters()),
+            "val_bleu": bleu(texts, [e.answer for e in task.val]).value,
+        }
+
+    if not weights.exists():
+        name, seeds = f"pretrain-{config.task}", [config.seed]
+        run_cached(
+            "shared", name, config, compute, preset=preset, seeds=seeds, version_key=VERSIONS,
+            results_dir=results_dir, fresh=True,
+        )  # fmt: skip
+    return pretrained(config, task, preset=preset, results_dir=results_dir)
+
+
 def translate(config: FineTuneConfig, name: str, *, preset: str, results_dir: str | Path = "results") -> Run:
     """One run, computed or read: fine-tuning, then translations of the test sentences under each decoding rule."""
 
     def compute(scratch: Path) -> Mapping[str, object]:
         torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
         task = config.task()
-        policy = pretrained(config.base, task, preset=preset, results_dir=results_dir)
+        policy = base(config.base, task, preset=preset, results_dir=results_dir)
         seed = config.training.seed
         history = train(policy, TaskDemonstrations(task, task.train, config.noise), config.training, scratch).history
         references = [example.answer for example in task.test]
@@ -121,7 +155,7 @@ def run(name: str, results_dir: str | Path = "results", processes: int | None = 
     """Trains or reads every run, writes the ledger's line for `tab5`, and returns what its figures and tables show."""
     chosen, configs = preset(name), cells(name)
     first = next(iter(configs.values()))
-    pretrained(first.base, first.task(), preset=name, results_dir=results_dir)
+    base(first.base, first.task(), preset=name, results_dir=results_dir)
     calls = [{"config": c, "name": k, "preset": name, "results_dir": results_dir} for k, c in configs.items()]
     runs = dict(zip(configs, in_parallel(translate, calls, processes), strict=True))
     estimates, tests = table(runs, chosen.levels)
