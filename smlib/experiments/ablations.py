@@ -118,8 +118,7 @@ def cells(preset: str, only: tuple[str, ...] = ()) -> dict[str, FineTuneConfig]:
         found = {DEFAULT: one("sm", seed, True, {})}
         found |= {name: one(method, seed, True, changes) for name, (method, changes) in METHODS.items()}
         for sweep in SWEEPS.values():
-            for value in sweep.values:
-                name = f"sm-{sweep.parameter}={value}"
+            for value, name in _names(sweep).items():
                 if not (sweep.parameter == "n_train" and value == chosen.n_train):
                     found[name] = one("sm", seed, name in TITLES, {sweep.parameter: value})
         made |= {f"{k}-s{seed}": v for k, v in found.items() if not wanted or k in wanted}
@@ -154,7 +153,7 @@ def study(preset: str, results_dir: str | Path = "results", processes: int | Non
     """Runs everything, writes the ledger's line for `ablations`, and returns what its figures and tables show."""
     runs = run(preset, results_dir, processes=processes)
     chosen = arithmetic.preset(preset)
-    sweeps = [s for s in (_sweep(runs, s, chosen, preset) for s in SWEEPS.values()) if len(s["points"]) > 1]
+    sweeps = [_sweep(runs, s, preset) for s in SWEEPS.values() if any(_found(runs, n) for n in _names(s).values())]
     if len(chosen.levels) > 1:
         sweeps.append(_noise_sweep(runs, preset))
     methods = [_method(runs, name) for name in TITLES if _found(runs, name)]
@@ -229,11 +228,15 @@ def _point(runs: Mapping[str, Any], name: str, default: str, value: Any) -> dict
     return point
 
 
-def _sweep(runs: Mapping[str, Any], sweep: Sweep, chosen: Any, preset: str) -> dict[str, Any]:
+def _names(sweep: Sweep) -> dict[Any, str]:
+    """Run name, without seed, of each value of a sweep."""
+    return {value: f"sm-{sweep.parameter}={value}" for value in sweep.values}
+
+
+def _sweep(runs: Mapping[str, Any], sweep: Sweep, preset: str) -> dict[str, Any]:
     """Points of a sweep in order of value, the default among them, and the finding in one sentence."""
     config = cells(preset, (DEFAULT,))[f"{DEFAULT}-s{seeds(preset)[0]}"]
-    names = {value: f"sm-{sweep.parameter}={value}" for value in sweep.values}
-    points = [_point(runs, name, DEFAULT, value) for value, name in names.items() if _found(runs, name)]
+    points = [_point(runs, name, DEFAULT, value) for value, name in _names(sweep).items() if _found(runs, name)]
     points.append(_point(runs, DEFAULT, DEFAULT, _default(config, sweep.parameter)))
     points.sort(key=lambda p: p["value"])
     return {"title": sweep.title, "points": points, "finding": finding(sweep.title, points)}

@@ -34,7 +34,7 @@ def comparisons(item: str, tests: Mapping[Pair, PairedTest]) -> list[Comparison]
     for (first, second, level), test in tests.items():
         if (first, second) not in PAIRS[:2] or label(first, level) not in paper:
             continue
-        gap = round(paper[label(first, level)].value - paper[label(second, level)].value, 6)
+        gap = round(float(paper[label(first, level)].value - paper[label(second, level)].value), 6)
         if gap == 0:
             continue
         ahead, behind = (first, second) if gap > 0 else (second, first)
