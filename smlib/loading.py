@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 
 from smlib.actions import ActionSpace
 from smlib.data.tokenizers import FixedTokenizer, PretrainedTokenizer, TextTokenizer
@@ -146,8 +148,10 @@ def _load_saved(folder: Path, device: torch.device | str, local_files_only: bool
 
     policy = Policy.load(folder, base)
     policy.w_bkspc.data = policy.w_bkspc.data.float()
+    policy.load_extra_state(load_file(folder / "policy.safetensors"), folder)  # again, now that there is room for it
     policy.lm.smlib_source = source
-    policy.to(device)
+    if source.lora is None:
+        policy.to(device)
     if (folder / "tokenizer.smlib.json").is_file():
         return policy, FixedTokenizer.load(folder / "tokenizer.smlib.json")
     if not (folder / "tokenizer").is_dir():
@@ -166,7 +170,9 @@ def _base(source: Source, device: torch.device | str, local_files_only: bool) ->
     from transformers import AutoModelForCausalLM
 
     dtype = getattr(torch, source.dtype)
-    options: dict[str, Any] = {"dtype": dtype, "device_map": {"": str(device)}}
+    options: dict[str, Any] = {"dtype": dtype}
+    if str(device) != "cpu":
+        options["device_map"] = {"": str(device)}
     if source.four_bit:
         from transformers import BitsAndBytesConfig
 
@@ -187,6 +193,8 @@ def _base(source: Source, device: torch.device | str, local_files_only: bool) ->
         )
     except OSError as error:
         raise FileNotFoundError(_missing(source.name, local_files_only, error)) from error
+    except SafetensorError as error:
+        raise ModelError(f"the weights of {source.name} are corrupt: {error}") from error
     except (ValueError, TypeError, ImportError) as error:
         if "scaled_dot_product_attention" in str(error) or "sdpa" in str(error):
             raise ModelError(
@@ -197,7 +205,11 @@ def _base(source: Source, device: torch.device | str, local_files_only: bool) ->
     if source.lora is not None:
         lm.requires_grad_(False)
     if source.gradient_checkpointing:
-        lm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        kwargs = {"use_reentrant": False}  # the other form needs inputs with gradients, which frozen embeddings lack
+        if hasattr(lm, "activation_checkpointing_enable"):
+            lm.activation_checkpointing_enable(activation_checkpointing_kwargs=kwargs)
+        else:  # its name in earlier releases of transformers
+            lm.gradient_checkpointing_enable(gradient_checkpointing_kwargs=kwargs)
         lm.config.use_cache = False  # of the training pass; sampling brings its own cache
     _warn_of_window(lm, source.name)
     return lm
@@ -211,6 +223,7 @@ def _with_adapters(lm: Any, lora: Lora) -> Any:
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
         target_modules="all-linear",  # peft leaves the head out
+        fan_in_fan_out=any(type(m).__name__ == "Conv1D" for m in lm.modules()),  # GPT-2 keeps its weights transposed
         task_type="CAUSAL_LM",
     )
     return get_peft_model(lm, config)
