@@ -134,7 +134,7 @@ def presets_read(preset: str) -> tuple[str, ...]:
 def collect(preset: str, results_dir: str | Path = "results") -> dict[str, Any]:
     """Every other item's line with the reason of its verdict, the comparisons behind it, and the rows with a paper
     value (JSON types)."""
-    items = []
+    items: list[dict[str, Any]] = []
     for line in ledger(results_dir, presets_read(preset)):
         if line["id"] == ITEM:
             continue

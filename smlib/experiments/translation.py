@@ -198,7 +198,8 @@ def table(
         chosen = scores.by_prefix(runs, prefix(method, level))
         return [r["test"][decoding]["texts"] for r in chosen], chosen[0]["references"]
 
-    estimates, values = {}, {}
+    estimates: dict[tuple[str, float], Estimate] = {}
+    values: dict[tuple[str, float], list[Any]] = {}
     for level in levels:
         for method in METHODS:
             hypotheses, references = texts(method, level)
