@@ -10,6 +10,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 
+from smlib.actions import Ids, Trajectory
+from smlib.data.continuations import Continuations
 from smlib.evaluation import MauveSettings
 from smlib.experiments.finetuning import in_parallel
 from smlib.experiments.text_features import MINILM
@@ -18,7 +20,9 @@ from smlib.experiments.text_runs import TextEvaluation, TextRun, fine_tune_text
 from smlib.experiments.text_scores import mauve_scores, write_table_2, write_table_8
 from smlib.loading import Lora
 from smlib.methods import ObjectiveConfig
+from smlib.models import tiny_policy
 from smlib.results import Run, check_preset
+from smlib.sampling import SamplingConfig, sample
 from smlib.training import TrainConfig
 
 TRAINED = ("mle", "unlikelihood", "bc", "sm", "iqlearn")
@@ -225,6 +229,12 @@ PRESETS: Mapping[str, TextPreset] = MappingProxyType(
 def preset(name: str) -> TextPreset:
     """The frozen preset called `name`."""
     return PRESETS[check_preset(name)]
+
+
+def example_rollout(prompt: Ids, data: Continuations) -> Trajectory:
+    """What an untrained policy makes of a prompt: for the notebook's picture of a branch."""
+    policy = tiny_policy(data.space, dim=16, layers=1, heads=2, positions=2 * data.context)
+    return sample(policy, [prompt], SamplingConfig(max_new_tokens=8), [0]).trajectories[0]
 
 
 def run(
