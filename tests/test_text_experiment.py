@@ -147,7 +147,7 @@ def test_a_stage_is_computed_once(tmp_path):
 
 def test_multinomial_mauve_is_the_packages():
     rng = np.random.default_rng(0)
-    p, q = rng.multinomial(60, rng.dirichlet(np.ones(8)), 5), rng.multinomial(60, rng.dirichlet(np.ones(8)), 5)
+    p, q = (rng.multinomial(60, rng.dirichlet(np.ones(8)), 5).astype(np.float64) for _ in range(2))
     for ours, a, b in zip(multinomial_mauve(p, q), p / 60, q / 60, strict=True):
         x, y = get_divergence_curve_for_multinomials(a, b, np.linspace(1e-6, 1 - 1e-6, 25), 5).T
         i, j = np.argsort(x), np.argsort(y)

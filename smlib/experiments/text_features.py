@@ -73,8 +73,7 @@ def multinomial_mauve(
     x, y = np.exp(-scaling * kl(q)), np.exp(-scaling * kl(p))  # w up: x falls, y rises
     ends = np.ones((*x.shape[:-1], 1))
     x, y = (np.concatenate([a, v, b], -1) for a, v, b in ((ends, x, 0 * ends), (0 * ends, y, ends)))
-    area: NDArray[np.float64] = 0.5 * (np.trapezoid(y, -x, axis=-1) + np.trapezoid(x, y, axis=-1))
-    return area
+    return np.asarray(0.5 * (np.trapezoid(y, -x, axis=-1) + np.trapezoid(x, y, axis=-1)))
 
 
 @dataclass(frozen=True)
@@ -162,4 +161,4 @@ def mauve_difference(
 def _gap(
     a: NDArray[np.float64], b: NDArray[np.float64], human: NDArray[np.float64], settings: MauveSettings
 ) -> NDArray[np.float64]:
-    return multinomial_mauve(a, human, settings.scaling) - multinomial_mauve(b, human, settings.scaling)
+    return np.asarray(multinomial_mauve(a, human, settings.scaling) - multinomial_mauve(b, human, settings.scaling))

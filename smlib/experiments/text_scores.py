@@ -81,25 +81,25 @@ def mauve_scores(
         kept = [
             i
             for i in range(len(human))
-            if human[i].strip() and all(draw[i].strip() for every in texts.values() for draw in every)
+            if human[i].strip() and all(draw[i].strip() for of_method in texts.values() for draw in of_method)
         ]
-        h = features(features_name, [human[i] for i in kept], download=download)
-        seen: dict[str, NDArray[np.float32]] = {
-            m: np.stack([features(features_name, [draw[i] for i in kept], download=download) for draw in every])
-            for m, every in texts.items()
-        }
-        scores = {m: [mauve(rows, h, settings) for rows in every] for m, every in seen.items()}
+        every = {m: [draw[i] for draw in of_method for i in kept] for m, of_method in texts.items()}
+        together = [human[i] for i in kept] + [text for of_method in every.values() for text in of_method]
+        rows = np.split(features(features_name, together, download=download), len(together) // len(kept))
+        h, rest = rows[0], iter(rows[1:])
+        seen: dict[str, NDArray[np.float32]] = {m: np.stack([next(rest) for _ in texts[m]]) for m in texts}
+        scores = {m: [mauve(draw, h, settings) for draw in found] for m, found in seen.items()}
         tests = {}
         if "sm" in seen:
-            for m, every in seen.items():
+            for m, found in seen.items():
                 if m != "sm":
                     test = mauve_difference(
-                        h, seen["sm"], _repeated(every, len(seen["sm"])), settings, n_seeds=len(methods["sm"])
+                        h, seen["sm"], _repeated(found, len(seen["sm"])), settings, n_seeds=len(methods["sm"])
                     )
                     tests[m] = {k: getattr(test, k) for k in PairedTest.__dataclass_fields__}
         return {
-            "values": {m: [number(s.value, 6) for s in every] for m, every in scores.items()},
-            "seed_std": {m: [number(s.seed_std, 6) for s in every] for m, every in scores.items()},
+            "values": {m: [number(s.value, 6) for s in found] for m, found in scores.items()},
+            "seed_std": {m: [number(s.seed_std, 6) for s in found] for m, found in scores.items()},
             "settings": next(iter(scores.values()))[0].description,
             "excluded": len(human) - len(kept),
             "tests": tests,
