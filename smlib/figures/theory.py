@@ -162,7 +162,7 @@ def cloned_backspace(study: Mapping[str, Any]) -> Figure:
             np.mean([r["decoders"][name] for r in rows]), color=color, linestyle=dashes, label=name, linewidth=1.4
         )
     right.set(xlabel="noise level η", ylabel="P(final string is a data string)", ylim=(None, 1.02))
-    right.legend(fontsize=8)
+    right.legend(fontsize=8, loc="center right", bbox_to_anchor=(1.0, 0.72))
     return made
 
 
@@ -174,5 +174,5 @@ def claims(rows: Sequence[Mapping[str, Any]]) -> Figure:
         axes.plot(row["bound"], i, marker="|", color=PALETTE["vermilion"], markersize=12, linestyle="none")
     axes.set_yticks(range(len(rows)), [f"{row['claim']} ({row['where']})" for row in rows], fontsize=9)
     axes.invert_yaxis()
-    axes.set(xscale="log", xlabel="difference between the two sides (bar: what is allowed)")
+    axes.set(xscale="log", xlabel="difference of the two sides (bar: bound)")
     return made
