@@ -83,6 +83,8 @@ def mauve_scores(
             for i in range(len(human))
             if human[i].strip() and all(draw[i].strip() for of_method in texts.values() for draw in of_method)
         ]
+        if not kept:
+            raise ValueError(f"after each of {len(human)} prompts some method wrote nothing: MAUVE has no sample")
         every = {m: [draw[i] for draw in of_method for i in kept] for m, of_method in texts.items()}
         together = [human[i] for i in kept] + [text for of_method in every.values() for text in of_method]
         rows = np.split(features(features_name, together, download=download), len(together) // len(kept))
