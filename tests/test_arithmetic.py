@@ -84,7 +84,7 @@ def test_base_models_are_trained_once_and_read_after(tmp_path):
     task = load_task(**SMALL)
     config = PretrainConfig(questions=256, batch_size=64, model=TinyModel(dim=16, layers=1, heads=2, positions=64))
     first = pretrained(config, task, preset="smoke", results_dir=tmp_path)
-    files = sorted(p.name for p in (tmp_path / "pretrained").iterdir())
+    files = sorted(p.name for p in (tmp_path / "smoke" / "pretrained").iterdir())
     again = pretrained(config, task, preset="smoke", results_dir=tmp_path)
     assert len(files) == 1
     assert all((a == b).all() for a, b in zip(first.lm.parameters(), again.lm.parameters(), strict=True))

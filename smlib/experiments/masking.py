@@ -31,7 +31,7 @@ class MaskingPreset:
 
 
 PRESETS: Mapping[str, MaskingPreset] = MappingProxyType(
-    {"smoke": MaskingPreset(20, 12), "quick": MaskingPreset(200, 40), "full": MaskingPreset(2_000, 60)}
+    {"smoke": MaskingPreset(20, 12), "quick": MaskingPreset(200, 40), "full": MaskingPreset(300, 60)}
 )
 
 

@@ -23,6 +23,7 @@ from smlib.results import config_hash, resolve, run_cached
 from smlib.training import TrainConfig, train
 
 FOLDER = "pretrained"
+UNCOMMITTED = ("smoke", "quick")  # what these train stays with their results, which git ignores
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,10 @@ def pretrained(config: PretrainConfig, task: Task, *, preset: str, results_dir: 
     Args:
         task: its validation questions measure the base; none of its questions is in the stream.
     """
-    weights = resolve(results_dir) / FOLDER / f"{config.task}-{config_hash(config)}.safetensors"
+    name = f"{config.task}-{config_hash(config)}.safetensors"
+    weights = resolve(results_dir) / FOLDER / name
+    if preset in UNCOMMITTED and not weights.exists():
+        weights = resolve(results_dir) / preset / FOLDER / name
     policy = config.model.build(task)
     if not weights.exists():
         _pretrain(config, task, policy, weights, preset, results_dir)
