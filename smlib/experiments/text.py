@@ -153,8 +153,8 @@ PRESETS: Mapping[str, TextPreset] = MappingProxyType(
         ),
         # SmolLM2-135M with LoRA. Two cores train about 85 of its tokens a second, so the paper's 5,000 steps of 32
         # texts of 1,024 tokens would take three weeks a method. Here: 100 steps of 8 texts of 128 tokens and 500
-        # prompts of 64 + 64 tokens, by that rate under an hour a method and seed; eta is 0.01 and not 0.001, since 0.001 would put
-        # a hundred mistakes in front of the model in all. Resumable at any kill, one run after another.
+        # prompts of 64 + 64 tokens, by that rate under an hour a method and seed; eta is 0.01 and not 0.001, since
+        # 0.001 would put a hundred mistakes in front of the model in all. Resumable, one run after another.
         "full": TextPreset(
             model=TextModel(name="smollm2", lora=Lora(r=16, alpha=16)),
             training=TrainConfig(
