@@ -27,7 +27,7 @@ from smlib.experiments.arithmetic import ArithmeticPreset
 from smlib.experiments.finetuning import FineTuneConfig, in_parallel
 from smlib.experiments.mathematics import prefix
 from smlib.experiments.method_tables import METHODS, PAIRS, write_table
-from smlib.experiments.pretraining import FOLDER, PretrainConfig, pretrained
+from smlib.experiments.pretraining import FOLDER, UNCOMMITTED, PretrainConfig, pretrained
 from smlib.files import write_atomically
 from smlib.methods import get_method
 from smlib.models import Policy
@@ -82,7 +82,10 @@ def cells(name: str) -> dict[str, FineTuneConfig]:
 
 def base(config: PretrainConfig, task: Task, *, preset: str, results_dir: str | Path = "results") -> Policy:
     """The base model of the translations: as `pretrained`, on the endless stream of training pairs."""
-    weights = resolve(results_dir) / FOLDER / f"{config.task}-{config_hash(config)}.safetensors"
+    name = f"{config.task}-{config_hash(config)}.safetensors"
+    weights = resolve(results_dir) / FOLDER / name
+    if preset in UNCOMMITTED and not weights.exists():
+        weights = resolve(results_dir) / preset / FOLDER / name
 
     def compute(scratch: Path) -> Mapping[str, object]:
         pairs = stream("train", config.difficulty, config.seed, task.keys())
@@ -101,10 +104,9 @@ def base(config: PretrainConfig, task: Task, *, preset: str, results_dir: str | 
         }
 
     if not weights.exists():
-        name, seeds = f"pretrain-{config.task}", [config.seed]
         run_cached(
-            "shared", name, config, compute, preset=preset, seeds=seeds, version_key=VERSIONS,
-            results_dir=results_dir, fresh=True,
+            "shared", f"pretrain-{config.task}", config, compute, preset=preset, seeds=[config.seed],
+            version_key=VERSIONS, results_dir=results_dir, fresh=True,
         )  # fmt: skip
     return pretrained(config, task, preset=preset, results_dir=results_dir)
 
