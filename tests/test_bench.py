@@ -109,7 +109,7 @@ def test_turns_alternate_and_ratios_are_formed_within_a_turn():
     assert len(times.seconds["a"]) == 2
     assert Times({"a": [2.0, 9.0], "b": [1.0, 3.0]}).ratio("a", "b") == [2.0, 3.0]
     assert figure([1.0, 2.0, 4.0], "ratio", "b") == {
-        "value": 2.0, "unit": "ratio", "baseline": "b", "n": 3, "spread": [1.5, 3.0],
+        "value": 2.0, "unit": "ratio", "baseline": "b", "n": 3, "spread": [1.5, 3.0], "clock": "cpu",
     }  # fmt: skip
     with pytest.raises(ValueError, match="at least one"):
         in_turns({}, 1)

@@ -283,6 +283,23 @@ def test_distribution_equals_the_slow_one(name):
     assert drawn == [inverse_cdf(q, u) for q, u in zip(p.tolist(), uniforms.tolist(), strict=True)]
 
 
+def test_a_seed_means_the_same_sample_for_ever():
+    """Golden: numpy keeps Philox's stream. Seed 7's uniforms begin .872, .295, .420, .405; with P = (.3, .3, .3, .1) on
+    actions 2, 3, <bkspc>, <eos> (in the order of ids: <eos> = 1 first) these are <bkspc>, 2, 3, 3."""
+    np.testing.assert_allclose(
+        np.random.Generator(np.random.Philox(key=7)).random(4), [0.87207, 0.29537, 0.42010, 0.40539], atol=1e-5
+    )
+
+    class Fixed(ScriptedPolicy):
+        def logits(self, hidden, positions):
+            p = torch.tensor([0.0, 0.1, 0.3, 0.3, 0.3], dtype=torch.float64)
+            return p.log().expand(len(hidden), 5)
+
+    space = ActionSpace(vocab_size=4, eos=1, bos=0)
+    got = sample(Fixed(space, {}), [[0]], SamplingConfig(max_new_tokens=9, max_actions=5), [7]).trajectories[0]
+    assert got.labels[:4].tolist() == [4, 2, 3, 3]
+
+
 def test_draw_never_returns_an_action_of_probability_zero():
     p = torch.tensor([[0.0, 0.1, 0.0, 0.2, 0.0]], dtype=torch.float64)
     for u in (0.0, 1 / 3 - 1e-16, 0.5, 1 - 2**-53):

@@ -1,7 +1,8 @@
 """Performance as ratios inside one run on one machine (App. F, Tables 3 and 4): `smlib bench [--quick] [--json]`.
 
-Every entry is `{value, unit, baseline, n, spread}`: the median over n turns in which the rivals ran one after another,
-and the quartiles. Ratios that should be small are costs (`sm_over_mle_...`), those that should be large are speed-ups.
+Every entry is `{value, unit, baseline, n, spread, clock}`: the median over n turns in which the rivals ran one after
+another, the quartiles, and the clock (`smlib.bench.timing`). Ratios that should be small are costs
+(`sm_over_mle_...`), those that should be large are speed-ups.
 """
 
 import numpy as np
@@ -11,7 +12,7 @@ from smlib.algorithm_a import algorithm_a
 from smlib.bench import generation
 from smlib.bench.resources import flops, matmul_flops_per_second, peak_bytes
 from smlib.bench.steps import AllLogits, BareStep, DenseAlgorithmA, GradientStep
-from smlib.bench.timing import figure, in_turns, stopwatch
+from smlib.bench.timing import figure, in_turns, seconds_of
 from smlib.bench.workloads import ARITHMETIC, TEXT, Shape, dataset, groups, policy_for, sampling_job
 from smlib.packing import pack
 from smlib.sampling import sample
@@ -56,7 +57,7 @@ def training(name: str, shape: Shape, *, turns: int, sampling_turns: int) -> Fig
     data, space = dataset(shape)
     times = in_turns(gradient_steps(shape, data, space), turns)
     job = sampling_job(shape, data, space, [i % len(data) for i in range(shape.refill)], seed=0)
-    refill = [stopwatch(lambda: sample(*job)) for _ in range(sampling_turns)]
+    refill = [seconds_of(lambda: sample(*job)) for _ in range(sampling_turns)]
     share = float(np.median(refill)) / shape.interval
     amortised = [(s + share) / m for s, m in zip(times.seconds["sm"], times.seconds["mle"], strict=True)]
     return {
@@ -167,5 +168,5 @@ def arithmetic_intensity(shape: Shape, *, turns: int) -> Figures:
     ratios = []
     for _ in range(turns):
         bare = matmul_flops_per_second(step.policy, lambda: step.values(step.pack()), repeats=3)
-        ratios.append(work / stopwatch(step) / bare)
+        ratios.append(work / seconds_of(step) / bare)
     return {"train_flops_over_matmul_flops": figure(ratios, "ratio", "matrix products of the same shapes")}

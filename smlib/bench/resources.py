@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from smlib.bench.timing import stopwatch
+from smlib.bench.timing import seconds_of
 
 
 def peak_bytes(work: Callable[[], object]) -> int:
@@ -76,7 +76,7 @@ def matmul_flops_per_second(model: nn.Module, work: Callable[[], object], repeat
             x, w, g = operands[shape]
             _ = x @ w.T, g @ w, g.T @ x
 
-    seconds = sorted(stopwatch(products) for _ in range(repeats + 1))[repeats // 2]
+    seconds = sorted(seconds_of(products) for _ in range(repeats + 1))[repeats // 2]
     return sum(6 * n * d * m for n, d, m in shapes) / seconds
 
 

@@ -6,7 +6,6 @@ all_logits   our packing and loss, but logits at every slot and not only where a
 """
 
 import copy
-import time
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
@@ -18,6 +17,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from smlib.actions import ActionSpace, Trajectory
 from smlib.algorithm_a import algorithm_a
+from smlib.bench.timing import stopwatch
 from smlib.losses import Loss, visit_values
 from smlib.methods import ObjectiveConfig, get_method, objective_of_visits
 from smlib.models import Policy
@@ -179,9 +179,5 @@ def update(policy: Policy, optimizer: torch.optim.Optimizer) -> None:
 
 
 def _timed(parts: dict[str, float], name: str, work: Callable[[], T]) -> T:
-    begin = time.perf_counter()
-    out = work()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    parts[name] = time.perf_counter() - begin
+    parts[name], out = stopwatch(work)
     return out

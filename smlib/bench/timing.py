@@ -1,15 +1,21 @@
 """Timing on a machine that others use too: rivals take turns, and a ratio is formed within each turn.
 
 A slow moment then hits both sides of a ratio, and the median over turns drops the turns that it hit unevenly.
+
+With one thread on a CPU (`OMP_NUM_THREADS=1`) the clock counts this process's CPU seconds, which others on the machine
+hardly change; with more threads, or on a GPU, it is the wall's. Every entry says which.
 """
 
 import gc
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -39,25 +45,38 @@ def in_turns(rivals: Mapping[str, Callable[[], object]], turns: int, warmup: int
     for turn in range(-warmup, turns):
         names = list(rivals) if turn % 2 == 0 else list(rivals)[::-1]
         for name in names:
-            spent = stopwatch(rivals[name])
+            spent = seconds_of(rivals[name])
             if turn >= 0:
                 seconds[name].append(spent)
     return Times(seconds)
 
 
-def stopwatch(work: Callable[[], object]) -> float:
-    """Wall seconds of one call, device work included; the garbage collector waits until afterwards."""
+def clock() -> tuple[str, Callable[[], float]]:
+    """`cpu` or `wall`, and the function that reads it in seconds."""
+    if torch.get_num_threads() == 1 and not torch.cuda.is_available():
+        return "cpu", time.process_time
+    return "wall", time.perf_counter
+
+
+def stopwatch(work: Callable[[], T]) -> tuple[float, T]:
+    """Seconds of one call, device work included, and what it returned; the garbage collector waits until afterwards."""
+    _, seconds = clock()
     was_enabled = gc.isenabled()
     gc.disable()
     try:
         _synchronise()
-        begin = time.perf_counter()
-        work()
+        begin = seconds()
+        out = work()
         _synchronise()
-        return time.perf_counter() - begin
+        return seconds() - begin, out
     finally:
         if was_enabled:
             gc.enable()
+
+
+def seconds_of(work: Callable[[], object]) -> float:
+    """Seconds of one call."""
+    return stopwatch(work)[0]
 
 
 def _synchronise() -> None:
@@ -66,7 +85,7 @@ def _synchronise() -> None:
 
 
 def figure(values: list[float], unit: str, baseline: str) -> dict[str, object]:
-    """A benchmark's entry: median, unit, what it is measured against, n, and the quartiles as the spread."""
+    """A benchmark's entry: median, unit, what it is measured against, n, the quartiles as the spread, the clock."""
     low, high = np.quantile(values, [0.25, 0.75])
     return {
         "value": _rounded(np.median(values)),
@@ -74,6 +93,7 @@ def figure(values: list[float], unit: str, baseline: str) -> dict[str, object]:
         "baseline": baseline,
         "n": len(values),
         "spread": [_rounded(low), _rounded(high)],
+        "clock": clock()[0],
     }
 
 

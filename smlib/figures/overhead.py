@@ -17,7 +17,8 @@ PARTS = {
     "sampling": PALETTE["vermilion"],
 }
 HATCHES = dict(zip(PARTS, ("", "//", "", "\\\\", "..", "xx"), strict=True))
-NAMES = {"mle": "MLE", "sm": "SequenceMatch", "dense": "SM, Algorithm A\nand dense masks"}
+NAMES = {"mle": "MLE", "sm": "SequenceMatch", "dense": "SM in the\npaper's format"}
+SHORT = {"mle": "MLE", "sm": "SM", "dense": "SM, paper's\nformat"}
 AXES = {
     "context": "context length",
     "batch": "batch size",
@@ -68,7 +69,7 @@ def breakdown(parts: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Figure:
             ax.bar(names, heights, 0.7, bottom=base, color=colour, hatch=HATCHES[part], edgecolor="white", label=part)
             base += heights
         ax.set(title=shape, ylabel="ms a gradient step")
-        ax.set_xticks(range(len(names)), [NAMES[name] for name in names], fontsize=9)
+        ax.set_xticks(range(len(names)), [SHORT[name] for name in names], fontsize=9)
         ax.grid(axis="x", visible=False)
     handles, labels = axes[0][0].get_legend_handles_labels()
     made.legend(handles[::-1], labels[::-1], loc="outside right center", fontsize=9)
@@ -87,7 +88,7 @@ def curves(measured: Mapping[str, Mapping[str, Any]]) -> Figure:
             ax.set_xscale("log", base=2)
             ax.set_xticks(series["x"], [f"{x:g}" for x in series["x"]])
             ax.minorticks_off()
-        ax.set(xlabel=AXES[axis], ylabel="ms a step", ylim=(0, None))
+        ax.set(xlabel=AXES[axis], ylabel="ms a step", ylim=(0, 1.1 * ax.dataLim.y1))
         ax.tick_params(labelsize=9)
     for ax in flat[len(measured) :]:
         ax.set_axis_off()
