@@ -49,9 +49,10 @@ class Settings:
 
     def load_task(self) -> Task:
         """The task with these splits; raises `ResultError` with the known names for an unknown one."""
-        sizes = {"n_train": self.questions, "n_val": self.validation, "n_test": 0}
         try:
-            return load_task(self.task, difficulty=self.difficulty, **sizes)
+            return load_task(
+                self.task, difficulty=self.difficulty, n_train=self.questions, n_val=self.validation, n_test=0
+            )
         except ValueError as error:
             raise ResultError(str(error)) from None
 

@@ -13,7 +13,7 @@ from smlib.results import Run, check_preset, run_cached, write_item
 
 @dataclass(frozen=True)
 class ChainPreset:
-    """The example (n, epsilon), the backspace probabilities beside it, the grids of the curves, the Monte Carlo size."""
+    """The example (n, epsilon), the backspace probabilities beside it, the curves' grids, the Monte Carlo size."""
 
     n: int = 10
     epsilon: float = 0.1

@@ -5,6 +5,7 @@ A run keeps its generations as text, so that features and MAUVE are computed for
 with the stage, and within training with the checkpoint, that it had reached.
 """
 
+import functools
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -116,8 +117,15 @@ def _compute(
                 [
                     stages(
                         f"{decoding}-{draw}-{begin}",
-                        lambda d=decoding, k=draw, b=begin: generate(
-                            policy, tokenizer, test.prompts[b : b + e.batch], e, decoding=d, draw=k, begin=b
+                        functools.partial(
+                            generate,
+                            policy,
+                            tokenizer,
+                            test.prompts[begin : begin + e.batch],
+                            e,
+                            decoding=decoding,
+                            draw=draw,
+                            begin=begin,
                         ),
                     )
                     for begin in range(0, e.prompts, e.batch)

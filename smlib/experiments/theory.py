@@ -3,6 +3,7 @@
 Runs (each cached by itself): `identities`, `restricted-<class>`, `critic`, `recovery`, `cloning`, `edits`.
 """
 
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from types import MappingProxyType
@@ -108,7 +109,7 @@ def run(preset: str, results_dir: str = "results") -> dict[str, Run]:
         runs[f"restricted-{family}"] = _cached(
             f"restricted-{family}",
             {**asdict(sizes), "family": family},
-            lambda sizes=sizes, family=family: theory_restricted.study_family(sizes, family),
+            functools.partial(theory_restricted.study_family, sizes, family),
             preset,
             results_dir,
         )

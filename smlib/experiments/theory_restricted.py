@@ -111,8 +111,16 @@ def study_family(preset: RestrictedPreset, name: str) -> dict[str, object]:
         record, mixture = J_OBJECTIVES[objective]
         for alpha in preset.alphas:
             fit = fit_j(
-                family, task.mdp, task.data, record, preset.gamma, mle.theta, alpha=alpha, mixture=mixture, **options
-            )  # type: ignore[arg-type]
+                family,
+                task.mdp,
+                task.data,
+                record,
+                preset.gamma,
+                mle.theta,
+                alpha=alpha,
+                mixture=mixture,
+                **options,  # type: ignore[arg-type]
+            )
             rows.append({"method": f"J {objective}", "alpha": alpha, **measure(task, fit, preset.gamma)})
     return {"family": name, "title": family.title, "parameters": family.size, "rows": rows}
 

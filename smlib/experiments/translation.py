@@ -47,8 +47,8 @@ def _preset(name: str) -> ArithmeticPreset:
     questions = min(source.base.questions, 200_000)
     pairs = dataclasses.replace(source.base, task="translation", difficulty="easy", questions=questions, model=model)
     levels = (0.02, 0.2) if name == "full" else (0.2,)
-    size = {"n_test": min(source.n_test, 500)}
-    return dataclasses.replace(source, base=pairs, levels=levels, kinds=(KIND,), recovery_prompts=0, **size)
+    size = min(source.n_test, 500)
+    return dataclasses.replace(source, base=pairs, levels=levels, kinds=(KIND,), recovery_prompts=0, n_test=size)
 
 
 PRESETS: Mapping[str, ArithmeticPreset] = MappingProxyType({n: _preset(n) for n in ("smoke", "quick", "full")})

@@ -10,6 +10,7 @@ Without restriction the last two agree (Prop. 3.1). With it they need not: J's r
 confined to what the policy's own parameters can express.
 """
 
+import functools
 from dataclasses import dataclass
 
 import torch
@@ -156,7 +157,7 @@ def fit_j(
     for _ in range(rounds):
         held = flow(mdp, _policy(family, theta), gamma, noise).detach()
         step = max_iterations // rounds
-        found = minimise(lambda t, held=held: negative_j(t, held), theta, max_iterations=step, tolerance=tolerance)
+        found = minimise(functools.partial(negative_j, model=held), theta, max_iterations=step, tolerance=tolerance)
         theta = found.x
     leaf = theta.detach().requires_grad_()
     held = flow(mdp, _policy(family, theta), gamma, noise).detach()
