@@ -37,7 +37,10 @@ def _mean_error(values: Sequence[float]) -> tuple[float, float]:
 
 
 def restricted(studies: Sequence[Mapping[str, Any]]) -> Figure:
-    """P(stay in the data) of each method, a column a policy class; J's alphas by shade. Mean and s.e."""
+    """P(stay in the data) of each method, a column a policy class; J's alphas by shade. Mean and s.e.
+
+    Hollow: the search stopped with a gradient above 0.01 on some data set, so this is no optimum.
+    """
     methods = list(dict.fromkeys(row["method"] for study in studies for row in study["rows"]))
     made, axes = figure(1, len(studies), height=0.9 + 0.33 * len(methods), width=9.0, sharey=True, squeeze=False)
     alphas = sorted({row["alpha"] for study in studies for row in study["rows"] if row["method"].startswith("J ")})
@@ -50,7 +53,10 @@ def restricted(studies: Sequence[Mapping[str, Any]]) -> Figure:
             j = row["method"].startswith("J ")
             color = shades[row["alpha"]] if j else PALETTE["black"] if row["method"] == "mle" else PALETTE["green"]
             marker = markers[row["alpha"]] if j else "o" if row["method"] == "mle" else "s"
-            axis.errorbar(mean, y, xerr=error, color=color, marker=marker, linestyle="none", markersize=5)
+            face = color if max(row["gradient"]) < 0.01 else "white"
+            axis.errorbar(
+                mean, y, xerr=error, color=color, marker=marker, linestyle="none", markersize=5, markerfacecolor=face
+            )
         base = _mean_error(study["rows"][0]["stay"])[0]
         axis.axvline(base, color=PALETTE["black"], linestyle=":", linewidth=1)
         axis.set(xlim=(0, 1.02), xlabel="P(stay in the data)")
