@@ -62,7 +62,7 @@ def breakdown(parts: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Figure:
     """
     made, axes = figure(1, len(parts), height=3.6, squeeze=False)
     for ax, (shape, methods) in zip(axes[0], parts.items(), strict=True):
-        names = list(methods)
+        names = [name for name in SHORT if name in methods]  # a result file has its own order
         base = np.zeros(len(names))
         for part, colour in PARTS.items():
             heights = np.array([1e3 * methods[name].get(part, 0.0) for name in names])
@@ -80,7 +80,8 @@ def curves(measured: Mapping[str, Mapping[str, Any]]) -> Figure:
     """Time of a gradient step along each axis, for every method that was measured there."""
     made, axes = figure(2, 3, height=5.6, width=9.5, squeeze=False)
     flat = list(axes.flat)
-    for ax, (axis, series) in zip(flat, measured.items(), strict=False):
+    for ax, axis in zip(flat, [axis for axis in AXES if axis in measured], strict=False):
+        series = measured[axis]
         for name in ("mle", "sm", "dense"):
             if name in series:
                 _line(ax, series["x"], series[name], name)
