@@ -225,9 +225,7 @@ INTEGRAL_METRICS: Mapping[str, IntegralMetric] = MappingProxyType(
         "wasserstein": IntegralMetric(
             "wasserstein", "Wasserstein-1", "1-Lipschitz r", "needs a metric on (state, action) pairs"
         ),
-        "mmd": IntegralMetric(
-            "mmd", "MMD", "unit ball of an RKHS", "needs a kernel on (state, action) pairs"
-        ),
+        "mmd": IntegralMetric("mmd", "MMD", "unit ball of an RKHS", "needs a kernel on (state, action) pairs"),
     }
 )
 
@@ -242,9 +240,7 @@ def get(name: str) -> Divergence:
         return DIVERGENCES[name]
     known = ", ".join(DIVERGENCES)
     if name == "chi2_mixture":
-        raise UnknownDivergenceError(
-            "chi2_mixture is 'chi2' with the mixture regulariser: say 'chi2', mixture=True"
-        )
+        raise UnknownDivergenceError("chi2_mixture is 'chi2' with the mixture regulariser: say 'chi2', mixture=True")
     if name in INTEGRAL_METRICS:
         metric = INTEGRAL_METRICS[name]
         raise UnknownDivergenceError(
