@@ -195,6 +195,8 @@ def _base(source: Source, device: torch.device | str, local_files_only: bool) ->
         raise FileNotFoundError(_missing(source.name, local_files_only, error)) from error
     except SafetensorError as error:
         raise ModelError(f"the weights of {source.name} are corrupt: {error}") from error
+    except ModuleNotFoundError:
+        raise  # a package that holds the weights is not installed: its own message names the command
     except (ValueError, TypeError, ImportError) as error:
         if "scaled_dot_product_attention" in str(error) or "sdpa" in str(error):
             raise ModelError(

@@ -12,6 +12,7 @@ from smlib.experiments.answers import DECODINGS, _shallowest, answer, recovery, 
 from smlib.experiments.finetuning import in_parallel, objective
 from smlib.experiments.pretraining import PretrainConfig, TinyModel, pretrained
 from smlib.models import tiny_policy
+from smlib.results import ResultError
 
 SMALL = {"difficulty": "easy", "n_train": 10, "n_val": 5, "n_test": 30}
 
@@ -32,7 +33,7 @@ def test_every_preset_makes_a_complete_grid(name):
 
 
 def test_unknown_presets_and_decodings_name_the_known_ones():
-    with pytest.raises(ValueError, match=r"unknown preset .huge."):
+    with pytest.raises(ResultError, match=r"unknown preset .huge."):
         arithmetic.preset("huge")
     with pytest.raises(ValueError, match="unknown decoding 'beam'; known: t1, greedy"):
         sampling_config("beam", 4)
@@ -124,7 +125,8 @@ def fake_runs(chosen, accuracy):
     ],
 )
 def test_verdicts_follow_the_bits(accuracy, verdict, tmp_path, monkeypatch):
-    chosen = arithmetic.preset("full")
+    chosen = dataclasses.replace(arithmetic.preset("full"), seeds=(0, 1, 2))
+    monkeypatch.setattr(arithmetic_items, "preset", lambda name: chosen)
     runs = fake_runs(chosen, accuracy)
     monkeypatch.setattr(arithmetic_items, "write_item", lambda item, preset, **content: made.update({item: content}))
     made = {}

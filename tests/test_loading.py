@@ -260,7 +260,7 @@ def test_rollouts_are_branches_of_the_text(tmp_path):
             rollout = Trajectory.make(root, [5, 6, data.space.eos], space=data.space)
             together = pack([[text, rollout]], data.space, model=[[False, True]])
             alone = pack([[text]], data.space).tokens.numel()
-            assert together.tokens.numel() == alone + 2
+            assert together.tokens.numel() == alone + 3  # the rollout's own tokens, the prompt's are shared
     assert lengths == set(range(2, 10))
 
 

@@ -72,6 +72,7 @@ def test_every_preset_names_its_runs_and_keeps_the_papers_alpha_and_gamma(name):
 def test_likelihoods_are_sums_over_single_states():
     model, test = policy(), evaluation(3)
     found = likelihoods(model, test, batch=2)
+    model.requires_grad_(False)
     for i in range(3):
         tokens = [*test.prompts[i].tolist(), *test.continuations[i].tolist()]
         total, among_tokens = 0.0, 0.0
@@ -88,6 +89,10 @@ def test_likelihoods_are_sums_over_single_states():
 
 def test_generations_hold_what_is_left_and_count_what_is_not():
     model, test = policy(), evaluation()
+    model.offset = None
+    real = model.logits
+    lift = torch.zeros(SPACE.n_actions).index_fill(0, torch.tensor([SPACE.bkspc]), 3.0)  # one action in three deletes
+    model.logits = lambda hidden, positions: real(hidden, positions) + lift
     drawn = generate(model, TOKENIZER, test.prompts, SETTINGS, decoding="sample")
     assert sum(drawn["backspaces"]) > 0
     for i in range(5):
@@ -107,7 +112,7 @@ def test_generations_hold_what_is_left_and_count_what_is_not():
 def test_corrupted_prompts_know_the_exact_probability_of_a_backspace():
     from smlib.data.continuations import Continuations
 
-    model, test = policy(), evaluation()
+    model, test = policy().requires_grad_(False), evaluation()
     data = Continuations.from_texts(texts(), TOKENIZER, context=24, max_prompt=8)
     found = corrupted(model, TOKENIZER, data, test, SETTINGS)
     for i, prompt in enumerate(test.prompts):

@@ -36,8 +36,7 @@ def curves(chosen: ArithmeticPreset, runs: Mapping[str, scores.Result], decoding
         found = seeds_of(runs, cell)
         if decoding in found[0]["test"]:
             estimate = scores.estimate_record(scores.accuracy(found, "test", decoding))
-            interval = estimate.pop("method")
-            points.append({"method": method, "kind": kind, "level": level, "interval": interval, **estimate})
+            points.append({"method": method, "kind": kind, "level": level, **estimate})
 
     for kind in chosen.kinds:
         add("mle", kind, 0.0, "mle")

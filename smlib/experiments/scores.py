@@ -69,7 +69,7 @@ def estimate_record(estimate: Estimate) -> dict[str, object]:
         **{name: number(value) if np.isfinite(value) else None for name, value in ends.items()},
         "n_seeds": estimate.n_seeds,
         "n_items": estimate.n_items,
-        "method": estimate.method,
+        "interval": estimate.method,
     }
 
 

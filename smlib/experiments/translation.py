@@ -44,7 +44,7 @@ EXAMPLES = 8
 def _preset(name: str) -> ArithmeticPreset:
     source = arithmetic.preset(name)
     model = dataclasses.replace(source.base.model, positions=192)
-    questions = min(source.base.questions, 200_000)
+    questions = min(source.base.questions, 50_000 if name == "quick" else 200_000)
     pairs = dataclasses.replace(source.base, task="translation", difficulty="easy", questions=questions, model=model)
     levels = (0.02, 0.2) if name == "full" else (0.2,)
     size = min(source.n_test, 500)
