@@ -16,7 +16,7 @@ def accuracy_against_noise(item: Mapping[str, Any], decoding: str = "t1") -> Fig
     """Figure 3 in the paper's layout: one panel a kind of noise, 95 % intervals over seeds and questions."""
     points = item["details"]["points"][decoding]
     kinds = [k for k in TITLES if any(p["kind"] == k for p in points)]
-    made, axes = figure(1, len(kinds), height=3.8, sharey=True, squeeze=False)
+    made, axes = figure(1, len(kinds), height=4.2, sharey=True, squeeze=False)
     for ax, kind in zip(axes[0], kinds, strict=True):
         ax.axhspan(*PAPER_CHI2, color=PALETTE["grey"], alpha=0.25, lw=0, label="paper, χ² (G.1)")
         for method in ("mle", "bc", "sm"):
@@ -28,7 +28,8 @@ def accuracy_against_noise(item: Mapping[str, Any], decoding: str = "t1") -> Fig
         ax.set_title(TITLES[kind])
         ax.set_xlabel("noise level η")
     axes[0][0].set_ylabel(f"accuracy, {'temperature 1' if decoding == 't1' else decoding}")
-    axes[0][-1].legend(loc="lower right")
+    handles, labels = axes[0][0].get_legend_handles_labels()
+    made.legend(handles, labels, loc="outside upper center", ncols=len(labels))
     return made
 
 
