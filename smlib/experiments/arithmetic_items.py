@@ -16,8 +16,8 @@ KINDS = {"ground_truth": "digit noise", "random": "random noise"}
 DEPTHS_OF_TABLE_1 = (1, 3)  # wrong tokens before the first right action in the paper's four examples: 3, 1, 3, 1
 TABLE_1_RATES = {"all_removed": 1.0, "correct": 0.75}  # 4 of 4 and 3 of 4
 RULE_TAB1 = (
-    "reproduced: the 95 % intervals of SequenceMatch's rates after 1 and 3 wrong tokens reach the paper's 4 of 4 removed "
-    "and 3 of 4 right; direction only: the first action is <bkspc> at most prompts; not reproduced: otherwise"
+    "reproduced: the 95 % intervals of SequenceMatch's rates after 1 and 3 wrong tokens reach the paper's 4 of 4 "
+    "removed and 3 of 4 right; direction only: the first action is <bkspc> at most prompts; not reproduced: otherwise"
 )
 
 
