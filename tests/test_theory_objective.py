@@ -141,8 +141,8 @@ def restricted_case() -> tuple:
 def test_a_critic_with_the_policys_features_sees_nothing_at_mle() -> None:
     mdp, data, _, mle = restricted_case()
     rho = flow(mdp, mle.policy, GAMMA)
-    # MLE stops at gradient 1e-7. Where the data has an action the divergence is quadratic in what is left; where it has
-    # none, MLE's logit runs to minus infinity and the divergence is linear in the mass left: a few 1e-7 over all buckets.
+    # MLE stops at gradient 1e-7. Where the data has an action the divergence is quadratic in what is left; where
+    # it has none, the logit runs to minus infinity and the divergence is linear in the mass left: some 1e-7 in all.
     assert float(seen_divergence("chi2_mixture", last_k(mdp, 1), rho, data).max()) < 1e-6
     sights = [float(seen_divergence("chi2_mixture", last_k(mdp, k), rho, data).sum()) for k in (1, 2, 3, 4)]
     assert sights == sorted(sights), "a finer critic sees more (data processing)"
