@@ -146,7 +146,7 @@ def test_a_critic_with_the_policys_features_sees_nothing_at_mle() -> None:
     assert float(seen_divergence("chi2_mixture", last_k(mdp, 1), rho, data).max()) < 1e-6
     sights = [float(seen_divergence("chi2_mixture", last_k(mdp, k), rho, data).sum()) for k in (1, 2, 3, 4)]
     assert sights == sorted(sights), "a finer critic sees more (data processing)"
-    assert sights[-1] > 0.1
+    assert sights[-1] > 1e-4  # two orders above the bound for the policy's own features
 
 
 def test_direct_forward_kl_is_mle_and_j_tends_to_it() -> None:
