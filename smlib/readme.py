@@ -34,7 +34,8 @@ def shown_value(row: Mapping[str, object]) -> str:
     """Our value with its error bar and number of seeds, as the README and the notebooks print it."""
     if row["ours"] is None:
         return "—"
-    error = "" if row["error"] is None else f" ± {row['error']}"
+    bar = row["error"]
+    error = "" if bar is None else f" ± {bar:.2g}" if isinstance(bar, float) else f" ± {bar}"
     seeds = "" if not row["n_seeds"] else f" ({row['n_seeds']} seed{'s' if row['n_seeds'] != 1 else ''})"
     return f"{row['ours']}{error}{seeds}"
 

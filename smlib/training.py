@@ -1,7 +1,7 @@
 """Algorithm 1: training an autoregressive model against a SequenceMatch objective.
 
 The loop of `train` is the paper's, line by line; the comments in quotation marks are its text. It runs on Accelerate,
-so the same lines serve a laptop, one GPU or several. No generator carries state from step to step: noise, draws from
+which moves batches to the device; it has run on CPUs alone so far. No generator carries state from step to step: noise, draws from
 the buffer and rollouts follow from the seed and the step, and a run that was killed resumes to the same bytes.
 """
 
@@ -180,7 +180,8 @@ def train(
                 buffer.populate(new, rollouts, k)  # "Populate B with trajectories T ~ l_theta"
         if sampling:
             buffer.populate([e for e in buffer.entries if e.rollout is None], rollouts, k)  # when rollouts start
-        entries = buffer.draw(config.batch_size, k)  # "Sample dataset trajectories and model trajectories T_model ~ B"
+        draw = k * accelerator.num_processes + accelerator.process_index  # each process its own part of the batch
+        entries = buffer.draw(config.batch_size, draw)  # "Sample ... trajectories T_data ~ D and ... T_model ~ B"
         rng = np.random.default_rng([config.seed, 3, k, accelerator.process_index])
         loss_parts: dict[str, float] = {}
         for part in np.array_split(np.arange(len(entries)), config.accumulation):

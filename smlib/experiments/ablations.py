@@ -1,6 +1,6 @@
 """What the objective's parameters do: one setting changed at a time, judged on the validation split (beyond the paper).
 
-Figure 3's settings were chosen from such runs; none of them looks at the test questions. Runs that Figure 3 has already
+Figure 3's α and γ were fixed before these ran; none of them looks at the test questions. Runs that Figure 3 has already
 (noise levels, MLE, no demonstrations) are read from there, and of them too the validation answers alone.
 """
 

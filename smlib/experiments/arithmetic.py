@@ -20,7 +20,7 @@ class ArithmeticPreset:
     Attributes:
         levels: noise levels above 0, for both kinds of noise.
         seeds: of fine-tuning; the base model is the same.
-        alpha, gamma: of SequenceMatch. The paper states neither for arithmetic; chosen on the validation split.
+        alpha, gamma: of SequenceMatch. The paper states neither for arithmetic; fixed beforehand, see `ablations`.
     """
 
     base: PretrainConfig = field(default_factory=PretrainConfig)

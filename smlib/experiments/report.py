@@ -34,8 +34,8 @@ class Choice:
 
 
 CHOICES = (
-    Choice("α for arithmetic", "0.1, chosen on validation questions", "entropy weight α"),
-    Choice("γ for arithmetic", "0.95, chosen on validation questions", "discount γ"),
+    Choice("α for arithmetic", "0.1, fixed beforehand; the sweep uses validation questions alone", "entropy weight α"),
+    Choice("γ for arithmetic", "0.95, fixed beforehand; the sweep uses validation questions alone", "discount γ"),
     Choice(
         "normalisation across lengths",
         "sums over data and over rollouts, each by its number of trajectories; all by the data's discounted length",
