@@ -1,8 +1,9 @@
 """Algorithm 1: training an autoregressive model against a SequenceMatch objective.
 
 The loop of `train` is the paper's, line by line; the comments in quotation marks are its text. It runs on Accelerate,
-which moves batches to the device; it has run on CPUs alone so far. No generator carries state from step to step: noise, draws from
-the buffer and rollouts follow from the seed and the step, and a run that was killed resumes to the same bytes.
+which moves batches to the device; it has run on CPUs alone so far. No generator carries state from step to step: noise,
+draws from the buffer and rollouts follow from the seed and the step, and a run that was killed resumes to the same
+bytes.
 """
 
 import json
