@@ -36,7 +36,7 @@ status: $(STAMP)  ## the ledger: the paper's value, ours, the verdict
 	@$(BIN)/smlib status
 
 test: $(STAMP) lint  ## lint, then every test
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_WORKERS) $(TEST_ARGS)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist worksteal $(TEST_ARGS)
 
 lint: $(STAMP)  ## ruff, mypy, the layer contracts, notebooks free of outputs
 	$(BIN)/ruff check .
