@@ -51,3 +51,13 @@ def use_pieces(lm: Any) -> None:
 
 ALL_ATTENTION_FUNCTIONS.register(PIECES, attention_in_pieces)
 ALL_MASK_ATTENTION_FUNCTIONS.register(PIECES, sdpa_mask)
+
+
+def check_attention(lm: Any) -> None:
+    """Raises ValueError unless the model uses sdpa: eager *adds* a bool mask, flash-attention ignores 4-D masks."""
+    kind = getattr(lm.config, "_attn_implementation", None)
+    if kind not in ("sdpa", PIECES):
+        raise ValueError(
+            f"attn_implementation is {kind!r}, which misreads or ignores the packing's bool 4-D mask; "
+            "load the model with attn_implementation='sdpa'"
+        )

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from smlib.actions import ActionSpace
-from smlib.attention import PIECES, use_pieces
+from smlib.attention import check_attention, use_pieces
 from smlib.packing import PackedBatch
 
 FORMAT = "smlib-policy-1"
@@ -244,15 +244,10 @@ class Policy(nn.Module):
         self.config = replace(self.config, backspace=False)
         return self
 
-
-def check_attention(lm: Any) -> None:
-    """Raises ValueError unless the model uses sdpa: eager *adds* a bool mask, flash-attention ignores 4-D masks."""
-    kind = getattr(lm.config, "_attn_implementation", None)
-    if kind not in ("sdpa", PIECES):
-        raise ValueError(
-            f"attn_implementation is {kind!r}, which misreads or ignores the packing's bool 4-D mask; "
-            "load the model with attn_implementation='sdpa'"
-        )
+    def remove_offset_head(self) -> "Policy":
+        """The same policy without the head of App. E, in place: V(s) is then the language model's own."""
+        self.config, self.offset = replace(self.config, offset_head=False), None
+        return self
 
 
 def max_positions(lm: Any) -> int:

@@ -16,7 +16,14 @@ def bits(rng: np.random.Generator, n: int, p: float) -> str:
 
 
 def made_up(
-    config: FineTuneConfig, name: str, *, item: str, preset: str, results_dir: str | Path, test: bool = True
+    config: FineTuneConfig,
+    name: str,
+    *,
+    item: str,
+    preset: str,
+    results_dir: str | Path,
+    test: bool = True,
+    without: tuple[str, ...] = (),
 ) -> Run:
     """In the place of `fine_tune`: MLE answers 40 %, BC 50 %, everything else 60 %."""
     method = config.training.objective.method

@@ -10,7 +10,7 @@ from smlib.actions import Trajectory
 from smlib.data import load_task
 from smlib.experiments import arithmetic, arithmetic_items
 from smlib.experiments.answers import DECODINGS, _shallowest, answer, recovery, sampling_config, wrong_prefixes
-from smlib.experiments.finetuning import in_parallel, objective
+from smlib.experiments.finetuning import fine_tune, in_parallel, objective
 from smlib.experiments.pretraining import PretrainConfig, TinyModel, pretrained
 from smlib.models import tiny_policy
 from smlib.results import ResultError
@@ -141,3 +141,17 @@ def test_verdicts_follow_the_bits(accuracy, verdict, tmp_path, monkeypatch):
     assert made["tab1"]["verdict"] == "direction only"  # 0.9 removed does not reach the paper's 4 of 4
     assert made["tab1"]["ours"] == pytest.approx(0.9, abs=0.03)
     assert len(made["fig3"]["details"]["comparisons"]) == 4 * len(chosen.levels) + 1
+
+
+def test_parts_of_the_policy_can_be_left_out(tmp_path):
+    chosen = arithmetic.preset("smoke")
+    config = dataclasses.replace(chosen.run("sm"), n_train=40, n_val=10, decodings=("t1",))
+    options = {"item": "ablations", "preset": "smoke", "results_dir": tmp_path, "test": False}
+    whole = fine_tune(config, "whole", **options)
+    bare = fine_tune(config, "bare", without=("offset_head", "backspace"), **options)
+    assert "recovery" in whole
+    assert "recovery" not in bare
+    assert bare["val"]["t1"]["backspace_rate"] == 0.0
+    assert bare["grad_norms"] != whole["grad_norms"]
+    with pytest.raises(ValueError, match="cannot leave out head; known: offset_head, backspace"):
+        fine_tune(config, "none", without=("head",), **options)

@@ -183,6 +183,10 @@ def test_policy_classes(name: str) -> None:
         assert torch.equal(logits[0, mdp.index[(0, 1, 1)]], logits[0, mdp.index[(1, 0, 1)]])
     if name == "last_two":
         assert torch.equal(logits[0, mdp.index[(0, 1, 1)]], logits[0, mdp.index[(1, 1)]])
+    if name == "linear":  # no interaction: the effect of the second token is the same after either first token
+        at = {s: logits[0, mdp.index[s]] for s in ((0, 0), (0, 1), (1, 0), (1, 1))}
+        torch.testing.assert_close(at[0, 1] - at[0, 0], at[1, 1] - at[1, 0])
+        assert not torch.equal(at[0, 0], at[1, 0])
 
 
 def test_bucketed_occupancies_keep_their_mass() -> None:

@@ -121,13 +121,18 @@ def test_ablations_are_written_and_drawn(tmp_path: Path, monkeypatch: pytest.Mon
     ablations.study("smoke", tmp_path)
     details = read_item("ablations", "smoke", tmp_path)["details"]
     assert isinstance(details, dict)
-    assert {s["title"] for s in details["sweeps"]} == {"entropy weight α", "training questions"}
+    assert {s["title"] for s in details["sweeps"]} == {
+        "entropy weight α",
+        "training questions",
+        "offset head",
+        "backspace",
+    }
     assert all(sum(p["default"] for p in s["points"]) == 1 for s in details["sweeps"])
     for made in (ablation_figures.sweeps, ablation_figures.methods, ablation_figures.recovery):
         drawn(made(details), tmp_path)
     table = ablation_figures.method_table(details)
     assert list(table.index[:2]) == ["MLE", "SequenceMatch"]
-    assert len(ablation_figures.findings(details)) == 2
+    assert len(ablation_figures.findings(details)) == 4
 
 
 def test_no_ablation_looks_at_the_test_questions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 
 from smlib.evaluation import clustered_interval
 from smlib.experiments import arithmetic, scores
-from smlib.experiments.finetuning import FineTuneConfig, fine_tune, in_parallel
+from smlib.experiments.finetuning import REMOVALS, FineTuneConfig, fine_tune, in_parallel
 from smlib.experiments.pretraining import pretrained
 from smlib.experiments.verdicts import LEVEL, RULE, Comparison, holm, judge
 from smlib.results import Run, check_preset, write_item
@@ -39,13 +39,16 @@ SWEEPS: Mapping[str, Sweep] = MappingProxyType(
         "gamma": Sweep("discount γ", "gamma", (0.9, 0.998)),
         "beta_floor": Sweep("floor of the BC weight β", "beta_floor", (0.0, 0.5)),
         "mixture": Sweep("mixture regulariser", "mixture", (False,)),
+        "offset_head": Sweep("offset head", "offset_head", (False,)),
+        "backspace": Sweep("backspace", "backspace", (False,)),
         "times_seen": Sweep("uses of a rollout", "times_seen", (1.0, 32.0)),
         "burst": Sweep("noise tokens in a row", "burst", (2, 4)),
         "rollout_noise": Sweep("execution noise in rollouts", "rollout_noise", (0.1,)),
         "n_train": Sweep("training questions", "n_train", (1_000,)),
     }
 )
-"""The noise level is a sweep too, read from Figure 3's runs."""
+"""The noise level is a sweep too, read from Figure 3's runs. Without backspace there is no noise either: a mistake that
+cannot be undone has no label."""
 
 METHODS: Mapping[str, tuple[str, Mapping[str, Any]]] = MappingProxyType(
     {
@@ -80,7 +83,17 @@ class AblationPreset:
 
 PRESETS: Mapping[str, AblationPreset] = MappingProxyType(
     {
-        "smoke": AblationPreset(only=(DEFAULT, "bc", "iqlearn", "sm-alpha=1.0", "sm-n_train=1000")),
+        "smoke": AblationPreset(
+            only=(
+                DEFAULT,
+                "bc",
+                "iqlearn",
+                "sm-alpha=1.0",
+                "sm-n_train=1000",
+                "sm-offset_head=False",
+                "sm-backspace=False",
+            )
+        ),
         "quick": AblationPreset(only=(DEFAULT, "bc", "iqlearn", "dagger", "sm-alpha=1.0", "sm-mixture=False")),
         "full": AblationPreset(n_seeds=3),
     }
@@ -107,8 +120,8 @@ def cells(preset: str, only: tuple[str, ...] = ()) -> dict[str, FineTuneConfig]:
     chosen, settings, eta = arithmetic.preset(preset), _settings(preset), level(preset)
 
     def one(method: str, seed: int, full: bool, changes: Mapping[str, Any]) -> FineTuneConfig:
-        rest = {k: v for k, v in changes.items() if k != "n_train"}
-        config = chosen.run(method, KIND, eta, seed, **rest)
+        rest = {k: v for k, v in changes.items() if k not in ("n_train", *REMOVALS)}
+        config = chosen.run(method, KIND, 0.0 if "backspace" in changes else eta, seed, **rest)
         config = dataclasses.replace(config, examples=0, n_train=changes.get("n_train", config.n_train))
         return config if full else dataclasses.replace(config, recovery_prompts=0, decodings=("t1", "greedy_exclude"))
 
@@ -143,6 +156,7 @@ def run(
     pretrained(first.base, first.task(), preset=preset, results_dir=results_dir)
     calls = [
         {"config": c, "name": k, "item": item, "preset": preset, "results_dir": results_dir, "test": test}
+        | {"without": tuple(part for part in REMOVALS if k.startswith(f"sm-{part}=False"))}
         for configs, item, test in ((others, "fig3", True), (own, ITEM, False))
         for k, c in configs.items()
     ]
@@ -250,6 +264,8 @@ def _noise_sweep(runs: Mapping[str, Any], preset: str) -> dict[str, Any]:
 
 
 def _default(config: FineTuneConfig, parameter: str) -> Any:
+    if parameter in REMOVALS:
+        return True
     for holder in (config.training, config.training.objective, config):
         if hasattr(holder, parameter):
             return getattr(holder, parameter)

@@ -22,6 +22,7 @@ DECODINGS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         "greedy": {"greedy": True},
         "greedy_exclude": {"greedy": True, "exclude_deleted": True},
         "top_p": {"top_p": 0.9},
+        "min_p": {"min_p": 0.1},
         "truncation": {"truncation_eta": 0.1, "allow_backspace": False},
     }
 )

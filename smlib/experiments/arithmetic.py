@@ -26,7 +26,7 @@ class ArithmeticPreset:
     base: PretrainConfig = field(default_factory=PretrainConfig)
     levels: tuple[float, ...] = (0.05, 0.2)
     kinds: tuple[str, ...] = ("ground_truth", "random")
-    seeds: tuple[int, ...] = (0, 1)
+    seeds: tuple[int, ...] = (0, 1, 2)
     steps: int = 1_500
     batch_size: int = 32
     learning_rate: float = 3e-4
@@ -62,7 +62,7 @@ class ArithmeticPreset:
             n_train=self.n_train,
             n_val=500 if self.n_test >= 500 else self.n_test,
             n_test=self.n_test,
-            decodings=("t1", "greedy", "top_p", "truncation") if method == "mle" else (*greedy, "top_p"),
+            decodings=("t1", "greedy", "top_p", "min_p", "truncation") if method == "mle" else (*greedy, "top_p"),
             recovery_prompts=self.recovery_prompts,
         )
 

@@ -73,7 +73,7 @@ def write_fig3(name: str, runs: Mapping[str, scores.Result], results_dir: str | 
     level = chosen.levels[len(chosen.levels) // 2]
     headline = scores.accuracy(seeds_of(runs, f"sm-ground_truth-{level}"))
     rows = []
-    for decoding in ("t1", "greedy", "greedy_exclude", "top_p", "truncation"):
+    for decoding in ("t1", "greedy", "greedy_exclude", "top_p", "min_p", "truncation"):
         for cell in sorted({k.rsplit("-s", 1)[0] for k in runs}):
             found = seeds_of(runs, cell)
             if decoding in found[0]["test"]:

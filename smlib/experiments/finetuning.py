@@ -10,6 +10,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -19,11 +20,15 @@ from smlib.data.demonstrations import TaskDemonstrations
 from smlib.data.tasks import Task, load_task
 from smlib.experiments.answers import answer, recovery
 from smlib.experiments.pretraining import PretrainConfig, pretrained
-from smlib.methods import ObjectiveConfig, get_method
+from smlib.methods import ObjectiveConfig
+from smlib.models import Policy
 from smlib.results import Run, run_cached
 from smlib.training import TrainConfig, train
 
 VERSIONS = ("data", "sampling", "training")
+REMOVALS: Mapping[str, Callable[[Policy], Policy]] = MappingProxyType(
+    {"offset_head": Policy.remove_offset_head, "backspace": Policy.forbid_backspace}
+)
 
 
 @dataclass(frozen=True)
@@ -73,20 +78,25 @@ def fine_tune(
     preset: str,
     results_dir: str | Path = "results",
     test: bool = True,
+    without: tuple[str, ...] = (),
 ) -> Run:
     """The result of one run, computed or read.
 
     Args:
         test: whether the test split is looked at; False for anything that chooses a setting.
+        without: parts of the policy to leave out, keys of `REMOVALS`; for ablations.
     """
+    unknown = set(without) - set(REMOVALS)
+    if unknown:
+        raise ValueError(f"cannot leave out {', '.join(sorted(unknown))}; known: {', '.join(REMOVALS)}")
 
     def compute(scratch: Path) -> Mapping[str, object]:
-        return _compute(config, preset, results_dir, scratch, test)
+        return _compute(config, preset, results_dir, scratch, test, without)
 
     return run_cached(
         item,
         name,
-        {"config": config, "test": test},
+        {"config": config, "test": test} | ({"without": without} if without else {}),
         compute,
         preset=preset,
         seeds=[config.training.seed],
@@ -96,11 +106,13 @@ def fine_tune(
 
 
 def _compute(
-    config: FineTuneConfig, preset: str, results_dir: str | Path, scratch: Path, test: bool
+    config: FineTuneConfig, preset: str, results_dir: str | Path, scratch: Path, test: bool, without: tuple[str, ...]
 ) -> dict[str, object]:
     torch.set_num_threads(1)  # as everywhere: the result is then the same bytes however the run was started
     task = config.task()
     policy = pretrained(config.base, task, preset=preset, results_dir=results_dir)
+    for part in without:
+        REMOVALS[part](policy)
     seed = config.training.seed
     data = TaskDemonstrations(task, task.train, config.noise)
     history = train(policy, data, config.training, scratch).history
@@ -118,7 +130,7 @@ def _compute(
             d: {"correct": _bits(a.correct), "accuracy": a.accuracy, "backspace_rate": a.backspace_rate}
             for d, a in answers.items()
         }
-    if config.recovery_prompts and get_method(config.training.objective.method).backspace:
+    if config.recovery_prompts and policy.config.backspace:
         examples = (task.test if test else task.val)[: config.recovery_prompts]
         found = {depth: recovery(policy, task, examples, depth, seed=seed) for depth in config.recovery_depths}
         result["recovery"] = {

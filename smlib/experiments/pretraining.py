@@ -97,9 +97,10 @@ def pretrained(config: PretrainConfig, task: Task, *, preset: str, results_dir: 
     weights = resolve(results_dir) / FOLDER / name
     if preset in UNCOMMITTED and not weights.exists():
         weights = resolve(results_dir) / preset / FOLDER / name
-    policy = config.model.build(task)
     if not weights.exists():
-        _pretrain(config, task, policy, weights, preset, results_dir)
+        # A policy of its own: maximum likelihood switches <bkspc> off in the one it trains.
+        _pretrain(config, task, config.model.build(task), weights, preset, results_dir)
+    policy = config.model.build(task)
     tensors = load_file(weights)
     policy.lm.load_state_dict({name: value.float() for name, value in tensors.items()})
     with torch.no_grad():

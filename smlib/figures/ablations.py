@@ -25,6 +25,7 @@ DECODINGS = {
     "greedy": "greedy",
     "greedy_exclude": "greedy, no repeats",
     "top_p": "top-p 0.9",
+    "min_p": "min-p 0.1",
     "truncation": "truncation",
 }
 RATES = {
@@ -70,8 +71,8 @@ def methods(study: Mapping[str, Any]) -> Figure:
     """Validation accuracy of every method under every decoding rule, 95 % intervals."""
     rows = study["methods"]
     known = [d for d in DECODINGS if any(d in row["accuracy"] for row in rows)]
-    shapes = dict(zip(known, ("o", "s", "D", "^", "v"), strict=False))
-    colors = dict(zip(known, (PALETTE[c] for c in ("blue", "orange", "green", "purple", "grey")), strict=False))
+    shapes = dict(zip(known, ("o", "s", "D", "^", "v", "X"), strict=False))
+    colors = dict(zip(known, (PALETTE[c] for c in ("blue", "orange", "green", "purple", "vermilion", "grey")), strict=False))
     made, axis = figure(height=0.9 + 0.5 * len(rows), width=8.0)
     for y, row in enumerate(rows):
         for i, decoding in enumerate(known):
