@@ -90,7 +90,7 @@ def _compute(
     config: TextRun, scratch: Path, preset: str, results_dir: str | Path, keep: str | Path | None
 ) -> dict[str, object]:
     small = config.model.name == SCRATCH  # runs side by side, a thread each; a large model gets every core
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")) if small else len(os.sched_getaffinity(0)))
+    torch.set_num_threads(1 if small else len(os.sched_getaffinity(0)))
     corpus = config.load()
     policy, tokenizer = build(config.model, corpus, preset=preset, results_dir=results_dir)
     data = config.training_data(corpus, tokenizer)
