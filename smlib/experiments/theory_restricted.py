@@ -40,7 +40,7 @@ class RestrictedPreset:
     longest: int = 5
     gamma: float = 0.9
     datasets: int = 20
-    families: tuple[str, ...] = ("position_last", "last_two", "linear", "mlp")
+    families: tuple[str, ...] = ("position_last", "last_two", "position", "mlp")
     directs: tuple[str, ...] = ("forward_kl", "kl_to_mixture", "chi2_mixture", "js", "hellinger")
     objectives: tuple[str, ...] = tuple(J_OBJECTIVES)
     alphas: tuple[float, ...] = (0.01, 0.1, 1.0)

@@ -52,13 +52,13 @@ def minimise(
     while iterations < max_iterations and not bool(done.all()):
         iterations += 1
         direction = -_two_loop(gradient, steps, changes, inverses)
-        plain = failed | ((direction * gradient).sum(-1) >= 0.0)
+        plain = failed | ~((direction * gradient).sum(-1) < 0.0)  # uphill, or not a number after an overflow
         direction = torch.where(plain.unsqueeze(-1), -gradient, direction)
         if not steps or bool(failed.any()):
             direction = _shorten(direction, plain | (not steps))
         size, new_value, new_gradient = _line_search(objective, x, value, gradient, direction, done)
         moved = size > 0.0
-        step = size.unsqueeze(-1) * direction
+        step = torch.where(moved.unsqueeze(-1), size.unsqueeze(-1) * direction, 0.0)
         change = new_gradient - gradient
         product = (step * change).sum(-1)
         good = moved & (product > 1e-12 * step.norm(dim=-1) * change.norm(dim=-1))

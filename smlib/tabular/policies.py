@@ -66,38 +66,24 @@ def position_last(mdp: EditMDP) -> PolicyClass:
     return _table("position_last", "position and last token", mdp, lambda s: (len(s), *s[-1:]), lambda s: (len(s),))
 
 
+def position(mdp: EditMDP) -> PolicyClass:
+    """A function of position alone: tokens are independent."""
+    return _table("position", "position alone", mdp, lambda s: (len(s),), lambda s: (len(s),))
+
+
 def last_tokens(mdp: EditMDP, n: int = 2) -> PolicyClass:
     """A function of the last n tokens, blind to position: an n-gram model."""
     return _table("last_two", "last two tokens", mdp, lambda s: s[-n:], lambda s: s[-(n - 1) :] if n > 1 else ())
 
 
-def _one_hot(mdp: EditMDP) -> Float[Tensor, "strings features"]:
-    """Strings (rows 0..S-1) and finished strings (S..2S-1), one-hot per slot, `<eos>` as a token of its own."""
+def mlp(mdp: EditMDP, hidden: int = 1) -> PolicyClass:
+    """A tanh network of `hidden` units on the whole string (one-hot token per slot, `<eos>` as a token of its own)."""
     width = mdp.tokens + 1
     inputs = torch.zeros(2 * mdp.n_strings, (mdp.max_len + 1) * width, dtype=torch.float64)
     for i, string in enumerate(mdp.strings):
         for position, token in enumerate(string):
             inputs[[i, i + mdp.n_strings], position * width + token] = 1.0
         inputs[i + mdp.n_strings, len(string) * width + mdp.eos] = 1.0
-    return inputs
-
-
-def linear(mdp: EditMDP) -> PolicyClass:
-    """Logits linear in the one-hot tokens of the whole string: sees everything, but no two tokens together."""
-    inputs = _one_hot(mdp)
-    n_features = inputs.shape[1]
-    split = n_features * mdp.n_actions
-
-    def logits(theta: Tensor) -> Logits:
-        score = inputs @ theta[:, :split].reshape(-1, n_features, mdp.n_actions) + theta[:, None, split:]
-        return score[:, : mdp.n_strings], torch.logsumexp(score[:, mdp.n_strings :], dim=-1)
-
-    return PolicyClass("linear", "linear in the tokens", split + mdp.n_actions, logits)
-
-
-def mlp(mdp: EditMDP, hidden: int = 1) -> PolicyClass:
-    """A tanh network of `hidden` units on the one-hot tokens of the whole string."""
-    inputs = _one_hot(mdp)
     sizes = [inputs.shape[1] * hidden, hidden, hidden * mdp.n_actions, mdp.n_actions]
 
     def logits(theta: Tensor) -> Logits:
@@ -113,7 +99,7 @@ POLICY_CLASSES: dict[str, Callable[[EditMDP], PolicyClass]] = {
     "full": full,
     "position_last": position_last,
     "last_two": last_tokens,
-    "linear": linear,
+    "position": position,
     "mlp": mlp,
 }
 
