@@ -75,12 +75,17 @@ def metrics(item: Item) -> Figure:
         shorts = [short for short in COLUMNS if f"{short} / {metric}" in ours]
         for place, short in enumerate(shorts):
             row, style = ours[f"{short} / {metric}"], method_style(_STYLES[short])
-            axis.errorbar(place, row["ours"], yerr=row["error"], color=style.color, marker=style.marker, linestyle="")
+            error = row["error"]
+            ends = None if error is None else [[min(error, row["ours"])], [error]]  # none of these can be negative
+            axis.errorbar(place, row["ours"], yerr=ends, color=style.color, marker=style.marker, linestyle="")
             label = f"{short} / {metric}"
             if label in paper and metric != "perplexity":
                 axis.plot(place + 0.25, paper[label].value, color=PALETTE["grey"], marker="_", markersize=9)
         axis.set(title=heading, xlim=(-0.6, len(shorts) - 0.2))
         axis.set_xticks(range(len(shorts)), shorts, rotation=60)
+    first = np.ravel(axes)[0]
+    first.plot([], [], color=PALETTE["grey"], marker="_", markersize=9, linestyle="", label="the paper's value")
+    made.legend(*first.get_legend_handles_labels(), loc="outside lower center")
     return made
 
 
@@ -96,11 +101,14 @@ def spurious_token(item: Item) -> Figure:
             cells = [rates[f"{m} / {kind} / {what}"] for m in methods]
             places = np.arange(len(methods)) + offset
             axis.bar(places, [c["ours"] for c in cells], 0.32, color=PALETTE[colour], label=f"{kind} last token")
-            axis.errorbar(places, [c["ours"] for c in cells], [c["error"] for c in cells], color="black", linestyle="")
+            shares, errors = (np.array([c[name] for c in cells], float) for name in ("ours", "error"))
+            ends = [np.minimum(errors, shares), np.minimum(errors, 1.0 - shares)]
+            axis.errorbar(places, shares, ends, color="black", linestyle="", capsize=3)
         axis.set(title=title, xlim=(-0.6, len(methods) - 0.4))
+        axis.set_ylim(bottom=0.0)
         axis.set_xticks(range(len(methods)), [COLUMNS[m] for m in methods], rotation=15)
     axes[0].set_ylabel("share of prompts")
-    axes[0].legend()
+    made.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
     return made
 
 
