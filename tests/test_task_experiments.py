@@ -132,6 +132,7 @@ def test_ablations_are_written_and_drawn(tmp_path: Path, monkeypatch: pytest.Mon
         drawn(made(details), tmp_path)
     table = ablation_figures.method_table(details)
     assert list(table.index[:2]) == ["MLE", "SequenceMatch"]
+    assert table.loc["MLE", "step / MLE's"] == "1.00 ×"
     assert len(ablation_figures.findings(details)) == 4
 
 

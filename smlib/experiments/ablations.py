@@ -16,6 +16,7 @@ import numpy as np
 from smlib.evaluation import clustered_interval
 from smlib.experiments import arithmetic, scores
 from smlib.experiments.finetuning import REMOVALS, FineTuneConfig, fine_tune, in_parallel
+from smlib.experiments.overhead import method_costs
 from smlib.experiments.pretraining import pretrained
 from smlib.experiments.verdicts import LEVEL, RULE, Comparison, holm, judge
 from smlib.results import Run, check_preset, write_item
@@ -170,8 +171,8 @@ def study(preset: str, results_dir: str | Path = "results", processes: int | Non
     sweeps = [_sweep(runs, s, preset) for s in SWEEPS.values() if any(_found(runs, n) for n in _names(s).values())]
     if len(chosen.levels) > 1:
         sweeps.append(_noise_sweep(runs, preset))
-    methods = [_method(runs, name) for name in TITLES if _found(runs, name)]
-    methods.insert(0, _method(runs, "mle"))
+    costs = method_costs(preset, results_dir)
+    methods = [_method(runs, name, costs) for name in ("mle", *TITLES) if _found(runs, name)]
     sm, bc = (scores.by_prefix(runs, name) for name in (DEFAULT, "bc"))
     judgement = judge([Comparison("SM > BC, validation", scores.difference(sm, bc, "val"))])
     made: dict[str, Any] = {
@@ -203,7 +204,7 @@ def study(preset: str, results_dir: str | Path = "results", processes: int | Non
         verdict=judgement.verdict,
         rows=rows,
         details=made,
-        sources=list(runs.values()),
+        sources=[*runs.values(), costs],
         results_dir=results_dir,
     )
     return made
@@ -291,8 +292,8 @@ def _summary(sweeps: Sequence[Mapping[str, Any]]) -> str:
     return f"matters: {', '.join(moved)}" if moved else f"none of {len(sweeps)} sweeps moves it significantly"
 
 
-def _method(runs: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """Accuracy under each decoding rule, share of backspaces, and recovery after k wrong tokens."""
+def _method(runs: Mapping[str, Any], name: str, costs: Mapping[str, Any]) -> dict[str, Any]:
+    """Accuracy by decoding rule, share of backspaces, cost of a step over MLE's, recovery after k wrong tokens."""
     chosen = scores.by_prefix(runs, name)
     decodings = list(chosen[0]["val"])
     recovery = {} if name == "mle" else chosen[0].get("recovery", {})
@@ -301,6 +302,7 @@ def _method(runs: Mapping[str, Any], name: str) -> dict[str, Any]:
         "title": "MLE" if name == "mle" else TITLES[name],
         "accuracy": {d: _accuracy(runs, name, d) for d in decodings},
         "backspace_rate": scores.number(scores.backspace_rate(chosen, "val")),
+        "cost": costs[name.split("-")[0]]["value"],
         "recovery": {
             depth: {
                 what: scores.estimate_record(

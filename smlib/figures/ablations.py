@@ -112,12 +112,13 @@ def recovery(study: Mapping[str, Any]) -> Figure:
 
 
 def method_table(study: Mapping[str, Any]) -> pd.DataFrame:
-    """Accuracy by decoding, share of backspaces, and how often all of k wrong tokens are deleted."""
+    """Accuracy by decoding, cost of a step, share of backspaces, and how often all of k wrong tokens are deleted."""
     rows = study["methods"]
     columns: dict[str, list[str]] = {}
     for decoding, title in DECODINGS.items():
         if any(decoding in row["accuracy"] for row in rows):
             columns[title] = [_shown(row["accuracy"].get(decoding)) for row in rows]
+    columns["step / MLE's"] = [f"{row['cost']:.2f} ×" for row in rows]
     columns["<bkspc>"] = [f"{100 * row['backspace_rate']:.1f} %" for row in rows]
     for depth in sorted({d for row in rows for d in row["recovery"]}, key=int):
         columns[f"deletes {depth}"] = [_shown(row["recovery"].get(depth, {}).get("all_removed")) for row in rows]
