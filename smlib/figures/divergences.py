@@ -38,7 +38,7 @@ def comparison(study: Mapping[str, Any]) -> Figure:
         right.plot(100 * np.array(row["outside_domain"]), [y] * len(row["outside_domain"]), alpha=0.7, **style)
     left.axvline(study["bc"]["value"], color=PALETTE["grey"], linestyle="--", linewidth=1.5)
     left.annotate(
-        "BC", (study["bc"]["value"], -0.6), color=PALETTE["grey"], ha="center", fontsize=10, annotation_clip=False
+        " BC", (study["bc"]["value"], -0.6), color=PALETTE["grey"], ha="left", fontsize=10, annotation_clip=False
     )
     left.set_yticks(range(len(rows)), [row["title"] for row in rows])
     left.set_ylim(len(rows) - 0.5, -0.8)
@@ -110,6 +110,6 @@ def phi_curves(x: np.ndarray, phi: Mapping[str, np.ndarray], slope: Mapping[str,
     left.axhline(0, color=PALETTE["black"], linewidth=0.8)
     left.set(xlabel="α r", ylabel="φ(α r)", ylim=(-6, 3))
     right.axhline(1, color=PALETTE["black"], linewidth=0.8)
-    right.set(xlabel="α r", ylabel="φ′(α r)", yscale="symlog")
+    right.set(xlabel="α r", ylabel="φ′(α r)", yscale="symlog", ylim=(-1, 2e4))
     made.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=len(phi))
     return made
