@@ -50,20 +50,16 @@ def preset(item: str, name: str) -> TablePreset:
     return PRESETS[item][name]
 
 
-QUICK_QUESTIONS = 50_000  # of the base model's stream: its weights are not committed, and quick has to train them
-
-
 def _presets(item: str) -> Mapping[str, TablePreset]:
     table_size, other = SIZES[item]
     made = {}
     for name in ("smoke", "quick", "full"):
         source = arithmetic.preset(name)
         size = table_size if name == "full" else min(table_size, source.n_train)
-        questions = min(source.base.questions, QUICK_QUESTIONS) if name == "quick" else source.base.questions
         made[name] = TablePreset(
             dataclasses.replace(
                 source,
-                base=dataclasses.replace(source.base, task=TASKS[item], questions=questions),
+                base=dataclasses.replace(source.base, task=TASKS[item]),
                 levels=(0.02, 0.2) if name == "full" else (0.2,),
                 kinds=(KIND,),
                 n_train=size,

@@ -39,12 +39,15 @@ DECODINGS = ("t1", "greedy_exclude")
 MAX_TOKENS = 64  # of an answer, as the paper's subset of opus_books
 VERSIONS = ("data", "sampling", "training", "evaluation")
 EXAMPLES = 8
+PAIRS_OF_BASE = (
+    20_000  # after 50,000 the base alone reaches 89 BLEU on the validation pairs, which leaves little to see
+)
 
 
 def _preset(name: str) -> ArithmeticPreset:
     source = arithmetic.preset(name)
     model = dataclasses.replace(source.base.model, positions=192)
-    questions = min(source.base.questions, 50_000 if name == "quick" else 200_000)
+    questions = min(source.base.questions, PAIRS_OF_BASE)
     pairs = dataclasses.replace(source.base, task="translation", difficulty="easy", questions=questions, model=model)
     levels = (0.02, 0.2) if name == "full" else (0.2,)
     size = min(source.n_test, 500)
