@@ -9,6 +9,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from smlib import figures
+from smlib.figures import arithmetic
 from smlib.files import ResultError
 
 
@@ -60,3 +61,11 @@ def test_methods_differ_without_colour() -> None:
 def test_figures_tables_and_status_load_no_torch() -> None:
     program = "import sys, smlib.figures, smlib.tables, smlib.cli; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+def test_the_predicted_gain_is_measured_from_mle_at_temperature_one() -> None:
+    labels = {"mle / t1": 0.5, "mle / truncation": 0.52, "bc-random-0.2 / t1": 0.47, "sm-random-0.2 / t1": 0.6}
+    item = {"rows": [{"label": k, "ours": v} for k, v in labels.items()]}
+    table = arithmetic.predicted_gain(item)
+    assert table.iloc[:, 0].tolist() == ["+2.0", "-3.0"]
+    assert table.index[1] == "BC, temperature 1, random noise η = 0.2"

@@ -100,6 +100,28 @@ def decodings(item: Mapping[str, Any]) -> pd.DataFrame:
     return pd.DataFrame.from_dict(table, orient="index").fillna("—").rename_axis("run")
 
 
+def predicted_gain(item: Mapping[str, Any]) -> pd.DataFrame:
+    """What cloned backspaces should give BC over MLE by notebook 02, as points of accuracy, and what BC gained.
+
+    The prediction is MLE's own gain from sampling by p^2 / (p + 0.1 u); beside it, the usual filters.
+    """
+    ours = {row["label"]: row["ours"] for row in item["rows"]}
+    base = ours["mle / t1"]
+    rules = {
+        "truncation": "predicted for digit noise: MLE sampled from p²/(p + 0.1 u)",
+        "min_p": "MLE, min-p 0.1",
+        "top_p": "MLE, top-p 0.9",
+        "greedy": "MLE, greedy",
+    }
+    gains = {title: ours[f"mle / {rule}"] - base for rule, title in rules.items() if f"mle / {rule}" in ours}
+    for label, value in ours.items():
+        if label.startswith("bc-") and label.endswith(" / t1"):
+            _, kind, level = label.removesuffix(" / t1").split("-")
+            noise = "digit" if kind == "ground_truth" else "random"
+            gains[f"BC, temperature 1, {noise} noise η = {level}"] = value - base
+    return pd.DataFrame({"points over MLE at temperature 1": {k: f"{100 * v:+.1f}" for k, v in gains.items()}})
+
+
 def comparisons(item: Mapping[str, Any]) -> pd.DataFrame:
     """The paper's claims about Figure 3, our paired difference and what it says."""
     return pd.DataFrame(
