@@ -173,7 +173,7 @@ class EditBatch:
             tokens[i, : self.depth[i]] = torch.from_numpy(np.concatenate(state))
         positions = torch.arange(width, device=self.device).expand(n, width)
         mask = torch.ones((width, width), dtype=torch.bool, device=self.device).tril().expand(n, 1, width, width)
-        self.cache.point(positions, width)
+        self.cache.point(positions, width, begin=0)
         states = self.policy.hidden(tokens.to(self.device), positions, mask, cache=self.cache)
         hidden = states.new_zeros((n, self.config.max_new_tokens + 1, states.shape[-1]))
         for i, (root, depth) in enumerate(zip(self.root, self.depth, strict=True)):
@@ -255,7 +255,7 @@ class EditBatch:
         positions = self._to_device(last)[:, None]
         view = int(last.max()) + 1
         mask = (torch.arange(view, device=self.device) <= positions)[:, None, None]  # [R, 1, 1, view]
-        self.cache.point(positions, view)
+        self.cache.point(positions, view, begin=int(last[0]) if (last == last[0]).all() else None)
         tokens = self._to_device(self.tokens[active, offset])[:, None]
         states = self.policy.hidden(tokens, positions, mask, cache=self.cache)
         self.hidden[self._to_device(active), self._to_device(offset + 1)] = states[:, 0]

@@ -21,6 +21,7 @@ class _Window:
     rows: int
     slots: int
     index: tuple[Any, ...] = ()
+    begin: int | None = None
     n_rows: int = 0
     view: int = 0
 
@@ -46,9 +47,13 @@ class SlotLayer(CacheLayerMixin):
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         window = self.window
-        # Indexing rows and slots around the slice of heads yields [R, S, heads, head_dim].
-        self.keys[window.index] = key_states.transpose(1, 2)
-        self.values[window.index] = value_states.transpose(1, 2)
+        if window.begin is not None:
+            slots = slice(window.begin, window.begin + key_states.shape[2])
+            self.keys[: window.n_rows, :, slots] = key_states
+            self.values[: window.n_rows, :, slots] = value_states
+        else:  # indexing rows and slots around the slice of heads yields [R, S, heads, head_dim]
+            self.keys[window.index] = key_states.transpose(1, 2)
+            self.values[window.index] = value_states.transpose(1, 2)
         return self.keys[: window.n_rows, :, : window.view], self.values[: window.n_rows, :, : window.view]
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
@@ -74,16 +79,17 @@ class SlotCache(Cache):
         self.window = _Window(rows, slots)
         super().__init__(layer_class_to_replicate=lambda: SlotLayer(self.window))
 
-    def point(self, positions: Tensor, view: int) -> None:
+    def point(self, positions: Tensor, view: int, begin: int | None = None) -> None:
         """Says where the next forward pass writes.
 
         Args:
             positions: slot of every token that is fed, long `[R, S]`.
             view: number of leading slots that attention reads; larger than every position.
+            begin: the first slot where every row writes the same run of slots, which is faster; None otherwise.
         """
         rows = torch.arange(positions.shape[0], device=positions.device)[:, None]
         self.window.index = (rows, slice(None), positions)
-        self.window.n_rows, self.window.view = positions.shape[0], view
+        self.window.begin, self.window.n_rows, self.window.view = begin, positions.shape[0], view
 
     def move(self, source: list[int], target: list[int], view: int) -> None:
         """Copies `view` slots of rows `source` over rows `target` (disjoint): closes the gaps of finished rows."""
