@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from smlib import figures
 from smlib.evaluation import PairedTest
-from smlib.experiments import ablations, divergences, mathematics, method_tables, report, scores, translation
+from smlib.experiments import ablations, divergences, mathematics, method_tables, regimes, report, scores, translation
 from smlib.figures import ablations as ablation_figures
 from smlib.figures import divergences as divergence_figures
 from smlib.figures import report as report_figures
@@ -140,6 +140,27 @@ def test_no_ablation_looks_at_the_test_questions(tmp_path: Path, monkeypatch: py
     replace_training(monkeypatch, ablations)
     runs = ablations.run("smoke", tmp_path)
     assert not any("test" in run for name, run in runs.items() if name in ablations.cells("smoke"))
+
+
+def test_regimes_change_all_methods_alike_and_share_the_default(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = regimes.cells("full")
+    for name in regimes.PRESETS["full"]:
+        per_method = [full[f"{name}/{m}-s0"][3] for m in method_tables.METHODS]
+        assert len({(c.n_train, c.training.steps, c.training.learning_rate, c.base) for c in per_method}) == 1
+    assert full["alpha=0.01/bc-s0"] == full["default/bc-s0"]
+    assert full["alpha=0.01/sm-s0"][3].training.objective.alpha == 0.01
+    assert full["steps=4500/sm-s0"][3].training.objective.bc_steps == 1_500  # a third, as everywhere
+    replace_training(monkeypatch, ablations, regimes)
+    found = regimes.study("smoke", tmp_path)
+    assert [row["regime"] for row in found["rows"][::2]] == ["default", "alpha=0.01"]
+    assert found["rows"][0]["differences"]["bc-mle"]["difference"] == pytest.approx(
+        found["rows"][0]["accuracy"]["bc"]["value"] - found["rows"][0]["accuracy"]["mle"]["value"], abs=1e-3
+    )
+    details = ablations.study("smoke", tmp_path, regimes=found)
+    drawn(ablation_figures.regimes(details), tmp_path)
+    assert len(ablation_figures.regime_table(details)) == 4
 
 
 def test_a_finding_says_what_differs() -> None:

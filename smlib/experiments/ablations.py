@@ -5,7 +5,7 @@ Figure 3's α and γ were fixed before these ran; none of them looks at the test
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -15,10 +15,11 @@ import numpy as np
 
 from smlib.evaluation import clustered_interval
 from smlib.experiments import arithmetic, scores
+from smlib.experiments.findings import finding, summary
 from smlib.experiments.finetuning import REMOVALS, FineTuneConfig, fine_tune, in_parallel
 from smlib.experiments.overhead import method_costs
 from smlib.experiments.pretraining import pretrained
-from smlib.experiments.verdicts import LEVEL, RULE, Comparison, holm, judge
+from smlib.experiments.verdicts import RULE, Comparison, judge
 from smlib.results import Run, check_preset, write_item
 
 ITEM, KIND = "ablations", "ground_truth"
@@ -164,8 +165,17 @@ def run(
     return dict(zip([*others, *own], in_parallel(fine_tune, calls, processes), strict=True))
 
 
-def study(preset: str, results_dir: str | Path = "results", processes: int | None = None) -> dict[str, Any]:
-    """Runs everything, writes the ledger's line for `ablations`, and returns what its figures and tables show."""
+def study(
+    preset: str,
+    results_dir: str | Path = "results",
+    processes: int | None = None,
+    regimes: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Runs everything, writes the ledger's line for `ablations`, and returns what its figures and tables show.
+
+    Args:
+        regimes: what `smlib.experiments.regimes.study` returned, to go into the same item.
+    """
     runs = run(preset, results_dir, processes=processes)
     chosen = arithmetic.preset(preset)
     sweeps = [_sweep(runs, s, preset) for s in SWEEPS.values() if any(_found(runs, n) for n in _names(s).values())]
@@ -181,6 +191,7 @@ def study(preset: str, results_dir: str | Path = "results", processes: int | Non
         "n_seeds": len(sm),
         "reference": {"bc": _accuracy(runs, "bc"), "sm": _accuracy(runs, DEFAULT), "mle": _accuracy(runs, "mle")},
         "sweeps": sweeps,
+        "regimes": regimes["rows"] if regimes else [],
         "methods": methods,
         "no_demonstrations": _accuracy(runs, "sm-none-0"),
         "verdict": judgement.verdict,
@@ -199,12 +210,12 @@ def study(preset: str, results_dir: str | Path = "results", processes: int | Non
         preset,
         ours=", ".join(f"{t} {reference[m]['value']:.3f}" for t, m in (("MLE", "mle"), ("BC", "bc"), ("SM", "sm")))
         + " on validation; "
-        + _summary(sweeps),
+        + summary(sweeps),
         n_seeds=len(sm),
         verdict=judgement.verdict,
         rows=rows,
         details=made,
-        sources=[*runs.values(), costs],
+        sources=[*runs.values(), costs, *(regimes["sources"] if regimes else [])],
         results_dir=results_dir,
     )
     return made
@@ -271,25 +282,6 @@ def _default(config: FineTuneConfig, parameter: str) -> Any:
         if hasattr(holder, parameter):
             return getattr(holder, parameter)
     raise ValueError(f"no parameter {parameter!r} in a run's configuration")
-
-
-def finding(title: str, points: Sequence[Mapping[str, Any]]) -> str:
-    """One sentence on a sweep, from its numbers: what differs significantly from the default, Holm over the sweep."""
-    default = next(p for p in points if p["default"])
-    others = [p for p in points if not p["default"]]
-    adjusted = holm([p["p_value"] for p in others])
-    sure = [p for p, a in zip(others, adjusted, strict=True) if a < LEVEL]
-    start = f"{title}: {default['accuracy']['value']:.3f} at the default ({default['value']})"
-    if not sure:
-        widest = max(max(abs(p["low"]), abs(p["high"])) for p in others)
-        return f"{start}; no other value differs significantly, differences beyond {widest:.3f} are excluded"
-    changes = ", ".join(f"{p['difference']:+.3f} at {p['value']}" for p in sure)
-    return f"{start}; significantly different: {changes}"
-
-
-def _summary(sweeps: Sequence[Mapping[str, Any]]) -> str:
-    moved = [s["title"] for s in sweeps if "significantly different" in s["finding"]]
-    return f"matters: {', '.join(moved)}" if moved else f"none of {len(sweeps)} sweeps moves it significantly"
 
 
 def _method(runs: Mapping[str, Any], name: str, costs: Mapping[str, Any]) -> dict[str, Any]:

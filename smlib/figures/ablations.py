@@ -134,3 +134,41 @@ def _shown(record: Mapping[str, Any] | None) -> str:
     if record is None:
         return "—"
     return f"{record['value']:.3f} ± {max(record['high'] - record['value'], record['value'] - record['low']):.3f}"
+
+
+def regimes(study: Mapping[str, Any], decoding: str = "t1") -> Figure:
+    """Differences between methods in each regime, paired over seeds and questions, 95 % intervals."""
+    rows = [row for row in study["regimes"] if row["decoding"] == decoding]
+    made, axis = figure(height=1.2 + 0.5 * len(rows), width=8.0)
+    pairs = {
+        "sm-bc": ("SequenceMatch − BC", "blue", "D"),
+        "sm-mle": ("SequenceMatch − MLE", "sky", "o"),
+        "bc-mle": ("BC − MLE", "orange", "s"),
+    }
+    for offset, (pair, (label, color, marker)) in zip((-0.2, 0.0, 0.2), pairs.items(), strict=True):
+        found = [row["differences"][pair] for row in rows]
+        middle = np.array([f["difference"] for f in found])
+        ends = np.abs(np.array([[f["low"], f["high"]] for f in found]).T - middle)
+        axis.errorbar(
+            middle, np.arange(len(rows)) + offset, xerr=ends, color=PALETTE[color], marker=marker, linestyle="none",
+            label=label,
+        )  # fmt: skip
+    axis.axvline(0.0, color=PALETTE["black"], linewidth=0.8)
+    axis.set_yticks(
+        range(len(rows)), [f"{row['title']}\n(MLE {row['accuracy']['mle']['value']:.2f})" for row in rows]
+    )
+    axis.set_ylim(len(rows) - 0.5, -0.5)
+    axis.set(xlabel=f"difference in accuracy, {DECODINGS[decoding]}, validation questions")
+    made.legend(*axis.get_legend_handles_labels(), loc="outside upper center", ncols=3)
+    return made
+
+
+def regime_table(study: Mapping[str, Any]) -> pd.DataFrame:
+    """Accuracy of each method in each regime, by decoding rule."""
+    return pd.DataFrame(
+        [
+            {"regime": row["title"], "decoding": DECODINGS[row["decoding"]]}
+            | {m.upper(): _shown(record) for m, record in row["accuracy"].items()}
+            for row in study["regimes"]
+        ]
+    ).set_index(["regime", "decoding"])

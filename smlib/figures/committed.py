@@ -29,6 +29,7 @@ FIGURES: Mapping[str, tuple[str, Draw]] = MappingProxyType(
         "ablations_sweeps": ("ablations", ablations.sweeps),
         "ablations_methods": ("ablations", ablations.methods),
         "ablations_recovery": ("ablations", ablations.recovery),
+        "ablations_regimes": ("ablations", ablations.regimes),
         "report_verdicts": ("report", report.verdicts),
         "report_claims": ("report", report.claims),
     }

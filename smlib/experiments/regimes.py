@@ -1,0 +1,139 @@
+"""Where SequenceMatch pays and where it does not: MLE, BC and SM again in other regimes of the arithmetic task.
+
+A regime changes something for all three methods alike: how much there is to learn from, how long and how fast, how good
+the base model is. Figure 3's is the default. Judged on the validation questions, one setting away from it at a time.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from smlib.evaluation import paired_difference
+from smlib.experiments import ablations, arithmetic, scores
+from smlib.experiments.arithmetic import ArithmeticPreset
+from smlib.experiments.finetuning import FineTuneConfig, fine_tune, in_parallel
+from smlib.experiments.method_tables import METHODS, PAIRS
+from smlib.experiments.pretraining import pretrained
+from smlib.results import Run, check_preset
+
+DEFAULT = "default"
+DECODINGS = ("t1", "greedy_exclude")
+
+
+@dataclass(frozen=True)
+class Regime:
+    """A change of the preset that holds for every method.
+
+    Attributes:
+        title: of the figure.
+        changes: fields of `ArithmeticPreset`. base_questions: questions that the base model was trained on.
+    """
+
+    title: str
+    changes: Mapping[str, Any]
+    base_questions: int | None = None
+
+    def of(self, chosen: ArithmeticPreset) -> ArithmeticPreset:
+        """The preset under this regime; the base model's other settings stay."""
+        made = dataclasses.replace(chosen, **self.changes)
+        if self.base_questions is None:
+            return made
+        return dataclasses.replace(made, base=dataclasses.replace(made.base, questions=self.base_questions))
+
+
+REGIMES: Mapping[str, Regime] = MappingProxyType(
+    {
+        "n_train=1000": Regime("1,000 questions", {"n_train": 1_000}),
+        "n_train=50000": Regime("50,000 questions", {"n_train": 50_000}),
+        "steps=500": Regime("a third of the steps", {"steps": 500, "warmup_steps": 50}),
+        "steps=4500": Regime("three times the steps", {"steps": 4_500, "warmup_steps": 450}),
+        "learning_rate=1e-4": Regime("a third of the learning rate", {"learning_rate": 1e-4}),
+        "base=100000": Regime("a weaker base model", {}, base_questions=100_000),
+        "alpha=0.01": Regime("α = 0.01", {"alpha": 0.01}),
+    }
+)
+"""Beside the default. Only the last concerns SequenceMatch alone; it is here since theory expects it to matter most."""
+
+PRESETS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {"smoke": ("alpha=0.01",), "quick": ("alpha=0.01",), "full": tuple(REGIMES)}
+)
+
+
+def cells(preset: str) -> dict[str, tuple[str, str, bool, FineTuneConfig]]:
+    """`<regime>/<method>-s<seed>` -> (item that keeps the run, its name there, whether it saw the test, configuration).
+
+    Runs that Figure 3 or the ablations have already are shared with them; alpha concerns SequenceMatch alone.
+    """
+    if check_preset(preset) not in PRESETS:
+        raise ValueError(f"regimes have no preset {preset!r}; they have {', '.join(PRESETS)}")
+    chosen, eta = arithmetic.preset(preset), ablations.level(preset)
+    made: dict[str, tuple[str, str, bool, FineTuneConfig]] = {}
+    for seed in ablations.seeds(preset):
+        shared = {
+            "mle": ("fig3", f"mle-s{seed}", True, chosen.grid()[f"mle-s{seed}"]),
+            "bc": (ablations.ITEM, f"bc-s{seed}", False, _ablation(preset, "bc", seed)),
+            "sm": (ablations.ITEM, f"{ablations.DEFAULT}-s{seed}", False, _ablation(preset, ablations.DEFAULT, seed)),
+        }
+        made |= {f"{DEFAULT}/{method}-s{seed}": cell for method, cell in shared.items()}
+        for name in PRESETS[preset]:
+            regime = REGIMES[name]
+            here = regime.of(chosen)
+            for method in METHODS:
+                if set(regime.changes) == {"alpha"} and method != "sm":
+                    made[f"{name}/{method}-s{seed}"] = shared[method]
+                    continue
+                config = here.run(method, "none" if method == "mle" else ablations.KIND, eta * (method != "mle"), seed)
+                config = dataclasses.replace(config, decodings=DECODINGS, examples=0, recovery_prompts=0)
+                made[f"{name}/{method}-s{seed}"] = (ablations.ITEM, f"regime-{name}-{method}-s{seed}", False, config)
+    return made
+
+
+def _ablation(preset: str, name: str, seed: int) -> FineTuneConfig:
+    return ablations.cells(preset, (name,))[f"{name}-s{seed}"]
+
+
+def run(preset: str, results_dir: str | Path = "results", processes: int | None = None) -> dict[str, Run]:
+    """Every run by `<regime>/<method>-s<seed>`, computed or read; each run once."""
+    wanted = cells(preset)
+    for config in {c.base: c for _, _, _, c in wanted.values()}.values():
+        pretrained(config.base, config.task(), preset=preset, results_dir=results_dir)
+    distinct = {(item, name): (test, config) for item, name, test, config in wanted.values()}
+    calls = [
+        {"config": config, "name": name, "item": item, "preset": preset, "results_dir": results_dir, "test": test}
+        for (item, name), (test, config) in distinct.items()
+    ]
+    found = dict(zip(distinct, in_parallel(fine_tune, calls, processes), strict=True))
+    return {cell: found[item, name] for cell, (item, name, _, _) in wanted.items()}
+
+
+def study(preset: str, results_dir: str | Path = "results", processes: int | None = None) -> dict[str, Any]:
+    """Accuracy of each method in each regime and paired differences between methods, under two decoding rules.
+
+    Returns `rows` (JSON types, for the figure) and `sources` (the runs).
+    """
+    runs = run(preset, results_dir, processes)
+    rows = []
+    for name in (DEFAULT, *PRESETS[preset]):
+        for decoding in DECODINGS:
+            found = {m: scores.by_prefix(runs, f"{name}/{m}") for m in METHODS}
+            # Without `<bkspc>` there is nothing to exclude: MLE's greedy answers are both.
+            rule = {m: decoding if decoding in found[m][0]["val"] else "greedy" for m in METHODS}  # type: ignore[operator]
+            accuracy = {m: scores.accuracy(found[m], "val", rule[m]) for m in METHODS}
+            right = {m: scores.correctness(found[m], "val", rule[m]) for m in METHODS}
+            tests = {f"{a}-{b}": paired_difference(right[a], right[b]) for a, b in PAIRS}
+            rows.append(
+                {
+                    "regime": name,
+                    "title": "Figure 3" if name == DEFAULT else REGIMES[name].title,
+                    "decoding": decoding,
+                    "accuracy": {m: scores.estimate_record(e) for m, e in accuracy.items()},
+                    "differences": {
+                        pair: {f: scores.number(getattr(t, f), 6) for f in ("difference", "low", "high", "p_value")}
+                        for pair, t in tests.items()
+                    },
+                }
+            )
+    return {"rows": rows, "sources": list({r.path: r for r in runs.values()}.values())}
