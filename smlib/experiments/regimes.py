@@ -120,7 +120,7 @@ def study(preset: str, results_dir: str | Path = "results", processes: int | Non
         for decoding in DECODINGS:
             found = {m: scores.by_prefix(runs, f"{name}/{m}") for m in METHODS}
             # Without `<bkspc>` there is nothing to exclude: MLE's greedy answers are both.
-            rule = {m: decoding if decoding in found[m][0]["val"] else "greedy" for m in METHODS}  # type: ignore[operator]
+            rule = {m: decoding if decoding in found[m][0]["val"] else "greedy" for m in METHODS}
             accuracy = {m: scores.accuracy(found[m], "val", rule[m]) for m in METHODS}
             right = {m: scores.correctness(found[m], "val", rule[m]) for m in METHODS}
             tests = {f"{a}-{b}": paired_difference(right[a], right[b]) for a, b in PAIRS}
