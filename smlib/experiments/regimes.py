@@ -58,7 +58,7 @@ REGIMES: Mapping[str, Regime] = MappingProxyType(
 """Beside the default. Only the last concerns SequenceMatch alone; it is here since theory expects it to matter most."""
 
 PRESETS: Mapping[str, tuple[str, ...]] = MappingProxyType(
-    {"smoke": ("alpha=0.01",), "quick": ("alpha=0.01",), "full": tuple(REGIMES)}
+    {"smoke": ("alpha=0.01",), "quick": (), "full": tuple(REGIMES)}
 )
 
 

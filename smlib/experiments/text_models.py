@@ -33,7 +33,7 @@ class ScratchModel:
     layers: int = 4
     heads: int = 4
     context: int = 128
-    steps: int = 600
+    steps: int = 400
     batch_size: int = 16
     learning_rate: float = 2e-3
     seed: int = 1
