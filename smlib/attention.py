@@ -1,13 +1,17 @@
 """Attention under a packed mask, in pieces: half the work of the dense form, through the same `sdpa` kernels.
 
 A slot never sees a later one, so queries [a, b) need keys [0, b) alone. A kernel that is handed a dense mask cannot
-know that and multiplies all S x S pairs; cutting the queries into pieces leaves about half of them. Values and
-gradients stay those of `sdpa`.
+know that and multiplies all S x S pairs; cutting the queries into pieces leaves about half of them. Of those a rollout
+does not see the rest of its data trajectory, nor the other way round, and neither sees another block of the row: runs
+of keys that no query of a piece sees are left out too. Values and gradients stay those of `sdpa`.
 """
 
+import itertools
 from typing import Any
 
+import numpy as np
 import torch
+from jaxtyping import Bool
 from torch import Tensor, nn
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
@@ -15,6 +19,8 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 PIECES = "sdpa_in_pieces"
 PIECE = 256  # queries at a time; rows that are not longer are left to the kernel whole
+GAP = 64  # keys in a row that a piece does not see, before they are cut out
+KEPT = 0.85  # largest share of the keys that may remain for cutting to pay
 
 
 def attention_in_pieces(
@@ -35,15 +41,79 @@ def attention_in_pieces(
     if attention_mask is None or length <= PIECE or key.shape[2] != length:
         whole: tuple[Tensor, None] = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
         return whole
-    pieces = []
-    for begin in range(0, length, PIECE):
-        end = min(begin + PIECE, length)
-        mask = attention_mask[:, :, begin:end, :end]
-        part = sdpa_attention_forward(
-            module, query[:, :, begin:end], key[:, :, :end], value[:, :, :end], mask, **kwargs
+    plan = None if attention_mask.is_cuda else _plan(attention_mask)  # reading a mask back stalls a GPU
+    if plan is None:
+        pieces = []
+        for begin in range(0, length, PIECE):
+            end = min(begin + PIECE, length)
+            mask = attention_mask[:, :, begin:end, :end]
+            queries = query[:, :, begin:end]
+            pieces.append(
+                sdpa_attention_forward(module, queries, key[:, :, :end], value[:, :, :end], mask, **kwargs)[0]
+            )
+        return torch.cat(pieces, dim=1), None
+    rows = []
+    for row, (sizes, needed) in enumerate(plan):
+        here = slice(row, row + 1)
+        # One split and not many slices: the gradient of a slice is a tensor of zeros as large as the whole.
+        keys, values = key[here].split(sizes, 2), value[here].split(sizes, 2)
+        queries, masks = query[here].split(PIECE, 2), attention_mask[here].split(PIECE, 2)
+        rows.append(
+            torch.cat(
+                [
+                    sdpa_attention_forward(
+                        module,
+                        queries[piece],
+                        torch.cat([keys[i] for i in chosen], 2),
+                        torch.cat([values[i] for i in chosen], 2),
+                        torch.cat([masks[piece].split(sizes, 3)[i] for i in chosen], 3),
+                        **kwargs,
+                    )[0]
+                    for piece, chosen in enumerate(needed)
+                ],
+                dim=1,
+            )
         )
-        pieces.append(part[0])
-    return torch.cat(pieces, dim=1), None
+    return torch.cat(rows), None
+
+
+Cut = tuple[list[int], list[list[int]]]
+
+
+def visible_segments(mask: Bool[Tensor, "R 1 S S"]) -> list[Cut]:
+    """For each row, sizes of segments of its keys, and for each piece of queries the segments that it needs.
+
+    A segment is needed where some query of the piece sees one of its keys. Borders lie between pieces, and around runs
+    of more than GAP keys that some piece does not see.
+    """
+    seen, length = mask[:, 0].numpy(), mask.shape[-1]
+    begins = range(0, length, PIECE)
+    plan = []
+    for row in seen:
+        by_piece = [row[begin : begin + PIECE].any(axis=0) for begin in begins]  # [S] each
+        borders = {*begins, length}
+        for keys in by_piece:
+            at = np.flatnonzero(keys)
+            for jump in np.flatnonzero(np.diff(at) > GAP):
+                borders |= {int(at[jump]) + 1, int(at[jump + 1])}
+        edges = sorted(borders)
+        spans = list(itertools.pairwise(edges))
+        needed = [[i for i, (a, b) in enumerate(spans) if keys[a:b].any()] for keys in by_piece]
+        plan.append(([b - a for a, b in spans], needed))
+    return plan
+
+
+def _plan(mask: Tensor) -> list[Cut] | None:
+    """`visible_segments`, found once for all layers, which get the same mask; None where too little would be cut."""
+    if mask.dtype != torch.bool or mask.shape[1] != 1:
+        return None
+    if not hasattr(mask, "_segments"):
+        plan = visible_segments(mask)
+        kept = sum(sizes[i] for sizes, needed in plan for chosen in needed for i in chosen)
+        whole = len(plan) * sum(range(PIECE, mask.shape[-1] + PIECE, PIECE))
+        mask._segments = plan if kept < KEPT * whole else None  # type: ignore[attr-defined]
+    found: list[Cut] | None = mask._segments  # type: ignore[attr-defined]
+    return found
 
 
 def use_pieces(lm: Any) -> None:

@@ -17,11 +17,11 @@ from jaxtyping import Bool, Float, Int
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from smlib.actions import ActionSpace
 from smlib.attention import check_attention, use_pieces
 from smlib.packing import PackedBatch
+from smlib.unembedding import picked_and_partition, recomputed
 
 FORMAT = "smlib-policy-1"
 
@@ -161,23 +161,24 @@ class Policy(nn.Module):
         if chunk is None or hidden.shape[0] <= chunk:
             every = self.logits(hidden, positions)
             return every[batch.visit_state, batch.label], every.logsumexp(-1)
-        order = torch.argsort(batch.visit_state)
+        order = torch.argsort(batch.visit_state, stable=True)
         state, label = batch.visit_state[order], batch.label[order]
-        picked, values = [], []
-        for begin in range(0, hidden.shape[0], chunk):
-            part = slice(begin, begin + chunk)
-            lo, hi = torch.searchsorted(state, torch.tensor([begin, begin + chunk], device=state.device)).tolist()
-            own, value = checkpoint(
-                self._picked, hidden[part], positions[part], state[lo:hi] - begin, label[lo:hi], use_reentrant=False
+        head: Any = self.lm.get_output_embeddings()
+        if type(head) is nn.Linear and getattr(head, "bias", None) is None and head.weight.is_floating_point():
+            picked, values = picked_and_partition(hidden, self._rows(head.weight), state, label, chunk)
+            if self.offset is not None:
+                offset = self.offset(hidden.to(self.w_bkspc.dtype), positions)[:, 0].to(values.dtype)
+                picked, values = picked + offset[state], values + offset
+        else:  # a head with adapters or quantised weights is called, chunk by chunk
+            picked, values = recomputed(
+                lambda p: self.logits(hidden[p], positions[p]), len(hidden), state, label, chunk
             )
-            picked.append(own)
-            values.append(value)
-        label_logit = torch.empty_like(torch.cat(picked))
-        return label_logit.index_copy(0, order, torch.cat(picked)), torch.cat(values)
+        return torch.empty_like(picked).index_copy(0, order, picked), values
 
-    def _picked(self, hidden: Tensor, positions: Tensor, state: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
-        logits = self.logits(hidden, positions)
-        return logits[state, label], logits.logsumexp(-1)
+    def _rows(self, weight: Tensor) -> Tensor:
+        """The unembedding with the row of `<bkspc>`, where that is an action."""
+        rows = weight[: self.space.vocab_size]
+        return torch.cat([rows, self.w_bkspc[None].to(rows.dtype)]) if self.config.backspace else rows
 
     def extra_state(self) -> dict[str, Tensor]:
         """The parameters beside the language model: the `<bkspc>` row and the offset head."""

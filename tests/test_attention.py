@@ -68,3 +68,44 @@ def test_generation_and_saving_work_as_before(tmp_path):
     lm.save_pretrained(tmp_path)
     loaded = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, attn_implementation="sdpa")
     assert loaded.config._attn_implementation == "sdpa"
+
+
+def test_keys_that_no_query_of_a_piece_sees_are_left_out(monkeypatch):
+    monkeypatch.setattr(attention, "PIECE", 8)
+    monkeypatch.setattr(attention, "GAP", 4)
+    # One row: a prompt of 4, a rollout of 12 from it, then the data's other 16 slots, which see the prompt alone.
+    rollout = Trajectory.make([0, 2, 3, 4], [5] * 12 + [SPACE.eos], space=SPACE)
+    data = Trajectory.make([0], [2, 3, 4, *[6] * 16, SPACE.eos], space=SPACE)
+    batch = pack([[data, rollout]], SPACE, model=[[False, True]])
+    mask = batch.mask()
+    ((sizes, needed),) = attention.visible_segments(mask)
+    length = mask.shape[-1]
+    assert sum(sizes) == length
+    edges = np.cumsum([0, *sizes])
+    for piece, chosen in enumerate(needed):
+        seen = np.zeros(length, bool)
+        for i in chosen:
+            seen[edges[i] : edges[i + 1]] = True
+        visible = mask[0, 0, 8 * piece : 8 * piece + 8].any(0).numpy()
+        assert not (visible & ~seen).any()  # nothing visible is lost
+    assert sum(sizes[i] for i in needed[-1]) <= length - 12  # the last piece: prompt and data, without the rollout
+
+
+def test_a_row_with_branches_is_cut_and_stays_attention(monkeypatch):
+    monkeypatch.setattr(attention, "PIECE", 8)
+    monkeypatch.setattr(attention, "GAP", 4)
+    rollout = Trajectory.make([0, 2, 3, 4], [5] * 12 + [SPACE.eos], space=SPACE)
+    data = Trajectory.make([0], [2, 3, 4, *[6] * 16, SPACE.eos], space=SPACE)
+    mask = pack([[data, rollout], [rollout]], SPACE, model=[[False, True], [True]]).mask()
+    assert attention._plan(mask) is not None
+    torch.manual_seed(0)
+    q, k, v = (
+        torch.randn(mask.shape[0], 2, mask.shape[-1], 4, dtype=torch.float64, requires_grad=True) for _ in range(3)
+    )
+    module = torch.nn.Module()
+    cut, _ = attention.attention_in_pieces(module, q, k, v, mask)
+    whole = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2)
+    torch.testing.assert_close(cut, whole, rtol=0, atol=1e-12)
+    slope = torch.randn_like(whole)
+    for a, b in zip(*(torch.autograd.grad((o * slope).sum(), (q, k, v)) for o in (cut, whole)), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-12)

@@ -137,7 +137,14 @@ def test_trie_equals_replay_and_algorithm_a_in_losses_and_gradients(batch_groups
             torch.testing.assert_close(da, db, rtol=0, atol=1e-9)
 
 
-def test_chunked_unembedding_equals_the_whole():
+@pytest.mark.parametrize("path", ["plain head", "head with a hook of its own"])
+def test_chunked_unembedding_equals_the_whole(path, monkeypatch):
+    if path != "plain head":  # anything but a plain nn.Linear is called as it is
+
+        class Head(torch.nn.Linear):
+            pass
+
+        monkeypatch.setattr(POLICY.lm.lm_head, "__class__", Head)
     trajectory = Trajectory.make([0, 2], [3, SPACE.bkspc, 4, 5, SPACE.bkspc, 6, SPACE.eos], space=SPACE)
     batch = pack([[trajectory], [trajectory]], SPACE)
     results = []
@@ -146,7 +153,7 @@ def test_chunked_unembedding_equals_the_whole():
         visits = visit_values(*POLICY(batch, chunk), batch)
         loss = sequencematch(visits, divergence=get("chi2"), alpha=0.3, gamma=0.9).total
         loss.backward()
-        results.append((loss.detach(), POLICY.w_bkspc.grad.clone(), POLICY.lm.lm_head.weight.grad.clone()))
+        results.append((loss.detach(), *(p.grad.clone() for p in POLICY.parameters() if p.grad is not None)))
     for other in results[1:]:
         for a, b in zip(results[0], other, strict=True):
             torch.testing.assert_close(a, b, rtol=0, atol=1e-12)

@@ -61,7 +61,7 @@ class Shape:
 
 
 ARITHMETIC = Shape(batch=32, context=0, prompt=0, rollout=24, vocab=0, refill=128)
-TEXT = Shape(batch=2, context=1024, prompt=256, rollout=512, vocab=8192, refill=16, chunk=1024)
+TEXT = Shape(batch=2, context=1024, prompt=256, rollout=512, vocab=8192, refill=16, chunk=256)
 LLAMA: dict[str, Any] = {"dim": 4096, "layers": 32, "heads": 32, "mlp": 11_008, "device": "cuda", "dtype": "bfloat16"}
 """Llama-2-7b's sizes. With AdamW on all weights in bfloat16 they take about 56 GB of a GPU (the paper used QLoRA)."""
 

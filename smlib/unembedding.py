@@ -1,0 +1,102 @@
+"""Logits of labels and log-partition functions without ever holding states x vocabulary logits.
+
+A loss needs two numbers of a state: the logit of what was done there, and V(s), the logsumexp over all actions. Both
+are computed chunk by chunk; the backward pass computes a chunk's logits again and turns them, in place, into their
+gradient softmax * dV + (the labels' share). Compared with recomputing under autograd this touches a chunk's memory a
+third as often, and memory is what a vocabulary of thousands costs on a CPU.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.utils.checkpoint import checkpoint
+
+
+def picked_and_partition(
+    hidden: Float[Tensor, "U d"],
+    weight: Float[Tensor, "A d"],
+    state: Int[Tensor, " N"],
+    label: Int[Tensor, " N"],
+    chunk: int,
+) -> tuple[Float[Tensor, " N"], Float[Tensor, " U"]]:
+    """`(hidden @ weight.T)[state, label]` and the logsumexp of its rows, in float32 or better.
+
+    Args:
+        state: ascending row of each label.
+        chunk: rows whose logits exist at a time.
+    """
+    picked, partition = _Unembedding.apply(hidden, weight, state, label, chunk)
+    return picked, partition
+
+
+def recomputed(
+    logits: Callable[[slice], Float[Tensor, "C A"]],
+    n: int,
+    state: Int[Tensor, " N"],
+    label: Int[Tensor, " N"],
+    chunk: int,
+) -> tuple[Float[Tensor, " N"], Float[Tensor, " U"]]:
+    """The same from any function that gives the logits of a slice of the n states, which autograd calls again."""
+
+    def one(part: slice, lo: int, hi: int) -> tuple[Tensor, Tensor]:
+        rows = logits(part)
+        return rows[state[lo:hi] - part.start, label[lo:hi]], rows.logsumexp(-1)
+
+    bounds = list(range(0, n, chunk))
+    cuts = torch.searchsorted(state, torch.tensor([*bounds, n], device=state.device)).tolist()
+    found = [
+        checkpoint(one, slice(begin, begin + chunk), lo, hi, use_reentrant=False)
+        for begin, lo, hi in zip(bounds, cuts, cuts[1:], strict=False)
+    ]
+    picked, partition = zip(*found, strict=True)
+    return torch.cat(picked), torch.cat(partition)
+
+
+class _Unembedding(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, state: Tensor, label: Tensor, chunk: int
+    ) -> tuple[Tensor, Tensor]:
+        bounds = list(range(0, hidden.shape[0], chunk))
+        cuts = torch.searchsorted(state, torch.tensor([*bounds, hidden.shape[0]], device=state.device)).tolist()
+        picked, partition = [], []
+        for begin, lo, hi in zip(bounds, cuts, cuts[1:], strict=False):
+            logits = _logits(hidden[begin : begin + chunk], weight)
+            picked.append(logits[state[lo:hi] - begin, label[lo:hi]])
+            partition.append(logits.logsumexp(-1))
+        ctx.plan = list(zip(bounds, cuts, cuts[1:], strict=False))
+        ctx.chunk = chunk
+        out = torch.cat(picked), torch.cat(partition)
+        ctx.save_for_backward(hidden, weight, state, label, out[1])
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
+        d_picked, d_partition = gradients
+        hidden, weight, state, label, partition = ctx.saved_tensors
+        to_hidden, to_weight = ctx.needs_input_grad[:2]
+        d_hidden = torch.empty_like(hidden) if to_hidden else None
+        d_weight = torch.zeros_like(weight) if to_weight else None
+        for begin, lo, hi in ctx.plan:
+            part = slice(begin, begin + ctx.chunk)
+            slope = _logits(hidden[part], weight)
+            slope.sub_(partition[part, None]).exp_().mul_(d_partition[part, None])
+            # Two visits may share a state and a label: their gradients add up.
+            slope.index_put_((state[lo:hi] - begin, label[lo:hi]), d_picked[lo:hi], accumulate=True)
+            slope = slope.to(weight.dtype)
+            if d_hidden is not None:
+                torch.mm(slope, weight, out=d_hidden[part])
+            if d_weight is not None:
+                d_weight.addmm_(slope.T, hidden[part])
+        return d_hidden, d_weight, None, None, None
+
+
+def _logits(hidden: Tensor, weight: Tensor) -> Tensor:
+    """Rows of logits; 16-bit ones become float32, since rewards are differences of large numbers."""
+    logits = hidden @ weight.T
+    return logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
