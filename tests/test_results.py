@@ -14,6 +14,7 @@ import pytest
 from smlib import ledger as ledger_module
 from smlib import numerics as numerics_module
 from smlib import results
+from smlib.costs import processor_hours
 from smlib.items import ITEMS, PRESETS, VERDICTS
 from smlib.ledger import LEDGER_FIELDS
 from smlib.results import ResultError, ledger, load_run, run_cached, write_item
@@ -336,3 +337,17 @@ def test_committed_results_are_of_the_present_code(repository: Path) -> None:
                 path = repository / "results" / str(row["preset"]) / source
                 assert path.exists(), f"{row['id']} rests on {source}, which is not committed"
                 assert hashlib.sha256(path.read_bytes()).hexdigest() == checksum
+
+
+def test_hours_count_the_last_run_of_every_file_that_is_there(tmp_path):
+    folder = tmp_path / "smoke"
+    (folder / "fig3").mkdir(parents=True)
+    (folder / "fig3" / "mle-s0-abc.json").write_text("{}")
+    lines = [
+        {"item": "fig3", "name": "mle-s0", "hash": "abc", "cpu_s": 9_000.0},
+        {"item": "fig3", "name": "mle-s0", "hash": "abc", "cpu_s": 3_600.0},  # computed again
+        {"item": "fig3", "name": "bc-s0", "hash": "abc", "cpu_s": 7_200.0},  # its file is gone
+    ]
+    (folder / "timings.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert processor_hours("smoke", tmp_path) == {"fig3": 1.0}
+    assert processor_hours("quick", tmp_path) == {}

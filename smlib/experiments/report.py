@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from smlib.costs import processor_hours
 from smlib.experiments.verdicts import RULE
 from smlib.ledger import COMMITTED_PRESETS, LEDGER_PRESETS, read_item
 from smlib.results import ITEMS, get_item, item_path, ledger, write_item
@@ -160,6 +161,7 @@ def collect(preset: str, results_dir: str | Path = "results") -> dict[str, Any]:
         "counts": counts,
         "choices": choices(_sweeps(preset, results_dir)),
         "errata": [vars(erratum) for erratum in ERRATA],
+        "hours": {item: round(h, 2) for item, h in processor_hours(preset, results_dir).items()},
         "rule": RULE,
         "verdict_rule": VERDICT_RULE,
     }
