@@ -160,3 +160,17 @@ def test_gpu_shapes_say_what_they_need():
         pytest.skip("there is a GPU")
     with pytest.raises(RuntimeError, match="CUDA device"):
         policy_for(overhead.PRESETS["paper"].text, dataset(SHAPE)[1])
+
+
+def test_shares_of_kernels_are_shares():
+    x = torch.randn(400, 400)
+    shares = resources.kernel_shares(lambda: x @ x)
+    assert shares["linear"] > 0.5
+    assert shares["attention"] == 0.0
+
+
+def test_targets_are_shown_with_what_was_reached():
+    entry = {"value": 1.2, "unit": "ratio", "baseline": "MLE", "n": 3, "spread": [1.1, 1.3], "clock": "cpu"}
+    table = pictures.targets({"a": {**entry, "target": "<= 1.35", "reached": True}, "b": entry})
+    assert table.loc["a", "reached"] == "yes"
+    assert table.loc["b", "target"] == "—"

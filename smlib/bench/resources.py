@@ -1,4 +1,4 @@
-"""Peak memory of a step, and how close its arithmetic comes to bare matrix products."""
+"""Peak memory of a step, how close its arithmetic comes to bare matrix products, and where its time goes."""
 
 import ctypes
 import gc
@@ -48,6 +48,19 @@ def flops(work: Callable[[], object]) -> int:
     with FlopCounterMode(display=False) as counter:
         work()
     return int(counter.get_total_flops())
+
+
+def kernel_shares(work: Callable[[], object]) -> dict[str, float]:
+    """Shares of a call's CPU time inside matrix products and inside attention; no rearranging of the rest removes them."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        work()
+    own = {event.key: event.self_cpu_time_total for event in profile.key_averages()}
+    total = sum(own.values())
+    products = ("aten::mm", "aten::addmm", "aten::addmm_", "aten::bmm")
+    return {
+        "linear": sum(own.get(name, 0.0) for name in products) / total,
+        "attention": sum(t for name, t in own.items() if "scaled_dot_product" in name) / total,
+    }
 
 
 def matmul_flops_per_second(model: nn.Module, work: Callable[[], object], repeats: int) -> float:

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from matplotlib.figure import Figure
 
 from smlib.figures.style import PALETTE, figure, method_style
@@ -106,3 +107,19 @@ def _line(ax: Any, x: Sequence[float], seconds: Sequence[float | None], name: st
         look = method_style(name)
         style = {"color": look.color, "marker": look.marker, "linestyle": look.linestyle}  # type: ignore[dict-item]
     ax.plot([a for a, _ in known], [b for _, b in known], label=NAMES[name], **style)
+
+
+def targets(run: Mapping[str, Any]) -> pd.DataFrame:
+    """Every entry of `smlib bench`: median, quartiles, number of turns, and the target where there is one."""
+    rows = [
+        {
+            "entry": name,
+            "median": entry["value"],
+            "quartiles": f"{entry['spread'][0]:g} to {entry['spread'][1]:g}",
+            "n": entry["n"],
+            "target": entry.get("target", "—"),
+            "reached": {True: "yes", False: "no"}.get(entry.get("reached"), "—"),
+        }
+        for name, entry in run.items()
+    ]
+    return pd.DataFrame(rows).set_index("entry")
