@@ -51,7 +51,7 @@ def flops(work: Callable[[], object]) -> int:
 
 
 def kernel_shares(work: Callable[[], object]) -> dict[str, float]:
-    """Shares of a call's CPU time inside matrix products and inside attention; no rearranging of the rest removes them."""
+    """Shares of a call's CPU time in matrix products and in attention: rearranging the rest removes none of that."""
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
         work()
     own = {event.key: event.self_cpu_time_total for event in profile.key_averages()}
