@@ -230,7 +230,7 @@ def _write(item: str, preset: str, own: Run, all_runs: Mapping[str, Run], result
         verdict=verdict((ratio[0], amortised[0]), theirs),
         rows=_rows(own, paper),
         details={"turns": own["mle_step"]["n"], "shape": TITLES[item][0], "clock": own["mle_step"]["clock"]},  # type: ignore[index]
-        sources=[own] if item == "tab3" else [run for key, run in all_runs.items() if key != "tab3"],
+        sources=[own] if item == "tab3" else list(all_runs.values()),
         results_dir=results_dir,
     )
 

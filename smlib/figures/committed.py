@@ -8,40 +8,101 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from smlib.figures import ablations, divergences, report, tasks
-from smlib.files import ResultError
+from smlib.figures import ablations, arithmetic, chain, divergences, masking, overhead, report, tasks, text, theory
+from smlib.files import ResultError, read_json, resolve
 from smlib.ledger import read_item
 
-Draw = Callable[[Mapping[str, Any]], Figure]
+Item = Mapping[str, Any]
+Runs = Mapping[str, Any]
+Draw = Callable[[Item, Runs], Figure]
+"""From an item's file and the results of the runs that it names as its sources, by the runs' names."""
 
+
+def _details(draw: Callable[..., Figure], **options: Any) -> Draw:
+    return lambda item, runs: draw(item["details"], **options)
+
+
+def _whole(draw: Callable[..., Figure], *options: Any) -> Draw:
+    return lambda item, runs: draw(item, *options)
+
+
+def _run(draw: Callable[[Any], Figure], name: str) -> Draw:
+    return lambda item, runs: draw(runs[name])
+
+
+def _restricted(item: Item, runs: Runs) -> Figure:
+    studies = {run["title"]: run for name, run in runs.items() if name.startswith("restricted-")}
+    order = dict.fromkeys(row["family"] for row in item["details"]["restricted"])
+    return theory.restricted([studies[title] for title in order])
+
+
+def _ratios(item: Item, runs: Runs) -> Figure:
+    return overhead.ratios({"text": runs["tab3/table"], "arithmetic": runs["table"]}, overhead.PAPER)
+
+
+def _learning(item: Item, runs: Runs) -> Figure:
+    return text.learning({name.removesuffix("-s0"): run["history"] for name, run in runs.items() if name.endswith("-s0")})
+
+
+BLEU = {"quantity": "BLEU"}
 FIGURES: Mapping[str, tuple[str, Draw]] = MappingProxyType(
     {
-        "g1": ("g1", divergences.comparison),
-        "g1_traces": ("g1", divergences.traces),
-        "tab5": ("tab5", partial(tasks.methods, quantity="BLEU")),
-        "tab5_differences": ("tab5", partial(tasks.differences, quantity="BLEU")),
-        "tab6": ("tab6", tasks.methods),
-        "tab6_differences": ("tab6", tasks.differences),
-        "tab6_sizes": ("tab6", tasks.sizes),
-        "tab7": ("tab7", tasks.methods),
-        "tab7_differences": ("tab7", tasks.differences),
-        "tab7_sizes": ("tab7", tasks.sizes),
-        "ablations_sweeps": ("ablations", ablations.sweeps),
-        "ablations_methods": ("ablations", ablations.methods),
-        "ablations_recovery": ("ablations", ablations.recovery),
-        "ablations_regimes": ("ablations", ablations.regimes),
-        "report_verdicts": ("report", report.verdicts),
-        "report_claims": ("report", report.claims),
+        "fig1": ("fig1", _run(chain.figure_1, "chain")),
+        "fig1_slide": ("fig1", _run(chain.slide, "chain")),
+        "fig1_backspace": ("fig1", _run(chain.lengths, "chain")),
+        "theory_claims": ("theory", lambda item, runs: theory.claims(runs["identities"]["claims"])),
+        "theory_restricted": ("theory", _restricted),
+        "theory_critic": ("theory", _run(theory.critics, "critic")),
+        "theory_recovery": ("theory", _run(theory.recovery, "recovery")),
+        "theory_cloning": ("theory", _run(theory.cloned_backspace, "cloning")),
+        "fig2": ("fig2", _whole(masking.layouts)),
+        "fig2_slots": ("fig2", _whole(masking.slots_needed)),
+        "fig3": ("fig3", _whole(arithmetic.accuracy_against_noise)),
+        "fig3_greedy": ("fig3", _whole(arithmetic.accuracy_against_noise, "greedy")),
+        "fig3_training": ("fig3", _whole(arithmetic.training_curves)),
+        "tab1": ("tab1", _whole(arithmetic.recovery)),
+        "tab2_metrics": ("tab2", _whole(text.metrics)),
+        "tab2_learning": ("tab2", _learning),
+        "tab8_spurious": ("tab8", _whole(text.spurious_token)),
+        "tab34_ratios": ("tab4", _ratios),
+        "tab34_breakdown": ("tab4", lambda i, runs: overhead.breakdown({s: runs["breakdown"][s] for s in overhead.SHAPES})),
+        "tab34_curves": ("tab4", _run(overhead.curves, "curves")),
+        "g1": ("g1", _details(divergences.comparison)),
+        "g1_traces": ("g1", _details(divergences.traces)),
+        "tab5": ("tab5", _details(tasks.methods, **BLEU)),
+        "tab5_differences": ("tab5", _details(tasks.differences, **BLEU)),
+        "tab6": ("tab6", _details(tasks.methods)),
+        "tab6_differences": ("tab6", _details(tasks.differences)),
+        "tab6_sizes": ("tab6", _details(tasks.sizes)),
+        "tab7": ("tab7", _details(tasks.methods)),
+        "tab7_differences": ("tab7", _details(tasks.differences)),
+        "tab7_sizes": ("tab7", _details(tasks.sizes)),
+        "ablations_sweeps": ("ablations", _details(ablations.sweeps)),
+        "ablations_methods": ("ablations", _details(ablations.methods)),
+        "ablations_recovery": ("ablations", _details(ablations.recovery)),
+        "ablations_regimes": ("ablations", _details(ablations.regimes)),
+        "report_verdicts": ("report", _details(report.verdicts)),
+        "report_claims": ("report", _details(report.claims)),
     }
 )
-"""Figure name -> the item whose details it shows, and the function that draws them."""
+"""Figure name -> the item whose file and runs it shows, and the function that draws them. `overview` and `g1_phi` are
+drawn from formulas, not from results."""
+
+
+def runs_behind(item: Item, preset: str, results_dir: str | os.PathLike[str] = "results") -> dict[str, Any]:
+    """Results of the runs that an item names as its sources, by name; those that another item keeps as `<item>/<name>`."""
+    found: dict[str, Any] = {}
+    for source in item["provenance"]["sources"]:
+        record = read_json(resolve(results_dir) / preset / source)
+        own = source.split("/")[0] == item["id"]
+        found[record["name"] if own else f"{source.split('/')[0]}/{record['name']}"] = record["result"]
+    return found
 
 
 def redraw(name: str, preset: str = "full", results_dir: str | os.PathLike[str] = "results") -> Figure:
-    """A figure from its item's file alone; raises `ResultError` for an unknown name or an absent item."""
+    """A figure from result files alone; raises `ResultError` for an unknown name or an absent item."""
     if name not in FIGURES:
-        raise ResultError(f"no figure {name!r} is redrawn from an item; known: {', '.join(FIGURES)}")
-    item, draw = FIGURES[name]
-    details = read_item(item, preset, results_dir)["details"]
-    assert isinstance(details, Mapping)
-    return draw(details)
+        raise ResultError(f"no figure {name!r} is redrawn from results; known: {', '.join(FIGURES)}")
+    item_name, draw = FIGURES[name]
+    item = read_item(item_name, preset, results_dir)
+    return draw(item, runs_behind(item, preset, results_dir))
