@@ -132,7 +132,7 @@ def run_cached(
         write_atomically(path, canonical_json(record))
         append_line(resolve(results_dir) / preset / "timings.jsonl", timing)
         shutil.rmtree(scratch, ignore_errors=True)
-        return load_run(path, expect=identity)  # as whoever comes later reads it: the same order of keys, the same types
+        return load_run(path, expect=identity)  # as whoever comes later reads it: same order of keys, same types
 
 
 def load_run(path: str | os.PathLike[str], expect: Mapping[str, object] | None = None) -> Run:

@@ -94,8 +94,8 @@ def runs_behind(item: Item, preset: str, results_dir: str | os.PathLike[str] = "
     found: dict[str, Any] = {}
     for source in item["provenance"]["sources"]:
         record = read_json(resolve(results_dir) / preset / source)
-        own = source.split("/")[0] == item["id"]
-        found[record["name"] if own else f"{source.split('/')[0]}/{record['name']}"] = record["result"]
+        keeper, name = source.split("/")[0], str(record["name"])
+        found[name if keeper == item["id"] else f"{keeper}/{name}"] = record["result"]
     return found
 
 
