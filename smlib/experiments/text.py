@@ -5,15 +5,18 @@ Maximum likelihood; the same model with contrastive search; likelihood plus unli
 the same number of gradient steps.
 """
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 
+import torch
+
 from smlib.actions import Ids, Trajectory
 from smlib.data.continuations import Continuations
 from smlib.evaluation import MauveSettings
-from smlib.experiments.finetuning import in_parallel
+from smlib.experiments.finetuning import in_parallel, workers
 from smlib.experiments.text_features import MINILM
 from smlib.experiments.text_models import SCRATCH, ScratchModel, TextModel, build
 from smlib.experiments.text_runs import TextEvaluation, TextRun, fine_tune_text
@@ -247,13 +250,17 @@ def run(
     """Every run of a preset and MAUVE over them, computed or read, and the ledger's lines for `tab2` and `tab8`.
 
     Args:
-        processes: runs side by side. The small model's pretraining comes first, once.
+        processes: runs side by side on a CPU, by default one a core; on a GPU one after another. The small model's
+            pretraining comes first, once.
         policies: a folder in which trained policies are kept, for `smlib generate --model`.
     """
     chosen = preset(name)
     grid = chosen.grid()
     if chosen.model.name == SCRATCH:
         build(chosen.model, next(iter(grid.values())).load(), preset=name, results_dir=results_dir)
+    side_by_side = min(processes or workers(), len(grid)) if not torch.cuda.is_available() else 1
+    # The small model has one thread everywhere; a large one shares out the cores, of which it can use several.
+    threads = 1 if chosen.model.name == SCRATCH else max(1, len(os.sched_getaffinity(0)) // side_by_side)
     calls = [
         {
             "config": config,
@@ -261,11 +268,11 @@ def run(
             "preset": name,
             "results_dir": results_dir,
             "keep": None if policies is None else Path(policies) / label,
+            "threads": threads,
         }
         for label, config in grid.items()
     ]
-    # A large model uses all cores by itself.
-    found = in_parallel(fine_tune_text, calls, processes if chosen.model.name == SCRATCH else 1)
+    found = in_parallel(fine_tune_text, calls, side_by_side)
     runs = dict(zip(grid, found, strict=True))
     scores = mauve_scores(
         runs,

@@ -6,7 +6,6 @@ with the stage, and within training with the checkpoint, that it had reached.
 """
 
 import functools
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +17,7 @@ from smlib.data.continuations import Continuations, inner_decoder
 from smlib.data.text import Corpus, EvaluationSet, evaluation_set, load_corpus, passages
 from smlib.data.tokenizers import TextTokenizer
 from smlib.experiments.text_measures import TextEvaluation, corrupted, generate, likelihoods
-from smlib.experiments.text_models import SCRATCH, TextModel, build
+from smlib.experiments.text_models import TextModel, build
 from smlib.files import canonical_json, read_json, write_atomically
 from smlib.loading import save_policy
 from smlib.methods import get_method
@@ -69,15 +68,23 @@ class TextRun:
 
 
 def fine_tune_text(
-    config: TextRun, name: str, *, preset: str, results_dir: str | Path = "results", keep: str | Path | None = None
+    config: TextRun,
+    name: str,
+    *,
+    preset: str,
+    results_dir: str | Path = "results",
+    keep: str | Path | None = None,
+    threads: int = 1,
 ) -> Run:
     """The result of one run, computed or read.
 
     Args:
         keep: a folder for the trained policy, for `smlib generate --model`.
+        threads: of this process; runs side by side share the cores.
     """
 
     def compute(scratch: Path) -> Mapping[str, object]:
+        torch.set_num_threads(threads)
         return _compute(config, scratch, preset, results_dir, keep)
 
     seeds = [config.training.seed]
@@ -89,8 +96,6 @@ def fine_tune_text(
 def _compute(
     config: TextRun, scratch: Path, preset: str, results_dir: str | Path, keep: str | Path | None
 ) -> dict[str, object]:
-    small = config.model.name == SCRATCH  # runs side by side, a thread each; a large model gets every core
-    torch.set_num_threads(1 if small else len(os.sched_getaffinity(0)))
     corpus = config.load()
     policy, tokenizer = build(config.model, corpus, preset=preset, results_dir=results_dir)
     data = config.training_data(corpus, tokenizer)
