@@ -139,7 +139,9 @@ def test_verdicts_follow_the_bits(accuracy, verdict, tmp_path, monkeypatch):
     arithmetic_items.write_tab1("full", runs, tmp_path)
     assert made["fig3"]["verdict"] == verdict
     assert made["tab1"]["verdict"] == "direction only"  # 0.9 removed does not reach the paper's 4 of 4
-    assert made["tab1"]["ours"] == pytest.approx(0.9, abs=0.03)
+    deleted = next(row["ours"] for row in made["tab1"]["rows"] if row["label"] == "mistake deleted, SM")
+    assert deleted == pytest.approx(0.9, abs=0.03)
+    assert f"all deleted {deleted:.3f}" in made["tab1"]["ours"]
     assert len(made["fig3"]["details"]["comparisons"]) == 4 * len(chosen.levels) + 1
 
 
