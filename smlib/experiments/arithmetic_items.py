@@ -83,8 +83,7 @@ def write_fig3(name: str, runs: Mapping[str, scores.Result], results_dir: str | 
     write_item(
         "fig3",
         name,
-        ours=f"{KINDS[kind]}, η = {level:g}: "
-        + ", ".join(f"{title} {e.value:.3f}" for title, e in headline.items()),
+        ours=f"{KINDS[kind]}, η = {level:g}: " + ", ".join(f"{title} {e.value:.3f}" for title, e in headline.items()),
         error=scores.number(max(e.error for e in headline.values())),
         n_seeds=len(chosen.seeds),
         verdict=judgement.verdict,
