@@ -85,7 +85,7 @@ def _cached(name: str, config: object, compute: Callable[[], dict[str, object]],
 
 
 def _on_one_thread(compute: Callable[[], dict[str, object]]) -> dict[str, object]:
-    """Strings of six tokens make small matrices: a second thread makes them three times slower, and sums in any order."""
+    """Strings of six tokens make small matrices: with a second thread they are three times slower."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
