@@ -92,14 +92,16 @@ def run_cached(
     version_key: str | Sequence[str],
     results_dir: str | os.PathLike[str] = "results",
     fresh: bool | None = None,
+    beside: Path | None = None,
 ) -> Run:
     """The result of `compute`, from `results/<preset>/<item>/<name>-<hash>.json` if it was computed before.
 
     `compute` gets a scratch folder for checkpoints, which outlives a killed process and is removed once the result
     is written: a long run resumes from it. `version_key` names the entries of `NUMERICS_VERSION` that the numbers
     depend on. `fresh` computes again and then replaces the file; by default `smlib reproduce --fresh` decides (every
-    run that was finished before it started counts as absent). Processes that ask for the same run at the same time
-    wait for one another, so it is computed once.
+    run that was finished before it started counts as absent). `beside` is a file that `compute` leaves besides the
+    result, such as weights: without it the result counts as absent too. Processes that ask for the same run at the same
+    time wait for one another, so it is computed once.
 
     Raises `ResultError` for an unknown item, preset or version key, a NaN or infinity in the result (named), and a
     file at that name which is torn or belongs to another config or code version: it is left as it is.
@@ -111,7 +113,7 @@ def run_cached(
     with _lock(folder / "scratch" / f".{path.stem}.lock"):
         scratch = folder / "scratch" / path.stem
         recompute, stale_scratch = _freshness(fresh, path, scratch)
-        if path.exists() and not recompute:
+        if path.exists() and not recompute and (beside is None or beside.exists()):
             return load_run(path, expect=identity)
         if stale_scratch:
             shutil.rmtree(scratch, ignore_errors=True)

@@ -351,3 +351,30 @@ def test_hours_count_the_last_run_of_every_file_that_is_there(tmp_path):
     (folder / "timings.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert processor_hours("smoke", tmp_path) == {"fig3": 1.0}
     assert processor_hours("quick", tmp_path) == {}
+
+
+def test_a_result_without_its_weights_is_computed_again_and_a_killed_one_resumes(tmp_path):
+    weights = tmp_path / "weights"
+    calls = []
+
+    def compute(scratch):
+        calls.append((scratch / "checkpoint").exists())
+        (scratch / "checkpoint").write_text("half way")
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+        weights.write_text("w")
+        return {"value": len(calls)}
+
+    def run():
+        return run_cached(
+            "shared", "base", {}, compute, preset="smoke", seeds=[0], version_key="data", results_dir=tmp_path,
+            beside=weights,
+        )  # fmt: skip
+
+    with pytest.raises(KeyboardInterrupt):
+        run()
+    assert run()["value"] == 2
+    assert run()["value"] == 2
+    weights.unlink()
+    assert run()["value"] == 3
+    assert calls == [False, True, False]

@@ -138,5 +138,5 @@ def _pretrain(
         seeds=[config.seed],
         version_key=["training", "data", "sampling"],
         results_dir=results_dir,
-        fresh=None if weights.exists() else True,
+        beside=weights,
     )

@@ -136,7 +136,7 @@ def _scratch(
         seeds=[model.seed],
         version_key=["training", "data"],
         results_dir=results_dir,
-        fresh=None if weights.exists() else True,
+        beside=weights,
     )
     policy = fresh()
     policy.lm.load_state_dict(load_file(weights))

@@ -109,7 +109,7 @@ def base(config: PretrainConfig, task: Task, *, preset: str, results_dir: str | 
     if not weights.exists():
         run_cached(
             "shared", f"pretrain-{config.task}", config, compute, preset=preset, seeds=[config.seed],
-            version_key=VERSIONS, results_dir=results_dir, fresh=True,
+            version_key=VERSIONS, results_dir=results_dir, beside=weights,
         )  # fmt: skip
     return pretrained(config, task, preset=preset, results_dir=results_dir)
 
