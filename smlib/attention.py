@@ -36,12 +36,13 @@ def attention_in_pieces(
         `[R, S, heads, head_dim]`, and no weights.
     """
     length = query.shape[2]
-    if length == 1 and attention_mask is not None and not attention_mask.is_cuda and bool(attention_mask.all()):
+    readable = attention_mask is not None and attention_mask.dtype == torch.bool and attention_mask.device.type == "cpu"
+    if readable and length == 1 and bool(attention_mask.all()):  # type: ignore[union-attr]
         attention_mask = None  # while sampling, where all rows are equally deep: the kernel is a third faster without
     if attention_mask is None or length <= PIECE or key.shape[2] != length:
         whole: tuple[Tensor, None] = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
         return whole
-    plan = None if attention_mask.is_cuda else _plan(attention_mask)  # reading a mask back stalls a GPU
+    plan = _plan(attention_mask) if readable else None  # reading a mask back would stall a GPU
     if plan is None:
         pieces = []
         for begin in range(0, length, PIECE):
@@ -105,7 +106,7 @@ def visible_segments(mask: Bool[Tensor, "R 1 S S"]) -> list[Cut]:
 
 def _plan(mask: Tensor) -> list[Cut] | None:
     """`visible_segments`, found once for all layers, which get the same mask; None where too little would be cut."""
-    if mask.dtype != torch.bool or mask.shape[1] != 1:
+    if mask.shape[1] != 1:
         return None
     if not hasattr(mask, "_segments"):
         plan = visible_segments(mask)

@@ -46,11 +46,9 @@ def recomputed(
         rows = logits(part)
         return rows[state[lo:hi] - part.start, label[lo:hi]], rows.logsumexp(-1)
 
-    bounds = list(range(0, n, chunk))
-    cuts = torch.searchsorted(state, torch.tensor([*bounds, n], device=state.device)).tolist()
     found = [
         checkpoint(one, slice(begin, begin + chunk), lo, hi, use_reentrant=False)
-        for begin, lo, hi in zip(bounds, cuts, cuts[1:], strict=False)
+        for begin, lo, hi in _chunks(state, n, chunk)
     ]
     picked, partition = zip(*found, strict=True)
     return torch.cat(picked), torch.cat(partition)
@@ -61,15 +59,13 @@ class _Unembedding(torch.autograd.Function):
     def forward(
         ctx: Any, hidden: Tensor, weight: Tensor, state: Tensor, label: Tensor, chunk: int
     ) -> tuple[Tensor, Tensor]:
-        bounds = list(range(0, hidden.shape[0], chunk))
-        cuts = torch.searchsorted(state, torch.tensor([*bounds, hidden.shape[0]], device=state.device)).tolist()
         picked, partition = [], []
-        for begin, lo, hi in zip(bounds, cuts, cuts[1:], strict=False):
+        plan = _chunks(state, hidden.shape[0], chunk)
+        for begin, lo, hi in plan:
             logits = _logits(hidden[begin : begin + chunk], weight)
             picked.append(logits[state[lo:hi] - begin, label[lo:hi]])
             partition.append(logits.logsumexp(-1))
-        ctx.plan = list(zip(bounds, cuts, cuts[1:], strict=False))
-        ctx.chunk = chunk
+        ctx.plan, ctx.chunk = plan, chunk
         out = torch.cat(picked), torch.cat(partition)
         ctx.save_for_backward(hidden, weight, state, label, out[1])
         return out
@@ -94,6 +90,13 @@ class _Unembedding(torch.autograd.Function):
             if d_weight is not None:
                 d_weight.addmm_(slope.T, hidden[part])
         return d_hidden, d_weight, None, None, None
+
+
+def _chunks(state: Tensor, n: int, chunk: int) -> list[tuple[int, int, int]]:
+    """First row of each chunk of n, and the range of labels whose (ascending) states lie in it."""
+    begins = range(0, n, chunk)
+    cuts = torch.searchsorted(state, torch.tensor([*begins, n], device=state.device)).tolist()
+    return list(zip(begins, cuts, cuts[1:], strict=False))
 
 
 def _logits(hidden: Tensor, weight: Tensor) -> Tensor:

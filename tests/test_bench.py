@@ -134,9 +134,10 @@ def test_run_reports_every_name_with_a_target(monkeypatch):
 
 
 def test_verdicts():
-    assert overhead.verdict((3.4, 5.0), (3.5, 5.4)) == "reproduced"
-    assert overhead.verdict((1.6, 1.9), (3.5, 5.4)) == "direction only"
-    assert overhead.verdict((0.9, 1.9), (3.5, 5.4)) == "not reproduced"
+    assert overhead.verdict(((3.3, 3.5), (4.9, 5.1)), (3.5, 5.4)) == "reproduced"
+    assert overhead.verdict(((1.31, 1.34), (1.42, 1.46)), (1.75, 1.8)) == "direction only"  # 1.31 is a quarter off
+    assert overhead.verdict(((1.6, 1.7), (1.8, 1.9)), (3.5, 5.4)) == "direction only"
+    assert overhead.verdict(((0.9, 1.1), (1.8, 1.9)), (3.5, 5.4)) == "not reproduced"
 
 
 def test_pictures_from_plain_dicts():

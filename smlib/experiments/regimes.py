@@ -14,7 +14,7 @@ from typing import Any
 from smlib.evaluation import paired_difference
 from smlib.experiments import ablations, arithmetic, scores
 from smlib.experiments.arithmetic import ArithmeticPreset
-from smlib.experiments.finetuning import FineTuneConfig, fine_tune, in_parallel
+from smlib.experiments.finetuning import REMOVALS, FineTuneConfig, fine_tune, in_parallel
 from smlib.experiments.method_tables import METHODS, PAIRS
 from smlib.experiments.pretraining import pretrained
 from smlib.results import Run, check_preset
@@ -70,6 +70,8 @@ def cells(preset: str) -> dict[str, tuple[str, str, bool, FineTuneConfig]]:
     if check_preset(preset) not in PRESETS:
         raise ValueError(f"regimes have no preset {preset!r}; they have {', '.join(PRESETS)}")
     chosen, eta = arithmetic.preset(preset), ablations.level(preset)
+    # A sweep may have the very run. (What a run leaves out of the policy does not show in its configuration.)
+    swept = {c: k for k, c in ablations.cells(preset).items() if not any(f"sm-{part}=" in k for part in REMOVALS)}
     made: dict[str, tuple[str, str, bool, FineTuneConfig]] = {}
     for seed in ablations.seeds(preset):
         shared = {
@@ -87,7 +89,8 @@ def cells(preset: str) -> dict[str, tuple[str, str, bool, FineTuneConfig]]:
                     continue
                 config = here.run(method, "none" if method == "mle" else ablations.KIND, eta * (method != "mle"), seed)
                 config = dataclasses.replace(config, decodings=DECODINGS, examples=0, recovery_prompts=0)
-                made[f"{name}/{method}-s{seed}"] = (ablations.ITEM, f"regime-{name}-{method}-s{seed}", False, config)
+                kept_as = swept.get(config, f"regime-{name}-{method}-s{seed}")
+                made[f"{name}/{method}-s{seed}"] = (ablations.ITEM, kept_as, False, config)
     return made
 
 

@@ -115,7 +115,7 @@ def spurious_token(item: Item) -> Figure:
 def learning(histories: Mapping[str, Mapping[str, Sequence[float]]]) -> Figure:
     """Training loss of each method against the gradient step."""
     made, axis = figure(height=3.2)
-    for method, history in histories.items():
+    for method, history in sorted(histories.items()):
         style = method_style(method)
         axis.plot(
             history["step"][: len(history["loss"])], history["loss"], color=style.color, linestyle=style.linestyle
