@@ -80,6 +80,10 @@ class EvaluationSet:
     titles: tuple[str, ...]
     n_too_short: int
 
+    def first(self, n: int) -> "EvaluationSet":
+        """The first n prompts with their continuations; all of them if there are fewer."""
+        return EvaluationSet(self.prompts[:n], self.continuations[:n], self.titles[:n], self.n_too_short)
+
 
 def load_corpus(
     name: str = "wikipedia",

@@ -25,7 +25,8 @@ class TextEvaluation:
     Attributes:
         prompts, prompt_len, continuation_len: the evaluation set.
         draws: times that each prompt is continued, with other seeds.
-        corrupted: prompts whose last token is replaced by a random one, and as many left as they are (Table 8).
+        corrupted: prompts whose last token is replaced by a random one, and as many left as they are (Table 8); may
+            be more than are continued.
         corrupted_actions: actions within which the replaced token may be removed.
         examples, example_len: completions of corrupted prompts that are kept in full.
         batch: prompts at a time, a stage each.

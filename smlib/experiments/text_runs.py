@@ -59,11 +59,19 @@ class TextRun:
         )
 
     def evaluation_data(self, corpus: Corpus, tokenizer: TextTokenizer) -> EvaluationSet:
-        """Prompts and human continuations from the test articles; the same for every method and seed."""
+        """Prompts and human continuations from the test articles; the same for every method and seed.
+
+        The first `prompts` of them are continued, the first `corrupted` are corrupted.
+        """
         e = self.evaluation
         cut = passages(corpus.test, tokenizer, e.prompt_len + e.continuation_len, stride=e.stride)
         return evaluation_set(
-            cut, tokenizer, e.prompts, prompt_len=e.prompt_len, continuation_len=e.continuation_len, seed=0
+            cut,
+            tokenizer,
+            max(e.prompts, e.corrupted),
+            prompt_len=e.prompt_len,
+            continuation_len=e.continuation_len,
+            seed=0,
         )
 
 
@@ -99,7 +107,8 @@ def _compute(
     corpus = config.load()
     policy, tokenizer = build(config.model, corpus, preset=preset, results_dir=results_dir)
     data = config.training_data(corpus, tokenizer)
-    test = config.evaluation_data(corpus, tokenizer)
+    everything = config.evaluation_data(corpus, tokenizer)
+    test = everything.first(config.evaluation.prompts)
     history = train(policy, data, config.training, scratch).history
     if keep is not None:
         save_policy(policy, tokenizer, keep)
@@ -141,7 +150,7 @@ def _compute(
     if method == "mle":
         result["human"] = [inner_decoder(tokenizer)(c.tolist()) for c in test.continuations]
     if get_method(method).backspace and e.corrupted:
-        result["corrupted"] = stages("corrupted", lambda: corrupted(policy, tokenizer, data, test, e))
+        result["corrupted"] = stages("corrupted", lambda: corrupted(policy, tokenizer, data, everything, e))
     return result
 
 
