@@ -152,7 +152,7 @@ def test_regimes_change_all_methods_alike_and_share_the_default(
     assert full["alpha=0.01/bc-s0"] == full["default/bc-s0"]
     assert full["alpha=0.01/sm-s0"][3].training.objective.alpha == 0.01
     assert full["alpha=0.01/sm-s0"][1] == "sm-alpha=0.01-s0"  # the sweep's run, not a second one
-    assert full["n_train=1000/sm-s1"][1] == "sm-n_train=1000-s1"
+    assert full["n_train=1000/sm-s0"][1] == "sm-n_train=1000-s0"
     assert full["steps=4500/sm-s0"][3].training.objective.bc_steps == 1_500  # a third, as everywhere
     replace_training(monkeypatch, ablations, regimes)
     found = regimes.study("smoke", tmp_path)

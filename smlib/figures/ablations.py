@@ -158,7 +158,8 @@ def regimes(study: Mapping[str, Any], decoding: str = "t1") -> Figure:
         range(len(rows)), [f"{row['title']}\n(MLE {row['accuracy']['mle']['value']:.2f})" for row in rows]
     )
     axis.set_ylim(len(rows) - 0.5, -0.5)
-    axis.set(xlabel=f"difference in accuracy, {DECODINGS[decoding]}, validation questions")
+    n = rows[0]["n_seeds"]
+    axis.set(xlabel=f"difference in accuracy, {DECODINGS[decoding]}, validation questions, {n} seed{'s' if n > 1 else ''}")
     made.legend(*axis.get_legend_handles_labels(), loc="outside upper center", ncols=3)
     return made
 

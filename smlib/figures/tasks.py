@@ -64,7 +64,7 @@ def differences(study: Mapping[str, Any], quantity: str = "accuracy") -> Figure:
 
 
 def sizes(study: Mapping[str, Any]) -> Figure:
-    """Accuracy against the number of training questions."""
+    """Accuracy against the number of training questions; below each number how many seeds it has."""
     rows = study["sizes"]
     made, axis = figure(height=3.2, width=5.5)
     for method in TITLES:
@@ -72,9 +72,9 @@ def sizes(study: Mapping[str, Any]) -> Figure:
         bars = np.hstack([_ends(r) for r in chosen])
         axis.errorbar([r["n_train"] for r in chosen], [r["value"] for r in chosen], yerr=bars,
                       **method_style(method).kwargs())  # fmt: skip
-    counts = sorted({r["n_train"] for r in rows})
+    seeds = {r["n_train"]: r["n_seeds"] for r in rows}
     axis.set(xscale="log", xlabel="training questions", ylabel="accuracy")
-    axis.set_xticks(counts, [f"{count:,}" for count in counts])
+    axis.set_xticks(list(seeds), [f"{size:,}\n{n} seed{'s' if n > 1 else ''}" for size, n in seeds.items()])
     axis.minorticks_off()
     axis.legend()
     return made
