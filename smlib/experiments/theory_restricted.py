@@ -5,12 +5,13 @@ probability that a generated string is one of the data's; beside it, the total v
 distributions of finished strings, which a policy cannot lower by dropping modes.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from smlib.tabular.critics import fit_with_critic, last_k, seen_divergence
+from smlib.tabular.critics import last_k, seen_divergence
 from smlib.tabular.datasets import data_occupancy, random_strings, support
 from smlib.tabular.flow import Flow, final_strings, flow
 from smlib.tabular.matching import occupancy_divergence
@@ -96,6 +97,18 @@ def starts(family: PolicyClass, mle: Fit, count: int) -> Tensor:
     return torch.cat([mle.theta, *(family.start(batch, 0.5 * i, i) for i in range(1, count))])
 
 
+def _direct(
+    family: PolicyClass,
+    task: Problems,
+    preset: RestrictedPreset,
+    divergence: str,
+    begin: Tensor,
+    seen: Callable[[Flow], Flow] = lambda rho: rho,
+) -> Fit:
+    budget = {"max_iterations": preset.iterations, "tolerance": preset.tolerance}
+    return fit_direct(family, task.mdp, task.data, divergence, preset.gamma, begin, seen=seen, **budget)  # type: ignore[arg-type]
+
+
 def study_family(preset: RestrictedPreset, name: str) -> dict[str, object]:
     """MLE, direct minimisation of each divergence, and J for each phi and alpha, for one policy class."""
     task = problems(preset)
@@ -105,7 +118,7 @@ def study_family(preset: RestrictedPreset, name: str) -> dict[str, object]:
     begin = starts(family, mle, preset.starts)
     rows: list[dict[str, object]] = [{"method": "mle", "alpha": None, **measure(task, mle, preset.gamma)}]
     for divergence in preset.directs:
-        fit = fit_direct(family, task.mdp, task.data, divergence, preset.gamma, begin, **options)  # type: ignore[arg-type]
+        fit = _direct(family, task, preset, divergence, begin)
         rows.append({"method": f"direct {divergence}", "alpha": 0.0, **measure(task, fit, preset.gamma)})
     for objective in preset.objectives:
         record, mixture = J_OBJECTIVES[objective]
@@ -136,17 +149,7 @@ def study_critic(preset: RestrictedPreset, name: str = "position_last") -> dict[
     for divergence in preset.critic_divergences:
         for k in preset.critics:
             buckets = last_k(task.mdp, k)
-            fit = fit_with_critic(
-                family,
-                task.mdp,
-                task.data,
-                divergence,
-                preset.gamma,
-                begin,
-                buckets,
-                max_iterations=preset.iterations,
-                tolerance=preset.tolerance,
-            )
+            fit = _direct(family, task, preset, divergence, begin, buckets.push)
             rows.append(
                 {
                     "critic": k,
@@ -156,15 +159,6 @@ def study_critic(preset: RestrictedPreset, name: str = "position_last") -> dict[
                     **measure(task, fit, preset.gamma),
                 }
             )
-        fit = fit_direct(
-            family,
-            task.mdp,
-            task.data,
-            divergence,
-            preset.gamma,
-            begin,
-            max_iterations=preset.iterations,
-            tolerance=preset.tolerance,
-        )
+        fit = _direct(family, task, preset, divergence, begin)
         rows.append({"critic": None, "divergence": divergence, **measure(task, fit, preset.gamma)})
     return {"family": name, "title": family.title, "rows": rows}

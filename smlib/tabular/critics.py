@@ -3,7 +3,8 @@
 For a given policy the critic solves max_r E_data[phi(r)] - E_theta[r] (mixture: - E_theta[r^2]/4). A critic that has
 one free reward per bucket of (state, action) pairs, and nothing finer, only sees how much of each occupancy is in each
 bucket, so its maximum is exactly the divergence of the two *bucketed* occupancies. With one bucket per pair it is the
-divergence itself: min over theta of the inner maximum is then direct minimisation.
+divergence itself: min over theta of the inner maximum is then direct minimisation. So a policy is fitted against a
+critic by `smlib.tabular.restricted.fit_direct` with `seen=buckets.push`.
 
 Rewards r and critics Q are in bijection (Thm C.1); with buckets of position and last k tokens, k at least what the
 policy sees, the next bucket follows from bucket and action, so a bucketed Q gives a bucketed r and conversely.
@@ -15,12 +16,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from smlib.tabular.flow import Flow, causal_entropy, flow
+from smlib.tabular.flow import Flow
 from smlib.tabular.matching import occupancy_divergence
 from smlib.tabular.mdp import EditMDP
-from smlib.tabular.optimise import minimise
-from smlib.tabular.policies import PolicyClass
-from smlib.tabular.restricted import Fit, best_start, repeat
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,31 +53,3 @@ def last_k(mdp: EditMDP, k: int) -> Buckets:
 def seen_divergence(name: str, buckets: Buckets, rho: Flow, data: Flow) -> Float[Tensor, "*batch"]:
     """The critic's maximum: D of the bucketed occupancies, at most D of the occupancies themselves."""
     return occupancy_divergence(name)(buckets.push(rho), buckets.push(data))
-
-
-def fit_with_critic(
-    family: PolicyClass,
-    mdp: EditMDP,
-    data: Flow,
-    divergence: str,
-    gamma: float,
-    begin: Tensor,
-    buckets: Buckets,
-    *,
-    alpha: float = 0.0,
-    noise: float | None = None,
-    max_iterations: int = 400,
-    tolerance: float = 1e-7,
-) -> Fit:
-    """min over theta, max over the bucketed critic (solved exactly), minus alpha H; starts as in `fit_direct`."""
-    batch = data.pairs.shape[0]
-    seen = buckets.push(repeat(data, begin.shape[0] // batch))
-    distance = occupancy_divergence(divergence)
-
-    def objective(theta: Tensor) -> Tensor:
-        rho = flow(mdp, torch.softmax(family.logits(theta)[0], dim=-1), gamma, noise)
-        return distance(buckets.push(rho), seen) - (alpha * causal_entropy(rho) if alpha > 0.0 else 0.0)
-
-    found = best_start(minimise(objective, begin, max_iterations=max_iterations, tolerance=tolerance), batch)
-    policy = torch.softmax(family.logits(found.x)[0], dim=-1)
-    return Fit(found.x, policy, found.value, found.gradient)

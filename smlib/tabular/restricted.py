@@ -11,6 +11,7 @@ confined to what the policy's own parameters can express.
 """
 
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -93,15 +94,20 @@ def fit_direct(
     noise: float | None = None,
     max_iterations: int = 400,
     tolerance: float = 1e-7,
+    seen: Callable[[Flow], Flow] = lambda rho: rho,
 ) -> Fit:
-    """min D - alpha H over the family, from the starts `begin` [n B, K] (blocks of B); the best of each problem."""
+    """min D - alpha H over the family, from the starts `begin` [n B, K] (blocks of B); the best of each problem.
+
+    Args:
+        seen: what D sees of an occupancy; all of it by default.
+    """
     batch = data.pairs.shape[0]
-    many = repeat(data, begin.shape[0] // batch)
+    many = seen(repeat(data, begin.shape[0] // batch))
     distance = occupancy_divergence(divergence)
 
     def objective(theta: Tensor) -> Tensor:
         rho = flow(mdp, _policy(family, theta), gamma, noise)
-        return distance(rho, many) - (alpha * causal_entropy(rho) if alpha > 0.0 else 0.0)
+        return distance(seen(rho), many) - (alpha * causal_entropy(rho) if alpha > 0.0 else 0.0)
 
     found = minimise(objective, begin, max_iterations=max_iterations, tolerance=tolerance)
     return _fit(family, best_start(found, batch))
