@@ -12,8 +12,12 @@ import os
 import tempfile
 from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
+
+ADDED_LATER: Mapping[str, bool] = MappingProxyType({"added_later": True})
+"""Metadata of a dataclass field whose default is what was done before it existed; see `plain`."""
 
 
 class ResultError(Exception):
@@ -42,7 +46,8 @@ def resolve(path: str | os.PathLike[str]) -> Path:
 def plain(value: object, where: str = "value") -> object:
     """`value` as JSON types only; raises `ResultError` naming the place of a NaN, an infinity or a foreign type.
 
-    Dataclasses and mappings become dicts, sequences and arrays lists, sets sorted lists, paths strings. A quantity
+    Dataclasses and mappings become dicts, sequences and arrays lists, sets sorted lists, paths strings. A field that is
+    `ADDED_LATER` shows only where it is not the default, so that finished runs keep their identity. A quantity
     that *is* infinite (the reverse KL of Figure 1) is written as the string "inf", and a missing one as None:
     both on purpose, at the place that knows.
     """
@@ -55,7 +60,11 @@ def plain(value: object, where: str = "value") -> object:
             raise ResultError(f"{where} is {value}: write None if it is missing, or the string 'inf' if it is infinite")
         return value
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: plain(getattr(value, f.name), f"{where}.{f.name}") for f in dataclasses.fields(value)}
+        return {
+            f.name: plain(getattr(value, f.name), f"{where}.{f.name}")
+            for f in dataclasses.fields(value)
+            if not (f.metadata.get("added_later") and getattr(value, f.name) == f.default)
+        }
     if isinstance(value, Mapping):
         for key in value:
             if not isinstance(key, str | int) or isinstance(key, bool):

@@ -14,7 +14,17 @@ import numpy as np
 import pytest
 from hypothesis import given
 
-from smlib.files import ResultError, append_line, canonical_json, project_root, read_json, resolve, write_atomically
+from smlib.files import (
+    ADDED_LATER,
+    ResultError,
+    append_line,
+    canonical_json,
+    plain,
+    project_root,
+    read_json,
+    resolve,
+    write_atomically,
+)
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -45,6 +55,19 @@ def test_numpy_dataclasses_and_paths_become_plain() -> None:
         "mean": 0.5,
         "counts": [0, 1, 2],
     }
+
+
+def test_a_field_added_later_leaves_finished_configs_as_they_were() -> None:
+    @dataclasses.dataclass
+    class Before:
+        steps: int = 3
+
+    @dataclasses.dataclass
+    class After(Before):
+        rate: float = dataclasses.field(default=1.0, metadata=ADDED_LATER)
+
+    assert canonical_json(After()) == canonical_json(Before())
+    assert plain(After(rate=2.0)) == {"steps": 3, "rate": 2.0}
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), np.float32("nan"), np.array([1.0, np.inf])])

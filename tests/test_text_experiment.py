@@ -121,6 +121,7 @@ def test_corrupted_prompts_know_the_exact_probability_of_a_backspace():
         hidden = model.hidden(torch.tensor(prompt[None].astype(np.int64)), torch.arange(n)[None], mask)[0, -1:]
         p = float(model.logits(hidden, None).softmax(-1)[0, SPACE.bkspc])
         assert found["clean"]["probability"][i] == pytest.approx(p, abs=1e-7)  # rounded to eight digits
+        assert found["random"]["probability"][i] != found["clean"]["probability"][i]  # another last token
     for kind in ("random", "clean"):
         at_once, removed = found[kind]["at_once"], found[kind]["removed"]
         assert len(at_once) == len(removed) == 5

@@ -122,6 +122,22 @@ def test_the_offset_head_moves_only_where_the_loss_depends_on_it(method, moves, 
     assert bool(trained.offset.outer.weight.abs().sum() > 0) == moves
 
 
+def test_the_backspace_row_has_a_learning_rate_of_its_own(tmp_path):
+    def moved(rate):
+        model, before = policy(), policy()
+        settings = config("bc", steps=1, warmup_steps=0, eta=0.3, weight_decay=0.0, bkspc_rate=rate)
+        train(model, Copying(), settings, tmp_path / str(rate))
+        row = (model.w_bkspc - before.w_bkspc).detach().abs().max()
+        others = [
+            (a - b).detach().abs().max() for a, b in zip(model.lm.parameters(), before.lm.parameters(), strict=True)
+        ]
+        return float(row), float(max(others))
+
+    (row, others), (faster, same) = moved(1.0), moved(10.0)
+    assert same == others > 0
+    assert faster == pytest.approx(10 * row, rel=1e-4)  # Adam's first step is the learning rate
+
+
 def test_metrics_are_written_and_named(tmp_path):
     result = train(
         policy(), Copying(), config(eval_every=8), tmp_path, evaluate=lambda p: {"accuracy": 0.5}, progress=False
@@ -196,6 +212,7 @@ def test_a_loss_that_is_not_finite_stops_with_its_batch(tmp_path):
     [
         ({"steps": 0}, "steps must be at least 1"),
         ({"eta": 1.5}, "eta is a probability, got 1.5"),
+        ({"bkspc_rate": 0.0}, "positive factor"),
         ({"accumulation": 3}, "no multiple of accumulation"),
         ({"checkpoint_every": 5}, "no multiple of log_every"),
         ({"times_seen": 0.1, "refill": 1}, "generate at least"),

@@ -11,12 +11,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from smlib.data.demonstrations import TaskDemonstrations
 from smlib.data.mathematics import stream
 from smlib.data.tasks import Task
 from smlib.experiments.answers import answer
+from smlib.files import write_atomically
 from smlib.methods import ObjectiveConfig
 from smlib.models import Policy, tiny_policy
 from smlib.results import config_hash, resolve, run_cached
@@ -117,10 +118,7 @@ def _pretrain(
         history = train(policy, data, config.training(), scratch).history
         rounded = {k: v.to(torch.bfloat16).contiguous() for k, v in policy.lm.state_dict().items()}
         policy.lm.load_state_dict({k: v.float() for k, v in rounded.items()})
-        weights.parent.mkdir(parents=True, exist_ok=True)
-        partial = weights.with_suffix(".partial")
-        save_file(rounded, partial)
-        partial.replace(weights)
+        write_atomically(weights, save(rounded))
         return {
             "loss": [[row["step"], row["loss"]] for row in history],
             "parameters": sum(p.numel() for p in policy.lm.parameters()),

@@ -22,7 +22,7 @@ from smlib.experiments.text_models import SCRATCH, ScratchModel, TextModel, buil
 from smlib.experiments.text_runs import TextEvaluation, TextRun, fine_tune_text
 from smlib.experiments.text_scores import mauve_scores, write_table_2, write_table_8
 from smlib.loading import Lora
-from smlib.methods import ObjectiveConfig
+from smlib.methods import ObjectiveConfig, get_method
 from smlib.models import tiny_policy
 from smlib.results import Run, check_preset
 from smlib.sampling import SamplingConfig, sample
@@ -39,6 +39,7 @@ class TextPreset:
     Attributes:
         training: steps, batch, learning rate, buffer, lengths; method and seed are set for each run.
         bc_steps, anneal_steps: of the beta schedule; the paper's are 1,000 and 2,000 of 5,000.
+        bkspc_rate: see `TrainConfig`; of the methods that have a `<bkspc>`.
         mauve, features: settings of MAUVE, and where its features come from.
     """
 
@@ -58,6 +59,7 @@ class TextPreset:
     passages: int | None = None
     seeds: tuple[int, ...] = (0,)
     methods: tuple[str, ...] = field(default=TRAINED)
+    bkspc_rate: float = 1.0
 
     def run(self, method: str, seed: int = 0) -> TextRun:
         """One method and seed."""
@@ -70,7 +72,12 @@ class TextPreset:
         )
         return TextRun(
             model=self.model,
-            training=replace(self.training, objective=objective, seed=seed),
+            training=replace(
+                self.training,
+                objective=objective,
+                seed=seed,
+                bkspc_rate=self.bkspc_rate if get_method(method).backspace else 1.0,
+            ),
             evaluation=self.evaluation,
             corpus=self.corpus,
             documents=self.documents,
@@ -157,7 +164,8 @@ PRESETS: Mapping[str, TextPreset] = MappingProxyType(
         # SmolLM2-135M with LoRA. A core trains about 75 of its tokens a second, so the paper's 5,000 steps of 32 texts
         # of 1,024 tokens would take three weeks a method. Here: 80 steps of 8 texts of 128 tokens and 300 prompts of
         # 64 + 64 tokens, at most an hour of one core a method. eta is 0.02 and not 0.001, since 0.001 would put
-        # eighty mistakes in front of the model in all. One seed; further ones would go on from there.
+        # eighty mistakes in front of the model in all. The row of <bkspc> has ten times the adapters' learning rate: at
+        # the same rate 80 steps leave its probability at 1e-6 everywhere. One seed.
         "full": TextPreset(
             model=TextModel(name="smollm2", lora=Lora(r=16, alpha=16)),
             training=TrainConfig(
@@ -189,6 +197,7 @@ PRESETS: Mapping[str, TextPreset] = MappingProxyType(
             mauve=_minilm(30),
             context=128,
             max_prompt=64,
+            bkspc_rate=10.0,
         ),
         # Llama-2-7b with QLoRA and the hyper-parameters of Sec. 6.2 and App. E, for GPUs. The paper does not state
         # the learning rate and the size of a refill; 64 at a time give Table 3's 16 gradient steps a sample.

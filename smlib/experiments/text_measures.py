@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from smlib.actions import ActionSpace, Ids, Trajectory, final_state
 from smlib.contrastive import ContrastiveConfig, contrastive_search
@@ -140,10 +141,11 @@ def corrupted(
         config = SamplingConfig(max_new_tokens=settings.corrupted_actions, max_actions=settings.corrupted_actions)
         drawn = sample(policy, roots, config, seeds, prefixes=prefixes).trajectories
         result[kind] = {
-            "probability": _backspace_probability(policy, roots, last),
             "at_once": "".join("1" if t.realised[1] == space.bkspc else "0" for t in drawn),
             "removed": "".join("1" if _root_reached(t, space) else "0" for t in drawn),
         }
+    exact = _backspace_probability(policy, roots, np.stack([random, [p[-1] for p in prompts]], 1))
+    result["random"]["probability"], result["clean"]["probability"] = exact.T.tolist()
     n = settings.examples
     whole = SamplingConfig(max_new_tokens=settings.example_len)
     shown = sample(policy, roots[:n], whole, seeds[:n], prefixes=[random[i : i + 1] for i in range(n)]).trajectories
@@ -168,21 +170,23 @@ def _root_reached(trajectory: Trajectory, space: ActionSpace) -> bool:
     return False
 
 
-def _backspace_probability(policy: Policy, roots: Sequence[Ids], last: Ids, batch: int = 16) -> list[float]:
-    """p(<bkspc> | root and last token), exactly."""
+def _backspace_probability(
+    policy: Policy, roots: Sequence[Ids], last: NDArray[np.integer], batch: int = 16
+) -> NDArray[np.float64]:
+    """p(<bkspc> | root and last token), exactly, for each of the tokens [roots, k] after a root, rounded."""
     space, found = policy.space, []
     for begin in range(0, len(roots), batch):
         part = slice(begin, begin + batch)
-        groups = [
-            [Trajectory.make(r, [int(t), space.eos], space=space)] for r, t in zip(roots[part], last[part], strict=True)
+        groups = [  # tokens after one root are branches: the root is read once
+            [Trajectory.make(r, [int(t), space.eos], space=space) for t in tokens]
+            for r, tokens in zip(roots[part], last[part], strict=True)
         ]
         packed = pack(groups, space).to(policy.device)
         with torch.inference_mode():
             hidden, _ = policy.state_hidden(packed)
             at = packed.visit_state[torch.cumsum(packed.length, 0) - 1]  # the state of each last visit
-            p = torch.softmax(policy.logits(hidden[at], None).double(), dim=-1)[:, space.bkspc]
-        found += [round(value, 8) for value in p.tolist()]
-    return found
+            found.append(torch.softmax(policy.logits(hidden[at], None).double(), dim=-1)[:, space.bkspc].cpu())
+    return torch.cat(found).numpy().reshape(last.shape).round(8)
 
 
 def runs(trajectory: Trajectory, space: ActionSpace, tokenizer: TextTokenizer, skip: int = 0) -> list[dict[str, str]]:

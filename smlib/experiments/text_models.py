@@ -9,12 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from smlib.actions import ActionSpace
 from smlib.data.continuations import Continuations
 from smlib.data.text import Corpus, passages
 from smlib.data.tokenizers import FixedTokenizer, TextTokenizer, train_bpe
+from smlib.files import write_atomically
 from smlib.loading import Lora, load_policy
 from smlib.methods import ObjectiveConfig
 from smlib.models import Policy, tiny_policy
@@ -117,9 +118,7 @@ def _scratch(
         data = Continuations(cut, tokenizer, context=model.context, max_prompt=model.context // 2)
         policy = fresh()
         history = train(policy, data, model.training(), scratch).history
-        beside = weights.with_suffix(".partial")
-        save_file({k: v.contiguous() for k, v in policy.lm.state_dict().items()}, beside)
-        beside.replace(weights)
+        write_atomically(weights, save({k: v.contiguous() for k, v in policy.lm.state_dict().items()}))
         return {
             "loss": [[row["step"], row["loss"]] for row in history],
             "parameters": sum(p.numel() for p in policy.lm.parameters()),
