@@ -160,6 +160,7 @@ PRESETS: Mapping[str, TextPreset] = MappingProxyType(
             mauve=_minilm(20),
             context=128,
             max_prompt=64,
+            bkspc_rate=10.0,
         ),
         # SmolLM2-135M with LoRA. A core trains about 75 of its tokens a second, so the paper's 5,000 steps of 32 texts
         # of 1,024 tokens would take three weeks a method. Here: 80 steps of 8 texts of 128 tokens and 300 prompts of
