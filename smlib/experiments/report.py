@@ -46,6 +46,10 @@ CHOICES = (
     Choice(
         "optimiser", "AdamW, betas 0.9 and 0.95, weight decay 0.01, linear warm-up, cosine decay, norms clipped at 1"
     ),
+    Choice(
+        "start and learning rate of the <bkspc> row",
+        "the mean of the other rows, and their rate; for text, in few steps, ten times that: it starts with next to no probability (05)",
+    ),
     Choice("c of the mixture regulariser", "c β = 1/4, from c = β = 1/2 (App. D.4)", "mixture regulariser"),
     Choice("reuse of rollouts", "8 times each, oldest replaced first", "uses of a rollout"),
     Choice("floor of β", "0.2 (App. E)", "floor of the BC weight β"),
