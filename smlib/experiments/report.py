@@ -48,7 +48,7 @@ CHOICES = (
     ),
     Choice(
         "start and learning rate of the <bkspc> row",
-        "the mean of the other rows, and their rate; for text, in few steps, ten times that: it starts with next to no probability (05)",
+        "the mean of the other rows, and their rate; ten times it for text (05), where steps are few",
     ),
     Choice("c of the mixture regulariser", "c β = 1/4, from c = β = 1/2 (App. D.4)", "mixture regulariser"),
     Choice("reuse of rollouts", "8 times each, oldest replaced first", "uses of a rollout"),
