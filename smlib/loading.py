@@ -9,11 +9,12 @@ one, and so must a cache that is rolled back. What ignores masks or positions, o
 found out after an hour of training. Nothing is downloaded unless asked for, and no code comes from a checkpoint.
 """
 
+import contextlib
 import json
 import os
 import shutil
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -144,7 +145,8 @@ def _load_saved(folder: Path, device: torch.device | str, local_files_only: bool
         def base(adapters: Path) -> Any:
             from peft import PeftModel
 
-            return PeftModel.from_pretrained(_base(source, device, local_files_only), adapters, is_trainable=True)
+            with _without_pefts_warning():
+                return PeftModel.from_pretrained(_base(source, device, local_files_only), adapters, is_trainable=True)
 
     policy = Policy.load(folder, base)
     policy.w_bkspc.data = policy.w_bkspc.data.float()
@@ -228,7 +230,16 @@ def _with_adapters(lm: Any, lora: Lora) -> Any:
         fan_in_fan_out=any(type(m).__name__ == "Conv1D" for m in lm.modules()),  # GPT-2 keeps its weights transposed
         task_type="CAUSAL_LM",
     )
-    return get_peft_model(lm, config)
+    with _without_pefts_warning():
+        return get_peft_model(lm, config)
+
+
+@contextlib.contextmanager
+def _without_pefts_warning() -> Iterator[None]:
+    """peft asks for an attribute by the name that transformers has deprecated; the user can do nothing about it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
+        yield
 
 
 def _policy(lm: Any, config: PolicyConfig) -> Policy:
