@@ -5,7 +5,7 @@ Nothing here sees actions: deleted tokens are gone (`smlib.actions.final_state`)
 
 from smlib.evaluation.bleu import BleuScore, bleu, bleu_difference
 from smlib.evaluation.diversity import DiversityReport, diversity, diversity_report, ngram_entropy, rep_n
-from smlib.evaluation.intervals import Estimate, clustered_interval, mean_interval, perplexity, wilson
+from smlib.evaluation.intervals import Estimate, clustered_interval, crossed_interval, mean_interval, perplexity, wilson
 from smlib.evaluation.mauve_score import MauveScore, MauveSettings, mauve, minilm_features
 from smlib.evaluation.paired import PairedTest, mcnemar, paired_difference, paired_permutation
 
@@ -19,6 +19,7 @@ __all__ = [
     "bleu",
     "bleu_difference",
     "clustered_interval",
+    "crossed_interval",
     "diversity",
     "diversity_report",
     "mauve",

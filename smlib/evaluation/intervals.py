@@ -139,6 +139,23 @@ def mean_interval(values: ArrayLike, *, confidence: float = 0.95) -> Estimate:
     return Estimate(mean, mean - half, mean + half, se, x.size, 1, f"Student t over {x.size} seeds, {confidence:.0%}")
 
 
+def crossed_interval(values: ArrayLike, *, confidence: float = 0.95) -> Estimate:
+    """Mean of a quantity that is no proportion over seeds and questions together: t with `crossed_variance`.
+
+    Args:
+        values: [S, Q] or [Q].
+
+    Raises:
+        ValueError: an empty table, or values that are not finite.
+    """
+    _check_confidence(confidence)
+    x = _table(values)
+    variance, df = crossed_variance(x)
+    se, mean = math.sqrt(variance), float(x.mean())
+    half = float(stats.t.ppf(0.5 + confidence / 2, df)) * se
+    return Estimate(mean, mean - half, mean + half, se, *x.shape, f"t over seeds and questions, {confidence:.0%}")
+
+
 def perplexity(
     nats: Sequence[float] | ArrayLike, tokens: Sequence[int] | ArrayLike, *, confidence: float = 0.95
 ) -> Estimate:

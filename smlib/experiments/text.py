@@ -293,5 +293,5 @@ def run(
         download=chosen.model.download,
     )
     write_table_2(runs, scores, name, results_dir)
-    write_table_8(runs, name, results_dir)
+    write_table_8(runs, name, results_dir, actions=chosen.evaluation.corrupted_actions)
     return runs, scores

@@ -158,6 +158,28 @@ def mauve_difference(
     )
 
 
+def mauve_error(
+    human: NDArray[np.float32],
+    draws: NDArray[np.float32],
+    settings: MauveSettings,
+    *,
+    resamples: int = 999,
+    seed: int = 0,
+) -> float:
+    """Standard error of the mean MAUVE of `draws` [D, n, d], by a bootstrap of prompts within one quantisation.
+
+    The spread alone is of use: a resample repeats prompts, so the bootstrap's own centre lies too low.
+    """
+    k, n = settings.num_buckets, human.shape[0]
+    eye, rng = np.eye(k), np.random.default_rng(seed)
+    weights = rng.multinomial(n, np.full(n, 1 / n), size=resamples).astype(np.float64)
+    booted = np.zeros(resamples)
+    for labels in quantise(human, draws, draws[:0], settings):
+        h = weights @ eye[labels.human]
+        booted += np.mean([multinomial_mauve(weights @ eye[d], h, settings.scaling) for d in labels.first], axis=0)
+    return float(np.std(booted / len(settings.seeds), ddof=1))
+
+
 def _gap(
     a: NDArray[np.float64], b: NDArray[np.float64], human: NDArray[np.float64], settings: MauveSettings
 ) -> NDArray[np.float64]:

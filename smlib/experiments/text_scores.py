@@ -1,6 +1,6 @@
 """Tables 2 and 8 from the runs' files: MAUVE of all methods together, error bars, paired tests, verdicts."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +12,16 @@ from smlib.evaluation import (
     MauveSettings,
     PairedTest,
     clustered_interval,
+    crossed_interval,
     diversity_report,
     mauve,
-    mean_interval,
+    ngram_entropy,
     paired_difference,
     paired_permutation,
     perplexity,
 )
 from smlib.experiments.scores import number, row
-from smlib.experiments.text_features import features, mauve_difference
+from smlib.experiments.text_features import features, mauve_difference, mauve_error
 from smlib.experiments.verdicts import RULE, Comparison, judge
 from smlib.items import get_item
 from smlib.results import Run, run_cached, write_item
@@ -34,6 +35,9 @@ LABELS: Mapping[str, str] = {
     "iqlearn": "IQL",
 }
 """Columns of Table 2 by their labels in `smlib.items`; offline IQLearn is not in the paper."""
+
+RESAMPLES = 999
+"""Of the bootstrap behind MAUVE's error bars."""
 
 Runs = Mapping[str, Run]
 
@@ -72,6 +76,7 @@ def mauve_scores(
         "runs": {name: Path(run.path).name for name, run in runs.items()},
         "settings": settings,
         "features": features_name,
+        "resamples": RESAMPLES,
     }
 
     def compute(_: Path) -> dict[str, object]:
@@ -101,6 +106,7 @@ def mauve_scores(
                     tests[m] = {k: getattr(test, k) for k in PairedTest.__dataclass_fields__}
         return {
             "values": {m: [number(s.value, 6) for s in found] for m, found in scores.items()},
+            "errors": {m: number(mauve_error(h, found, settings, resamples=RESAMPLES), 6) for m, found in seen.items()},
             "seed_std": {m: [number(s.seed_std, 6) for s in found] for m, found in scores.items()},
             "settings": next(iter(scores.values()))[0].description,
             "excluded": len(human) - len(kept),
@@ -139,10 +145,11 @@ def table(runs: Runs, scores: Run) -> dict[str, dict[str, Any]]:
         tokens_only = np.array([run["likelihood"]["nats_tokens_only"] for run in own])  # type: ignore[index]
         counts = own[0]["likelihood"]["tokens"]  # type: ignore[index]
         actions = np.concatenate([d["actions"] for d in every])
+        decoding = "contrastive" if method == "contrastive" else "sample"
         found[method] = {
-            "MAUVE": mean_interval(scores["values"][method]),  # type: ignore[index]
-            "entropy": mean_interval([r.entropy_per_generation[0] for r in reports]),
-            "diversity": mean_interval([r.diversity for r in reports]),
+            "MAUVE": _mauve_estimate(scores, method, n_seeds=len(own), n_prompts=len(counts)),
+            "entropy": crossed_interval(_complete([_per_prompt(run, decoding, _entropy) for run in own])),
+            "diversity": crossed_interval(_complete([_per_prompt(run, decoding, _diversity) for run in own])),
             "perplexity": None if method == "contrastive" else perplexity(nats.mean(0), counts),
             "perplexity_tokens_only": None if method == "contrastive" else perplexity(tokens_only.mean(0), counts),
             "entropies_per_generation": np.mean([r.entropy_per_generation for r in reports], 0).tolist(),
@@ -157,15 +164,39 @@ def table(runs: Runs, scores: Run) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _diversities(run: Run, decoding: str = "sample") -> NDArray[np.float64]:
-    """Diversity of each generation, NaN where it has fewer than four tokens; averaged over draws."""
-    rows = []
-    for draw in run["generations"][decoding]:  # type: ignore[index]
-        report = diversity_report(_tokens(draw))
-        each = np.full(len(draw["tokens"]), np.nan)
-        each[list(report.counted)] = report.per_generation
-        rows.append(each)
-    return np.mean(rows, 0)
+def _mauve_estimate(scores: Run, method: str, *, n_seeds: int, n_prompts: int) -> Estimate:
+    """Mean over seeds and draws; the error is that of prompts (bootstrap) and, with several seeds, of seeds."""
+    values = np.array(scores["values"][method])  # type: ignore[index]
+    error = float(scores["errors"][method])  # type: ignore[index]
+    if n_seeds > 1:
+        error = float(np.hypot(error, values.reshape(n_seeds, -1).mean(1).std(ddof=1) / np.sqrt(n_seeds)))
+    value, half = float(values.mean()), 1.96 * error
+    method = f"bootstrap of {n_prompts} prompts, {n_seeds} seed(s), 95%"
+    return Estimate(value, max(0.0, value - half), min(1.0, value + half), error, n_seeds, n_prompts, method)
+
+
+def _diversity(tokens: Sequence[list[int]]) -> NDArray[np.float64]:
+    """Diversity of each generation, NaN where it has fewer than four tokens."""
+    report = diversity_report(tokens)
+    each = np.full(len(tokens), np.nan)
+    each[list(report.counted)] = report.per_generation
+    return each
+
+
+def _entropy(tokens: Sequence[list[int]]) -> NDArray[np.float64]:
+    """Entropy of the unigrams of each generation in nats, NaN where there are fewer than four tokens."""
+    return np.array([ngram_entropy([t], 1, pooled=False) if len(t) >= 4 else np.nan for t in tokens])
+
+
+def _per_prompt(run: Run, decoding: str, measure: Callable[..., NDArray[np.float64]]) -> NDArray[np.float64]:
+    """The mean over draws for each prompt [prompts]; NaN where one of them could not be measured."""
+    return np.mean([measure(_tokens(draw)) for draw in run["generations"][decoding]], 0)  # type: ignore[index,no-any-return]
+
+
+def _complete(rows: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
+    """[seeds, prompts that were measured for every seed]."""
+    table = np.stack(rows)
+    return table[:, np.isfinite(table).all(0)]
 
 
 def comparisons(runs: Runs, scores: Run) -> list[Comparison]:
@@ -188,8 +219,8 @@ def comparisons(runs: Runs, scores: Run) -> list[Comparison]:
         gap = np.log(paper["SM / perplexity"].value / paper["MLE / perplexity"].value)
         made.append(Comparison("log-perplexity: SM > MLE", test, round(float(gap), 4)))
     if "contrastive" in methods:
-        sampled = np.stack([_diversities(run) for run in methods["mle"]])
-        searched = np.stack([_diversities(run, "contrastive") for run in methods["mle"]])
+        sampled = np.stack([_per_prompt(run, "sample", _diversity) for run in methods["mle"]])
+        searched = np.stack([_per_prompt(run, "contrastive", _diversity) for run in methods["mle"]])
         whole = np.isfinite(sampled).all(0) & np.isfinite(searched).all(0)
         test = paired_permutation(sampled[:, whole], searched[:, whole])
         gap = paper["MLE / diversity"].value - paper["CS / diversity"].value
@@ -254,8 +285,8 @@ def corrupted_table(runs: Sequence[Run], kind: str, what: str) -> NDArray[np.flo
     return np.array([[float(v) for v in run["corrupted"][kind][what]] for run in runs])  # type: ignore[index]
 
 
-def write_table_8(runs: Runs, preset: str, results_dir: str | Path = "results") -> None:
-    """The ledger's line and rows for `tab8`."""
+def write_table_8(runs: Runs, preset: str, results_dir: str | Path = "results", *, actions: int) -> None:
+    """The ledger's line and rows for `tab8`; `actions`: within which the token may be removed."""
     paper = get_item("tab8").numbers
     rates, own = recovery_rates(runs), by_method(runs)["sm"]
     rows = [row("first action is backspace", rates["sm"]["random / at_once"], next(iter(paper.values())).value)]
@@ -277,6 +308,7 @@ def write_table_8(runs: Runs, preset: str, results_dir: str | Path = "results") 
             "comparisons": judgement.comparisons,
             "examples": own[0]["corrupted"]["examples"],  # type: ignore[index]
             "clean": number(rates["sm"]["clean / at_once"].value),
+            "actions": actions,
         },
         sources=list(runs.values()),
         results_dir=results_dir,

@@ -94,19 +94,20 @@ def spurious_token(item: Item) -> Figure:
     rates = {row["label"]: row for row in item["rows"]}
     methods = [short for short in ("BC", "SM", "IQL") if f"{short} / random / at_once" in rates]
     made, axes = figure(1, 2, height=3.4, sharey=True)
-    for axis, what, title in zip(
-        np.ravel(axes), ("at_once", "removed"), ("deleted at once", "deleted within 16 actions"), strict=True
-    ):
+    titles = ("deleted at once", f"deleted within {item['details']['actions']} actions")
+    top = 0.0
+    for axis, what, title in zip(np.ravel(axes), ("at_once", "removed"), titles, strict=True):
         for offset, kind, colour in ((-0.17, "random", "vermilion"), (0.17, "clean", "sky")):
             cells = [rates[f"{m} / {kind} / {what}"] for m in methods]
             places = np.arange(len(methods)) + offset
             axis.bar(places, [c["ours"] for c in cells], 0.32, color=PALETTE[colour], label=f"{kind} last token")
             shares, errors = (np.array([c[name] for c in cells], float) for name in ("ours", "error"))
             ends = [np.minimum(errors, shares), np.minimum(errors, 1.0 - shares)]
+            top = max(top, float((shares + ends[1]).max()))
             axis.errorbar(places, shares, ends, color="black", linestyle="", capsize=3)
         axis.set(title=title, xlim=(-0.6, len(methods) - 0.4))
-        axis.set_ylim(bottom=0.0)
         axis.set_xticks(range(len(methods)), [COLUMNS[m] for m in methods], rotation=15)
+    axes[0].set_ylim(0.0, 1.05 * top)  # shared: the longest bar of both panels
     axes[0].set_ylabel("share of prompts")
     made.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
     return made
