@@ -88,6 +88,16 @@ def test_mean_interval_equals_scipy():
     assert evaluation.mean_interval([1.0]).error == math.inf
 
 
+def test_a_crossed_interval_is_students_for_one_seed_and_wider_where_seeds_differ():
+    x = np.random.default_rng(0).normal(3.0, 1.0, 40)
+    one = evaluation.crossed_interval(x)
+    assert (one.low, one.high) == pytest.approx(stats.t.interval(0.95, 39, x.mean(), stats.sem(x)))
+    three = evaluation.crossed_interval(np.stack([x, x + 0.5, x - 0.5]))
+    assert three.value == pytest.approx(one.value)
+    assert three.high - three.low > one.high - one.low
+    assert (three.n_seeds, three.n_items) == (3, 40)
+
+
 def test_perplexity_is_token_weighted():
     e = evaluation.perplexity([10 * math.log(4), 30 * math.log(4)], [10, 30])
     assert e.value == pytest.approx(4)

@@ -15,8 +15,8 @@ from smlib import cli
 from smlib.actions import ActionSpace, Trajectory, replay
 from smlib.data.text import EvaluationSet
 from smlib.data.tokenizers import PretrainedTokenizer
-from smlib.evaluation import MauveSettings
-from smlib.experiments import text, text_scores
+from smlib.evaluation import MauveSettings, mauve
+from smlib.experiments import text, text_features, text_scores
 from smlib.experiments.text_features import features, mauve_difference, multinomial_mauve
 from smlib.experiments.text_measures import TextEvaluation, corrupted, generate, likelihoods, runs
 from smlib.experiments.text_runs import Stages
@@ -174,6 +174,23 @@ def test_the_paired_test_finds_a_difference_and_no_other():
     assert mauve_difference(human, alike, other, settings, n_seeds=1, resamples=99).p_value > 0.05
     with pytest.raises(ValueError, match="expected"):
         mauve_difference(human, alike, shifted[:1], settings, n_seeds=1)
+
+
+def test_the_error_of_mauve_is_the_spread_over_sets_of_prompts():
+    rng = np.random.default_rng(0)
+    settings = MauveSettings(num_buckets=4)
+
+    def sets(n):  # human text and one draw, from two clouds in other proportions
+        clouds = np.where(rng.random((2, n, 1)) < np.array([0.5, 0.7])[:, None, None], 3.0, -3.0)
+        return (clouds + rng.normal(size=(2, n, 3))).astype(np.float32)
+
+    many = [sets(200) for _ in range(25)]
+    spread = np.std([mauve(draw, human, settings).value for human, draw in many], ddof=1)
+    errors = [text_features.mauve_error(human, draw[None], settings, resamples=200) for human, draw in many]
+    assert np.mean(errors) == pytest.approx(spread, rel=0.5)
+    assert np.mean(
+        [text_features.mauve_error(h, d[None], settings, resamples=200) for h, d in [sets(800)] * 3]
+    ) < np.mean(errors)
 
 
 def test_features_that_cannot_be_used_are_refused(tmp_path, monkeypatch):

@@ -153,7 +153,9 @@ def crossed_interval(values: ArrayLike, *, confidence: float = 0.95) -> Estimate
     variance, df = crossed_variance(x)
     se, mean = math.sqrt(variance), float(x.mean())
     half = float(stats.t.ppf(0.5 + confidence / 2, df)) * se
-    return Estimate(mean, mean - half, mean + half, se, *x.shape, f"t over seeds and questions, {confidence:.0%}")
+    n_seeds, n_items = x.shape
+    method = f"t over {n_seeds} seeds × {n_items} questions, {confidence:.0%}"
+    return Estimate(mean, mean - half, mean + half, se, n_seeds, n_items, method)
 
 
 def perplexity(

@@ -190,7 +190,7 @@ def _entropy(tokens: Sequence[list[int]]) -> NDArray[np.float64]:
 
 def _per_prompt(run: Run, decoding: str, measure: Callable[..., NDArray[np.float64]]) -> NDArray[np.float64]:
     """The mean over draws for each prompt [prompts]; NaN where one of them could not be measured."""
-    return np.mean([measure(_tokens(draw)) for draw in run["generations"][decoding]], 0)  # type: ignore[index,no-any-return]
+    return np.mean([measure(_tokens(draw)) for draw in run["generations"][decoding]], 0)  # type: ignore[index]
 
 
 def _complete(rows: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
