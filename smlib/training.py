@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 from smlib.actions import Ids, Trajectory
 from smlib.checkpoints import TrainingState, load_checkpoint, save_checkpoint, trainable
 from smlib.data.noise import NoiseLaw, edit_expert_labels
-from smlib.files import ADDED_LATER
+from smlib.files import ADDED_LATER, write_atomically
 from smlib.losses import Loss
 from smlib.methods import ObjectiveConfig, get_method, is_finite, objective
 from smlib.models import Policy
@@ -67,9 +67,8 @@ class TrainConfig:
         objective: method, divergence, alpha, gamma, beta schedule.
         steps: gradient steps. batch_size: data trajectories a step, and as many rollouts.
         learning_rate, warmup_steps, weight_decay: AdamW; linear warm-up, then cosine decay to 0 at `steps`.
-        bkspc_rate: learning rate of the `<bkspc>` row as a multiple of `learning_rate`. The row starts as the mean of
-            the others, which a pretrained model gives a probability near 1e-8. Where the others are frozen and steps
-            are few, a rate that suits adapters does not bring it up (SmolLM2: 80 steps at 2e-4 leave it below 1e-5).
+        bkspc_rate: learning rate of the `<bkspc>` row as a multiple of `learning_rate`. The row starts as an average
+            token's, with a probability near 1e-8 in a pretrained model; few steps at an adapter's rate leave it there.
         clip_norm: largest gradient norm.
         eta, burst: noise level of the demonstrations, and tokens per mistake.
         buffer_size, times_seen, refill: replay buffer; `refill` rollouts are sampled at a time.
@@ -264,16 +263,12 @@ def _group(
 def _groups(policy: Policy, config: TrainConfig) -> list[dict[str, Any]]:
     """Weight decay for matrices only, as usual; none for norms, biases and the `<bkspc>` row, which has a rate."""
     parameters = list(trainable(policy).values())
-    matrices, vectors = [p for p in parameters if p.ndim >= 2], [p for p in parameters if p.ndim < 2]
-    groups: list[dict[str, Any]] = [{"params": matrices, "weight_decay": config.weight_decay}]
-    if config.bkspc_rate == 1.0:
-        return [*groups, {"params": vectors, "weight_decay": 0.0}]
-    row = policy.w_bkspc
-    return [
-        *groups,
-        {"params": [p for p in vectors if p is not row], "weight_decay": 0.0},
-        {"params": [row], "weight_decay": 0.0, "lr": config.learning_rate * config.bkspc_rate},
+    row = [p for p in parameters if p is policy.w_bkspc and config.bkspc_rate != 1.0]
+    groups = [
+        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": config.weight_decay},
+        {"params": [p for p in parameters if p.ndim < 2 and not any(p is r for r in row)], "weight_decay": 0.0},
     ]
+    return groups + [{"params": [r], "weight_decay": 0.0, "lr": config.learning_rate * config.bkspc_rate} for r in row]
 
 
 def _show(progress: bool | None) -> bool:
@@ -322,6 +317,4 @@ class MetricsLog:
 
     def flush(self) -> None:
         """Writes the file, whole."""
-        partial = self.path.with_suffix(".partial")
-        partial.write_text("".join(json.dumps(row) + "\n" for row in self.rows))
-        os.replace(partial, self.path)
+        write_atomically(self.path, "".join(json.dumps(row) + "\n" for row in self.rows))

@@ -187,7 +187,7 @@ def test_the_error_of_mauve_is_the_spread_over_sets_of_prompts():
     many = [sets(200) for _ in range(25)]
     spread = np.std([mauve(draw, human, settings).value for human, draw in many], ddof=1)
     errors = [text_features.mauve_error(human, draw[None], settings, resamples=200) for human, draw in many]
-    assert np.mean(errors) == pytest.approx(spread, rel=0.5)
+    assert 0.8 * spread < np.mean(errors) < 2.0 * spread  # on the safe side, see its docstring
     assert np.mean(
         [text_features.mauve_error(h, d[None], settings, resamples=200) for h, d in [sets(800)] * 3]
     ) < np.mean(errors)
@@ -225,7 +225,7 @@ def test_smoke_writes_both_items_and_every_figure(tmp_path):
         assert picture.axes
     assert figures.learning({"sm": found["sm-s0"]["history"]}).axes
     assert figures.table_8(table_8).count("<tr>") == 3
-    assert text_scores.table(found, scores)["sm"]["MAUVE"].n_seeds == 2
+    assert text_scores.table(found, scores)["sm"]["MAUVE"].n_items == 16
     before = {p: p.stat().st_mtime for p in (tmp_path / "smoke" / "tab2").glob("*.json")}
     text.run("smoke", tmp_path, processes=1)
     assert before == {p: p.stat().st_mtime for p in (tmp_path / "smoke" / "tab2").glob("*.json")}

@@ -168,7 +168,8 @@ def mauve_error(
 ) -> float:
     """Standard error of the mean MAUVE of `draws` [D, n, d], by a bootstrap of prompts within one quantisation.
 
-    The spread alone is of use: a resample repeats prompts, so the bootstrap's own centre lies too low.
+    The spread alone is of use: a resample repeats prompts, so the bootstrap's own centre lies too low. Where human and
+    model text nearly agree, MAUVE is at its ceiling and the spread of resamples is somewhat too large.
     """
     k, n = settings.num_buckets, human.shape[0]
     eye, rng = np.eye(k), np.random.default_rng(seed)
