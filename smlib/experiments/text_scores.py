@@ -147,7 +147,7 @@ def table(runs: Runs, scores: Run) -> dict[str, dict[str, Any]]:
         actions = np.concatenate([d["actions"] for d in every])
         decoding = "contrastive" if method == "contrastive" else "sample"
         found[method] = {
-            "MAUVE": _mauve_estimate(scores, method, n_seeds=len(own), n_prompts=len(counts)),
+            "MAUVE": _mauve_estimate(scores, method, n_seeds=len(own), n_prompts=len(counts) - scores["excluded"])  # type: ignore[operator],
             "entropy": crossed_interval(_complete([_per_prompt(run, decoding, _entropy) for run in own])),
             "diversity": crossed_interval(_complete([_per_prompt(run, decoding, _diversity) for run in own])),
             "perplexity": None if method == "contrastive" else perplexity(nats.mean(0), counts),
@@ -171,8 +171,8 @@ def _mauve_estimate(scores: Run, method: str, *, n_seeds: int, n_prompts: int) -
     if n_seeds > 1:
         error = float(np.hypot(error, values.reshape(n_seeds, -1).mean(1).std(ddof=1) / np.sqrt(n_seeds)))
     value, half = float(values.mean()), 1.96 * error
-    method = f"bootstrap of {n_prompts} prompts, {n_seeds} seed(s), 95%"
-    return Estimate(value, max(0.0, value - half), min(1.0, value + half), error, n_seeds, n_prompts, method)
+    how = f"bootstrap of {n_prompts} prompts, {n_seeds} seed(s), 95%"
+    return Estimate(value, max(0.0, value - half), min(1.0, value + half), error, n_seeds, n_prompts, how)
 
 
 def _diversity(tokens: Sequence[list[int]]) -> NDArray[np.float64]:
@@ -245,7 +245,7 @@ def write_table_2(runs: Runs, scores: Run, preset: str, results_dir: str | Path 
         "tab2",
         preset,
         ours="MAUVE: " + " > ".join(f"{LABELS[m]} {found[m]['MAUVE'].value:.2f}" for m in order),
-        error=None,
+        error=number(max(metrics["MAUVE"].error for metrics in found.values())),
         n_seeds=len(by_method(runs)["mle"]),
         verdict=judgement.verdict,
         rows=rows,
