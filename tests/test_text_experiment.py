@@ -176,7 +176,7 @@ def test_the_paired_test_finds_a_difference_and_no_other():
         mauve_difference(human, alike, shifted[:1], settings, n_seeds=1)
 
 
-def test_the_error_of_mauve_is_the_spread_over_sets_of_prompts():
+def test_the_error_of_mauve_covers_the_spread_over_sets_of_prompts():
     rng = np.random.default_rng(0)
     settings = MauveSettings(num_buckets=4)
 

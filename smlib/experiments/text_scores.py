@@ -140,6 +140,7 @@ def table(runs: Runs, scores: Run) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     for method, own in by_method(runs).items():
         every = draws(method, own)
+        n_prompts = len(own[0]["likelihood"]["tokens"]) - int(scores["excluded"])  # type: ignore[call-overload,index]
         reports = [diversity_report(_tokens(d), unit="token ids") for d in every]
         nats = np.array([run["likelihood"]["nats"] for run in own])  # type: ignore[index]
         tokens_only = np.array([run["likelihood"]["nats_tokens_only"] for run in own])  # type: ignore[index]
@@ -147,7 +148,7 @@ def table(runs: Runs, scores: Run) -> dict[str, dict[str, Any]]:
         actions = np.concatenate([d["actions"] for d in every])
         decoding = "contrastive" if method == "contrastive" else "sample"
         found[method] = {
-            "MAUVE": _mauve_estimate(scores, method, n_seeds=len(own), n_prompts=len(counts) - scores["excluded"])  # type: ignore[operator],
+            "MAUVE": _mauve_estimate(scores, method, n_seeds=len(own), n_prompts=n_prompts),
             "entropy": crossed_interval(_complete([_per_prompt(run, decoding, _entropy) for run in own])),
             "diversity": crossed_interval(_complete([_per_prompt(run, decoding, _diversity) for run in own])),
             "perplexity": None if method == "contrastive" else perplexity(nats.mean(0), counts),
