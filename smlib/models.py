@@ -1,8 +1,7 @@
 """The policy: a causal language model, one unembedding row for `<bkspc>`, and the logit offset head of App. E.
 
-Nothing of the model itself changes: `<bkspc>` is an action and never an input, so it needs an output row and no
-embedding, and the row lives beside the head. The logits of the vocabulary stay bit-identical, tied or not, with
-adapters or 4-bit weights.
+Nothing of the model itself changes: `<bkspc>` is an action and never an input, so it needs an output row beside the
+head and no embedding. The logits of the vocabulary stay bit-identical, tied or not, with adapters or 4-bit weights.
 """
 
 import json
@@ -248,6 +247,13 @@ class Policy(nn.Module):
     def remove_offset_head(self) -> "Policy":
         """The same policy without the head of App. E, in place: V(s) is then the language model's own."""
         self.config, self.offset = replace(self.config, offset_head=False), None
+        return self
+
+    def shift_value(self, by: float) -> "Policy":
+        """The same policy with `by` added to every V(s), in place; ValueError without an offset head."""
+        if self.offset is None:
+            raise ValueError("V(s) is moved by the offset head, and this policy has none")
+        self.offset.outer.bias.data += by
         return self
 
 

@@ -47,6 +47,17 @@ def test_offset_head_moves_values_and_not_the_policy():
     torch.testing.assert_close(with_offset.logsumexp(-1), without.logsumexp(-1) + offset[:, 0])
 
 
+def test_a_shift_moves_every_value_and_no_probability():
+    policy = float64_policy()
+    hidden, positions = torch.randn(6, 16, dtype=torch.float64), torch.arange(6)
+    before = policy.logits(hidden, positions).detach()
+    after = policy.shift_value(-3.0).logits(hidden, positions)
+    torch.testing.assert_close(after.logsumexp(-1), before.logsumexp(-1) - 3.0)
+    torch.testing.assert_close(after.softmax(-1), before.softmax(-1))
+    with pytest.raises(ValueError, match="offset head"):
+        policy.remove_offset_head().shift_value(1.0)
+
+
 def test_offset_head_knows_the_position():
     head = float64_policy().offset
     hidden = torch.randn(1, 16, dtype=torch.float64).expand(2, -1)

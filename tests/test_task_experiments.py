@@ -1,5 +1,6 @@
 """Experiments 07, 09, 10, 11 and 12 on made-up runs: what they compare, what they write, what their figures draw."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -136,6 +137,13 @@ def test_ablations_are_written_and_drawn(tmp_path: Path, monkeypatch: pytest.Mon
     assert len(ablation_figures.findings(details)) == 4
 
 
+def test_v_at_the_start_is_a_setting_of_the_run_alone() -> None:
+    cells = ablations.cells("full")
+    assert cells["sm-initial_value=10.0-s0"].initial_value == 10.0
+    shifted, default = cells["sm-initial_value=-10.0-s0"], cells["sm-gamma=0.9-s0"]
+    assert dataclasses.replace(shifted.training, objective=default.training.objective) == default.training
+
+
 def test_no_ablation_looks_at_the_test_questions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     replace_training(monkeypatch, ablations)
     runs = ablations.run("smoke", tmp_path)
@@ -153,6 +161,8 @@ def test_regimes_change_all_methods_alike_and_share_the_default(
     assert full["alpha=0.01/sm-s0"][3].training.objective.alpha == 0.01
     assert full["alpha=0.01/sm-s0"][1] == "sm-alpha=0.01-s0"  # the sweep's run, not a second one
     assert full["n_train=1000/sm-s0"][1] == "sm-n_train=1000-s0"
+    assert full["base=small/mle-s0"][3].base.model.dim < full["default/mle-s0"][3].base.model.dim
+    assert full["base=100000/mle-s0"][3].base.questions < full["default/mle-s0"][3].base.questions
     assert full["steps=4500/sm-s0"][3].training.objective.bc_steps == 1_500  # a third, as everywhere
     replace_training(monkeypatch, ablations, regimes)
     found = regimes.study("smoke", tmp_path)

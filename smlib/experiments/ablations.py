@@ -42,6 +42,7 @@ SWEEPS: Mapping[str, Sweep] = MappingProxyType(
         "beta_floor": Sweep("floor of the BC weight β", "beta_floor", (0.0, 0.5)),
         "mixture": Sweep("mixture regulariser", "mixture", (False,)),
         "offset_head": Sweep("offset head", "offset_head", (False,)),
+        "initial_value": Sweep("V(s) at the start, shifted by", "initial_value", (-10.0, 10.0)),
         "backspace": Sweep("backspace", "backspace", (False,)),
         "times_seen": Sweep("uses of a rollout", "times_seen", (1.0, 32.0)),
         "burst": Sweep("noise tokens in a row", "burst", (2, 4)),
@@ -122,9 +123,10 @@ def cells(preset: str, only: tuple[str, ...] = ()) -> dict[str, FineTuneConfig]:
     chosen, settings, eta = arithmetic.preset(preset), _settings(preset), level(preset)
 
     def one(method: str, seed: int, full: bool, changes: Mapping[str, Any]) -> FineTuneConfig:
-        rest = {k: v for k, v in changes.items() if k not in ("n_train", *REMOVALS)}
+        own = {k: v for k, v in changes.items() if k in ("n_train", "initial_value")}
+        rest = {k: v for k, v in changes.items() if k not in (*own, *REMOVALS)}
         config = chosen.run(method, KIND, 0.0 if "backspace" in changes else eta, seed, **rest)
-        config = dataclasses.replace(config, examples=0, n_train=changes.get("n_train", config.n_train))
+        config = dataclasses.replace(config, examples=0, **own)
         return config if full else dataclasses.replace(config, recovery_prompts=0, decodings=("t1", "greedy_exclude"))
 
     wanted = only or settings.only

@@ -20,6 +20,7 @@ from smlib.data.demonstrations import TaskDemonstrations
 from smlib.data.tasks import Task, load_task
 from smlib.experiments.answers import answer, recovery
 from smlib.experiments.pretraining import PretrainConfig, pretrained
+from smlib.files import ADDED_LATER
 from smlib.methods import ObjectiveConfig
 from smlib.models import Policy
 from smlib.results import Run, run_cached
@@ -44,6 +45,7 @@ class FineTuneConfig:
         recovery_prompts, recovery_depths: how many prompts with how many wrong tokens (Table 1); 0 for none.
         examples: number of mistake-conditioned completions that are kept in full.
         max_new_tokens: length limit of an answer.
+        initial_value: added to every V(s) before training; 0 leaves V as the base model's logits have it.
     """
 
     base: PretrainConfig = field(default_factory=PretrainConfig)
@@ -57,6 +59,7 @@ class FineTuneConfig:
     recovery_depths: tuple[int, ...] = (1, 2, 3, 4)
     examples: int = 4
     max_new_tokens: int = 24
+    initial_value: float = field(default=0.0, metadata=ADDED_LATER)
 
     def task(self) -> Task:
         """The task with its splits."""
@@ -113,6 +116,8 @@ def _compute(
     policy = pretrained(config.base, task, preset=preset, results_dir=results_dir)
     for part in without:
         REMOVALS[part](policy)
+    if config.initial_value:
+        policy.shift_value(config.initial_value)
     seed = config.training.seed
     data = TaskDemonstrations(task, task.train, config.noise)
     history = train(policy, data, config.training, scratch).history

@@ -6,7 +6,7 @@ the base model is. Figure 3's is the default. Judged on the validation questions
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -16,7 +16,7 @@ from smlib.experiments import ablations, arithmetic, scores
 from smlib.experiments.arithmetic import ArithmeticPreset
 from smlib.experiments.finetuning import REMOVALS, FineTuneConfig, fine_tune, in_parallel
 from smlib.experiments.method_tables import METHODS, PAIRS
-from smlib.experiments.pretraining import pretrained
+from smlib.experiments.pretraining import TinyModel, pretrained
 from smlib.results import Run, check_preset
 
 DEFAULT = "default"
@@ -29,19 +29,16 @@ class Regime:
 
     Attributes:
         title: of the figure.
-        changes: fields of `ArithmeticPreset`. base_questions: questions that the base model was trained on.
+        changes: fields of `ArithmeticPreset`. base: fields of the base model's `PretrainConfig`.
     """
 
     title: str
-    changes: Mapping[str, Any]
-    base_questions: int | None = None
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    base: Mapping[str, Any] = field(default_factory=dict)
 
     def of(self, chosen: ArithmeticPreset) -> ArithmeticPreset:
         """The preset under this regime; the base model's other settings stay."""
-        made = dataclasses.replace(chosen, **self.changes)
-        if self.base_questions is None:
-            return made
-        return dataclasses.replace(made, base=dataclasses.replace(made.base, questions=self.base_questions))
+        return dataclasses.replace(chosen, **self.changes, base=dataclasses.replace(chosen.base, **self.base))
 
 
 REGIMES: Mapping[str, Regime] = MappingProxyType(
@@ -51,7 +48,8 @@ REGIMES: Mapping[str, Regime] = MappingProxyType(
         "steps=500": Regime("a third of the steps", {"steps": 500, "warmup_steps": 50}),
         "steps=4500": Regime("three times the steps", {"steps": 4_500, "warmup_steps": 450}),
         "learning_rate=1e-4": Regime("a third of the learning rate", {"learning_rate": 1e-4}),
-        "base=100000": Regime("a weaker base model", {}, base_questions=100_000),
+        "base=100000": Regime("a base model of a quarter of the training", base={"questions": 100_000}),
+        "base=small": Regime("a base model of a fifth of the size", base={"model": TinyModel(dim=64, layers=2)}),
         "alpha=0.01": Regime("α = 0.01", {"alpha": 0.01}),
     }
 )
