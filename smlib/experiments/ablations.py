@@ -60,6 +60,10 @@ METHODS: Mapping[str, tuple[str, Mapping[str, Any]]] = MappingProxyType(
         "dagger": ("dagger", {}),
         "dagger-rollout_noise=0.1": ("dagger", {"rollout_noise": 0.1}),
         "bc-burst=4": ("bc", {"burst": 4}),
+        **{
+            f"{method}-rollout_burst=4": (method, {"rollout_noise": 0.1, "rollout_burst": 4})
+            for method in ("sm", "dagger")
+        },
     }
 )
 """Other methods at the default's settings, with bursts and execution noise where they apply."""
@@ -70,9 +74,11 @@ TITLES = {
     "iqlearn": "offline IQLearn",
     "dagger": "DAgger",
     "dagger-rollout_noise=0.1": "DAgger, execution noise",
+    "dagger-rollout_burst=4": "DAgger, execution noise of 4",
     "bc-burst=4": "BC, bursts of 4",
     "sm-burst=4": "SequenceMatch, bursts of 4",
     "sm-rollout_noise=0.1": "SequenceMatch, execution noise",
+    "sm-rollout_burst=4": "SequenceMatch, execution noise of 4",
 }
 
 

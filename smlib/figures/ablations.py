@@ -16,9 +16,11 @@ METHOD_COLORS = {
     "sm-default": (PALETTE["blue"], "D", "-"),
     "sm-burst=4": (PALETTE["blue"], "X", ":"),
     "sm-rollout_noise=0.1": (PALETTE["sky"], "d", "-"),
+    "sm-rollout_burst=4": (PALETTE["sky"], "X", ":"),
     "iqlearn": (PALETTE["green"], "v", "-."),
     "dagger": (PALETTE["vermilion"], "^", "-."),
     "dagger-rollout_noise=0.1": (PALETTE["purple"], "<", "-."),
+    "dagger-rollout_burst=4": (PALETTE["purple"], ">", ":"),
 }
 DECODINGS = {
     "t1": "temperature 1",
