@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from smlib.figures.style import PALETTE, figure, method_style
@@ -23,6 +24,10 @@ COLUMNS: Mapping[str, str] = {
 
 METRICS = ("MAUVE", "entropy", "diversity", "perplexity")
 _HEADINGS = ("MAUVE (↑)", "n-gram H (↑)", "Diversity (↑)", "Perplexity (↓)")
+_VARIANTS = ("", "ours: unigrams, nats", "ours: each generation", "ours; grey: the paper")
+_PAPER: Mapping[str, Any] = {
+    "color": PALETTE["grey"], "marker": "|", "markersize": 11, "markeredgewidth": 2, "linestyle": "",
+}  # fmt: skip
 _STYLES = {"MLE": "mle", "CS": "contrastive", "ULK": "unlikelihood", "BC": "bc", "SM": "sm", "IQL": "iqlearn"}
 
 Item = Mapping[str, Any]
@@ -67,35 +72,59 @@ def edits(item: Item) -> pd.DataFrame:
 
 
 def metrics(item: Item) -> Figure:
-    """Ours against the paper's, a panel a metric; the perplexities on their own scales, since the models differ."""
-    made, axes = figure(1, 4, height=3.4, width=9.0)
+    """Ours against the paper's, a panel a metric; bars end where a metric ends.
+
+    Perplexities of different models share no scale: the paper's have the upper axis, on which its MLE stands over ours,
+    so that places compare ratios to MLE.
+    """
+    made, axes = figure(1, 4, height=3.7, width=9.5, sharey=True)
     ours = {row["label"]: row for row in item["rows"]}
-    paper = get_item("tab2").numbers
-    for axis, metric, heading in zip(np.ravel(axes), METRICS, _HEADINGS, strict=True):
-        shorts = [short for short in COLUMNS if f"{short} / {metric}" in ours]
+    shorts = [short for short in COLUMNS if f"{short} / {METRICS[0]}" in ours]
+    for axis, metric, title, unit in zip(np.ravel(axes), METRICS, _HEADINGS, _VARIANTS, strict=True):
+        top = 1.0 if metric in ("MAUVE", "diversity") else np.inf
         for place, short in enumerate(shorts):
-            row, style = ours[f"{short} / {metric}"], method_style(_STYLES[short])
-            error = row["error"]
-            ends = None if error is None else [[min(error, row["ours"])], [error]]  # none of these can be negative
-            axis.errorbar(place, row["ours"], yerr=ends, color=style.color, marker=style.marker, linestyle="")
-            label = f"{short} / {metric}"
-            if label in paper and metric != "perplexity":
-                axis.plot(place + 0.25, paper[label].value, color=PALETTE["grey"], marker="_", markersize=9)
-        axis.set(title=heading, xlim=(-0.6, len(shorts) - 0.2))
-        axis.set_xticks(range(len(shorts)), shorts, rotation=60)
-    first = np.ravel(axes)[0]
-    first.plot([], [], color=PALETTE["grey"], marker="_", markersize=9, linestyle="", label="the paper's value")
-    made.legend(*first.get_legend_handles_labels(), loc="outside lower center")
+            row, style = ours.get(f"{short} / {metric}"), method_style(_STYLES[short])
+            if row is None:
+                axis.annotate("n/a", (0.5, place), xycoords=("axes fraction", "data"), ha="center", va="center")
+                continue
+            error = 0.0 if row["error"] is None else row["error"]
+            ends = [[min(error, row["ours"])], [max(min(error, top - row["ours"]), 0.0)]]  # none can be negative
+            axis.errorbar(row["ours"], place - 0.14, xerr=ends, color=style.color, marker=style.marker, linestyle="")
+        _papers(axis, ours, metric, shorts)
+        axis.set(ylim=(len(shorts) - 0.4, -0.6))
+        axis.set_xlabel(unit, fontsize=10)
+        axis.set_title(title, fontsize=11)
+    axes[0].set_yticks(range(len(shorts)), [method_style(_STYLES[short]).label for short in shorts])
+    axes[0].plot([], [], **_PAPER, label="as the paper prints it")
+    made.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center")
     return made
 
 
+def _papers(axis: Axes, ours: Mapping[str, Item], metric: str, shorts: Sequence[str]) -> None:
+    """What Table 2 prints, below our values; perplexities on an axis of their own."""
+    paper = get_item("tab2").numbers
+    beside = axis
+    if metric == "perplexity":
+        if "MLE / perplexity" not in ours:
+            return
+        beside = axis.twiny()
+        beside.grid(visible=False)
+        beside.spines[:].set_visible(False)
+        beside.tick_params(axis="x", colors=PALETTE["grey"])
+        scale = paper["MLE / perplexity"].value / ours["MLE / perplexity"]["ours"]
+        beside.set_xlim([scale * end for end in axis.get_xlim()])
+    for place, short in enumerate(shorts):
+        if f"{short} / {metric}" in paper:
+            number = paper[f"{short} / {metric}"]
+            beside.errorbar(number.value, place + 0.2, xerr=number.error, **_PAPER)
+
+
 def spurious_token(item: Item) -> Figure:
-    """How often the last token of the prompt is deleted: a random one and the true one, by method."""
+    """How often the last token of the prompt is deleted, a random one and the true one, by method; the paper's share."""
     rates = {row["label"]: row for row in item["rows"]}
     methods = [short for short in ("BC", "SM", "IQL") if f"{short} / random / at_once" in rates]
-    made, axes = figure(1, 2, height=3.4, sharey=True)
+    made, axes = figure(1, 2, height=3.6, sharey=True)
     titles = ("deleted at once", f"deleted within {item['details']['actions']} actions")
-    top = 0.0
     for axis, what, title in zip(np.ravel(axes), ("at_once", "removed"), titles, strict=True):
         for offset, kind, colour in ((-0.17, "random", "vermilion"), (0.17, "clean", "sky")):
             cells = [rates[f"{m} / {kind} / {what}"] for m in methods]
@@ -103,13 +132,21 @@ def spurious_token(item: Item) -> Figure:
             axis.bar(places, [c["ours"] for c in cells], 0.32, color=PALETTE[colour], label=f"{kind} last token")
             shares, errors = (np.array([c[name] for c in cells], float) for name in ("ours", "error"))
             ends = [np.minimum(errors, shares), np.minimum(errors, 1.0 - shares)]
-            top = max(top, float((shares + ends[1]).max()))
             axis.errorbar(places, shares, ends, color="black", linestyle="", capsize=3)
-        axis.set(title=title, xlim=(-0.6, len(methods) - 0.4))
-        axis.set_xticks(range(len(methods)), [COLUMNS[m] for m in methods], rotation=15)
-    axes[0].set_ylim(0.0, 1.05 * top)  # shared: the longest bar of both panels
+        axis.set(title=title, xlim=(-0.6, len(methods) - 0.4), ylim=(0.0, 1.0))
+        axis.set_xticks(range(len(methods)), [method_style(_STYLES[m]).label.replace(" ", "\n") for m in methods])
+        axis.tick_params(axis="x", labelsize=10)
+    if "SM" in methods:
+        share = get_item("tab8").numbers["first action is backspace"].value
+        mark = {**_PAPER, "marker": "_", "label": "the paper: a random one, 4 of 5 prompts"}
+        axes[0].plot(methods.index("SM") - 0.17, share, **mark)
     axes[0].set_ylabel("share of prompts")
-    made.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
+    handles, labels = axes[0].get_legend_handles_labels()  # the paper's mark comes last
+    order = sorted(range(len(labels)), key=lambda i: labels[i].startswith("the paper"))
+    made.legend(
+        [handles[i] for i in order], [labels[i] for i in order],
+        loc="outside upper center", ncols=3, fontsize=9, columnspacing=1.0,
+    )  # fmt: skip
     return made
 
 
