@@ -111,6 +111,22 @@ def load_policy(
     return policy, tokens
 
 
+def load_tokenizer(name_or_path: str | os.PathLike[str], *, local_files_only: bool = True) -> PretrainedTokenizer:
+    """The tokeniser beside a pretrained model, as `load_policy` returns it, without the weights.
+
+    Raises:
+        FileNotFoundError: no such model here.
+    """
+    from transformers import AutoConfig
+
+    name = str(name_or_path)
+    try:
+        config = AutoConfig.from_pretrained(_location(name), local_files_only=local_files_only, trust_remote_code=False)
+    except OSError as error:
+        raise FileNotFoundError(_missing(name, local_files_only, error)) from error
+    return _tokenizer(_location(name), local_files_only, config.get_text_config().vocab_size)
+
+
 def save_policy(policy: Policy, tokenizer: TextTokenizer, folder: str | os.PathLike[str]) -> Path:
     """Writes a policy (of adapters, the adapters alone), its tokeniser and its source; complete or not at all."""
     target = Path(folder)

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from smlib.experiments import finetuning
 from smlib.experiments.finetuning import FineTuneConfig
 from smlib.methods import get_method
 from smlib.results import Run, run_cached
@@ -70,8 +71,8 @@ def replace_training(monkeypatch: Any, *modules: Any) -> None:
         return [function(**call) for call in calls]
 
     monkeypatch.setattr(FineTuneConfig, "task", lambda self: None)
+    monkeypatch.setattr(finetuning, "pretrained", lambda *args, **options: None)
     for module in modules:
-        monkeypatch.setattr(module, "pretrained", lambda *args, **options: None)
         monkeypatch.setattr(module, "in_parallel", one_by_one)
         if hasattr(module, "fine_tune"):
             monkeypatch.setattr(module, "fine_tune", made_up)

@@ -70,9 +70,7 @@ def test_full_tables_have_the_columns_of_the_paper() -> None:
         assert labels == set(ITEMS[item].numbers)
 
 
-def test_paper_presets_name_what_exists() -> None:
-    with pytest.raises(ValueError, match="it has smoke, quick, full"):
-        mathematics.preset("tab6", "paper")
+def test_unknown_tables_name_the_known_ones() -> None:
     with pytest.raises(ValueError, match="known: tab6, tab7"):
         mathematics.preset("tab5", "quick")
 

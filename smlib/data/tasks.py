@@ -12,7 +12,14 @@ from smlib.actions import ActionSpace, Ids
 from smlib.data import translation
 from smlib.data.mathematics import MATHEMATICS_TASKS, Example, stream
 from smlib.data.noise import NoiseLaw
-from smlib.data.tokenizers import DIGITS, FixedTokenizer, TextTokenizer, arithmetic_tokenizer, train_bpe
+from smlib.data.tokenizers import (
+    DIGITS,
+    FixedTokenizer,
+    TextTokenizer,
+    arithmetic_tokenizer,
+    continuation,
+    train_bpe,
+)
 
 TASKS = (*MATHEMATICS_TASKS, "translation", "opus_books")
 NOISE_KINDS = ("ground_truth", "random", "none")
@@ -47,11 +54,22 @@ class Task:
 
     def prompt_ids(self, example: Example) -> Ids:
         """`<bos>` and the question up to the point where the solution starts, int32 [P]."""
-        return np.array([self.tokenizer.bos, *self.tokenizer.encode(example.prompt)], np.int32)
+        return np.array([self.tokenizer.bos, *self.tokenizer.encode(self._head(example))], np.int32)
 
     def answer_ids(self, example: Example) -> Ids:
         """The solution and `<eos>`, int32 [n]."""
-        return np.array([*self.tokenizer.encode(example.answer), self.tokenizer.eos], np.int32)
+        head = self._head(example)
+        if isinstance(self.tokenizer, FixedTokenizer):  # an answer's ids do not depend on its place
+            tokens = self.tokenizer.encode(example.answer)
+        else:
+            tokens = continuation(self.tokenizer, head, example.prompt[len(head) :] + example.answer)
+        return np.array([*tokens, self.tokenizer.eos], np.int32)
+
+    def _head(self, example: Example) -> str:
+        """The prompt; without its last space where a pretrained tokeniser would make it part of the solution's word."""
+        if isinstance(self.tokenizer, FixedTokenizer) or self.name in MATHEMATICS_TASKS:
+            return example.prompt
+        return example.prompt.rstrip()
 
     def noise(self, kind: str, example: Example) -> NoiseLaw:
         """The noise law of an example (Sec. 6.1).

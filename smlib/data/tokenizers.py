@@ -199,6 +199,19 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> FixedTokenizer:
     return FixedTokenizer(Tokenizer.from_str(json.dumps(state)), byte_level=True)
 
 
+def continuation(tokenizer: TextTokenizer, before: str, text: str) -> list[int]:
+    """Ids of `text` as it stands right after `before`, whose own ids do not change with it.
+
+    The ids of the whole text after those of `before`, if that is where these end. If not (Llama-2's `-4` after a space
+    is the space's token twice), the ids of `text` after a digit, and if a digit merges with it too, on its own.
+    """
+    for head in (before, "1"):
+        start, whole = tokenizer.encode(head), tokenizer.encode(head + text)
+        if whole[: len(start)] == start:
+            return whole[len(start) :]
+    return tokenizer.encode(text)
+
+
 class PretrainedTokenizer:
     """A transformers tokeniser behind the same interface.
 

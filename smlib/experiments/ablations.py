@@ -18,7 +18,6 @@ from smlib.experiments import arithmetic, scores
 from smlib.experiments.findings import finding, summary
 from smlib.experiments.finetuning import REMOVALS, FineTuneConfig, fine_tune, in_parallel
 from smlib.experiments.overhead import method_costs
-from smlib.experiments.pretraining import pretrained
 from smlib.experiments.verdicts import RULE, Comparison, judge
 from smlib.results import Run, check_preset, write_item
 
@@ -105,6 +104,7 @@ PRESETS: Mapping[str, AblationPreset] = MappingProxyType(
         ),
         "quick": AblationPreset(only=(DEFAULT, "bc", "iqlearn", "dagger", "sm-alpha=1.0", "sm-mixture=False")),
         "full": AblationPreset(n_seeds=3),
+        "paper": AblationPreset(),
     }
 )
 
@@ -162,8 +162,7 @@ def run(
 ) -> dict[str, Run]:
     """The runs of a preset, computed or read."""
     own, others = cells(preset, only), {} if only else shared(preset)
-    first = next(iter(own.values()))
-    pretrained(first.base, first.task(), preset=preset, results_dir=results_dir)
+    next(iter(own.values())).prepare(preset, results_dir)
     calls = [
         {"config": c, "name": k, "item": item, "preset": preset, "results_dir": results_dir, "test": test}
         | {"without": tuple(part for part in REMOVALS if k.startswith(f"sm-{part}=False"))}
@@ -230,9 +229,7 @@ def study(
 
 
 def _settings(preset: str) -> AblationPreset:
-    if check_preset(preset) not in PRESETS:
-        raise ValueError(f"ablations have no preset {preset!r}; they have {', '.join(PRESETS)}")
-    return PRESETS[preset]
+    return PRESETS[check_preset(preset)]
 
 
 def _found(runs: Mapping[str, Any], name: str) -> bool:

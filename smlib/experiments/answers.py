@@ -59,10 +59,13 @@ def answer(
     max_new_tokens: int = 24,
     seed: int = 0,
     prefixes: Sequence[Ids] | None = None,
+    batch: int | None = None,
 ) -> Answers:
     """Samples one answer to each question.
 
     Args:
+        batch: questions answered side by side, all when omitted; a large model has no room for more. Every question
+            has a seed of its own.
         prefixes: tokens already standing after each question (the wrong digits of Table 1). They belong to the state
             and can be deleted: the root stays at the end of the question.
     """
@@ -70,10 +73,24 @@ def answer(
     seeds = np.random.default_rng([seed, 17]).integers(0, 2**63, size=len(examples)).tolist()
     laws = [task.noise("ground_truth", e) for e in examples] if config.needs_noise_law else None
     prompts = [task.prompt_ids(e) for e in examples]
-    result = sample(policy, prompts, config, seeds, noise_laws=laws, prefixes=prefixes)
-    finals = [final_state(t, task.space) for t in result.trajectories]
+    size = batch or max(len(prompts), 1)
+    parts = [slice(begin, begin + size) for begin in range(0, len(prompts), size)] or [slice(0)]
+    results = [
+        sample(
+            policy,
+            prompts[part],
+            config,
+            seeds[part],
+            noise_laws=None if laws is None else laws[part],
+            prefixes=None if prefixes is None else prefixes[part],
+        )
+        for part in parts
+    ]
+    given = [t for result in results for t in result.trajectories]
+    finals = [final_state(t, task.space) for t in given]
     correct = [task.is_correct(task.tokenizer.decode(f.tolist()), e) for f, e in zip(finals, examples, strict=True)]
-    return Answers(result.trajectories, correct, result.stats.backspaces / max(result.stats.actions, 1))
+    actions = sum(result.stats.actions for result in results)
+    return Answers(given, correct, sum(result.stats.backspaces for result in results) / max(actions, 1))
 
 
 def wrong_prefixes(task: Task, examples: Sequence[Example], depth: int, seed: int) -> list[Ids]:
@@ -100,11 +117,27 @@ class Recovery:
 
 
 def recovery(
-    policy: Policy, task: Task, examples: Sequence[Example], depth: int, *, decoding: str = "t1", seed: int = 0
+    policy: Policy,
+    task: Task,
+    examples: Sequence[Example],
+    depth: int,
+    *,
+    decoding: str = "t1",
+    max_new_tokens: int = 24,
+    seed: int = 0,
+    batch: int | None = None,
 ) -> tuple[Recovery, Answers]:
     """Completes answers that start with `depth` wrong tokens."""
-    prefixes = wrong_prefixes(task, examples, depth, seed)
-    answers = answer(policy, task, examples, decoding=decoding, seed=seed, prefixes=prefixes)
+    answers = answer(
+        policy,
+        task,
+        examples,
+        decoding=decoding,
+        max_new_tokens=max_new_tokens,
+        seed=seed,
+        prefixes=wrong_prefixes(task, examples, depth, seed),
+        batch=batch,
+    )
     space = task.space
     first = [bool(t.realised[depth] == space.bkspc) for t in answers.trajectories]  # the prefix comes before
     removed = [_shallowest(t, depth, space.bkspc) == 0 for t in answers.trajectories]

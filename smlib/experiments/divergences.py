@@ -20,7 +20,6 @@ from smlib import divergences
 from smlib.evaluation import PairedTest, mean_interval, paired_difference
 from smlib.experiments import arithmetic, scores
 from smlib.experiments.finetuning import FineTuneConfig, fine_tune, in_parallel
-from smlib.experiments.pretraining import pretrained
 from smlib.experiments.verdicts import RULE, Comparison, Judgement, judge
 from smlib.results import write_item
 
@@ -71,6 +70,7 @@ PRESETS: Mapping[str, DivergencePreset] = MappingProxyType(
         "smoke": DivergencePreset(window=3, block=2),
         "quick": DivergencePreset(window=25, block=25),
         "full": DivergencePreset(),
+        "paper": DivergencePreset(),
     }
 )
 
@@ -129,7 +129,7 @@ def run(preset: str, results_dir: str | Path = "results", processes: int | None 
     """Trains or reads every run, writes the ledger's line for `g1`, and returns what its figures show."""
     chosen = cells(preset)
     first = next(iter(chosen.values()))[2]
-    pretrained(first.base, first.task(), preset=preset, results_dir=results_dir)
+    first.prepare(preset, results_dir)
     calls = [
         {"config": config, "name": name, "item": item, "preset": preset, "results_dir": results_dir}
         for item, name, config in chosen.values()

@@ -19,7 +19,7 @@ from smlib.actions import Trajectory
 from smlib.data.demonstrations import TaskDemonstrations
 from smlib.data.tasks import Task, load_task
 from smlib.experiments.answers import answer, recovery
-from smlib.experiments.pretraining import PretrainConfig, pretrained
+from smlib.experiments.pretraining import Base, PretrainConfig, pretrained
 from smlib.files import ADDED_LATER
 from smlib.methods import ObjectiveConfig
 from smlib.models import Policy
@@ -37,7 +37,7 @@ class FineTuneConfig:
     """What distinguishes one run from another; together with the code's versions it is the run's identity.
 
     Attributes:
-        base: the model that is fine-tuned, and with it the task and the difficulty.
+        base: the model that is fine-tuned, tiny or pretrained, and with it the task and the difficulty.
         training: Algorithm 1's parameters; its seed is the run's.
         noise: kind of injected noise (`Task.noise`).
         n_train, n_val, n_test: sizes of the splits.
@@ -45,10 +45,11 @@ class FineTuneConfig:
         recovery_prompts, recovery_depths: how many prompts with how many wrong tokens (Table 1); 0 for none.
         examples: number of mistake-conditioned completions that are kept in full.
         max_new_tokens: length limit of an answer.
+        answers_at_a_time: questions that are answered side by side; None for all.
         initial_value: added to every V(s) before training; 0 leaves V as the base model's logits have it.
     """
 
-    base: PretrainConfig = field(default_factory=PretrainConfig)
+    base: Base = field(default_factory=PretrainConfig)
     training: TrainConfig = field(default_factory=TrainConfig)
     noise: str = "ground_truth"
     n_train: int = 5_000
@@ -59,6 +60,7 @@ class FineTuneConfig:
     recovery_depths: tuple[int, ...] = (1, 2, 3, 4)
     examples: int = 4
     max_new_tokens: int = 24
+    answers_at_a_time: int | None = field(default=None, metadata=ADDED_LATER)
     initial_value: float = field(default=0.0, metadata=ADDED_LATER)
 
     def task(self) -> Task:
@@ -70,7 +72,13 @@ class FineTuneConfig:
             n_val=self.n_val,
             n_test=self.n_test,
             seed=0,
+            tokenizer=self.base.tokenizer(),
         )
+
+    def prepare(self, preset: str, results_dir: str | Path = "results") -> None:
+        """Trains a tiny base model that is not there yet, before runs that need it start side by side."""
+        if isinstance(self.base, PretrainConfig):
+            pretrained(self.base, self.task(), preset=preset, results_dir=results_dir)
 
 
 def fine_tune(
@@ -121,23 +129,21 @@ def _compute(
     seed = config.training.seed
     data = TaskDemonstrations(task, task.train, config.noise)
     history = train(policy, data, config.training, scratch).history
+    limits: dict[str, Any] = {"seed": seed, "max_new_tokens": config.max_new_tokens, "batch": config.answers_at_a_time}
     splits = {"val": task.val, "test": task.test} if test else {"val": task.val}
     result: dict[str, object] = {
         "history": _curves(history),
         "grad_norms": [round(norm, 4) for row in history for norm in row.get("grad_norms", [])],
     }
     for split, examples in splits.items():
-        answers = {
-            d: answer(policy, task, examples, decoding=d, seed=seed, max_new_tokens=config.max_new_tokens)
-            for d in config.decodings
-        }
+        answers = {d: answer(policy, task, examples, decoding=d, **limits) for d in config.decodings}
         result[split] = {
             d: {"correct": _bits(a.correct), "accuracy": a.accuracy, "backspace_rate": a.backspace_rate}
             for d, a in answers.items()
         }
     if config.recovery_prompts and policy.config.backspace:
         examples = (task.test if test else task.val)[: config.recovery_prompts]
-        found = {depth: recovery(policy, task, examples, depth, seed=seed) for depth in config.recovery_depths}
+        found = {depth: recovery(policy, task, examples, depth, **limits) for depth in config.recovery_depths}
         result["recovery"] = {
             str(depth): {
                 "first_backspace": _bits(r.first_backspace),
@@ -179,9 +185,11 @@ def _bits(flags: Sequence[bool]) -> str:
 
 
 def workers() -> int:
-    """Processes to run side by side: SMLIB_WORKERS, or the cores this process may use."""
+    """Processes to run side by side: SMLIB_WORKERS, or the cores this process may use; one where there is a GPU."""
     asked = os.environ.get("SMLIB_WORKERS")
-    return max(1, int(asked)) if asked else len(os.sched_getaffinity(0))
+    if asked:
+        return max(1, int(asked))
+    return 1 if torch.cuda.is_available() else len(os.sched_getaffinity(0))
 
 
 def in_parallel(function: Callable[..., Any], calls: Sequence[Mapping[str, Any]], processes: int | None = None) -> list:

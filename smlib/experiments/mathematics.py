@@ -16,7 +16,6 @@ from smlib.experiments import arithmetic, scores
 from smlib.experiments.arithmetic import ArithmeticPreset
 from smlib.experiments.finetuning import FineTuneConfig, fine_tune, in_parallel
 from smlib.experiments.method_tables import METHODS, PAIRS, write_table
-from smlib.experiments.pretraining import pretrained
 from smlib.results import check_preset
 
 KIND = "ground_truth"
@@ -41,26 +40,24 @@ class TablePreset:
 
 
 def preset(item: str, name: str) -> TablePreset:
-    """The frozen preset of `tab6` or `tab7`; raises for unknown names and for `paper`, which needs Llama-2-7b."""
+    """The frozen preset of `tab6` or `tab7`; raises for unknown names."""
     check_preset(name)
     if item not in TASKS:
         raise ValueError(f"unknown table {item!r}; known: {', '.join(TASKS)}")
-    if name not in PRESETS[item]:
-        raise ValueError(f"{item} has no preset {name!r}; it has {', '.join(PRESETS[item])}")
     return PRESETS[item][name]
 
 
 def _presets(item: str) -> Mapping[str, TablePreset]:
     table_size, other = SIZES[item]
     made = {}
-    for name in ("smoke", "quick", "full"):
-        source = arithmetic.preset(name)
-        size = table_size if name == "full" else min(table_size, source.n_train)
+    for name, source in arithmetic.PRESETS.items():
+        whole = name in ("full", "paper")
+        size = table_size if whole else min(table_size, source.n_train)
         made[name] = TablePreset(
             dataclasses.replace(
                 source,
                 base=dataclasses.replace(source.base, task=TASKS[item]),
-                levels=(0.02, 0.2) if name == "full" else (0.2,),
+                levels=(0.02, 0.2) if whole else (0.2,),
                 kinds=(KIND,),
                 n_train=size,
                 recovery_prompts=0,
@@ -71,7 +68,8 @@ def _presets(item: str) -> Mapping[str, TablePreset]:
 
 
 PRESETS: Mapping[str, Mapping[str, TablePreset]] = MappingProxyType({item: _presets(item) for item in TASKS})
-"""quick: one seed, η = 0.2, 5,000 questions; full: three seeds, both columns, and one seed of the other size."""
+"""quick: one seed, η = 0.2, 5,000 questions; full: three seeds, both columns, and one seed of the other size; paper:
+Llama-2-7b, both columns."""
 
 
 def cells(item: str, name: str) -> dict[str, FineTuneConfig]:
@@ -98,8 +96,7 @@ def cells(item: str, name: str) -> dict[str, FineTuneConfig]:
 def run(item: str, name: str, results_dir: str | Path = "results", processes: int | None = None) -> dict[str, Any]:
     """Trains or reads every run, writes the ledger's line, and returns what the figure and tables show."""
     chosen, configs = preset(item, name), cells(item, name)
-    first = next(iter(configs.values()))
-    pretrained(first.base, first.task(), preset=name, results_dir=results_dir)
+    next(iter(configs.values())).prepare(name, results_dir)
     calls = [
         {"config": c, "name": label, "item": item, "preset": name, "results_dir": results_dir}
         for label, c in configs.items()

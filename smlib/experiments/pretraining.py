@@ -17,6 +17,7 @@ from smlib.data.demonstrations import TaskDemonstrations
 from smlib.data.mathematics import stream
 from smlib.data.tasks import Task
 from smlib.experiments.answers import answer
+from smlib.experiments.language_models import LanguageModel
 from smlib.files import write_atomically
 from smlib.methods import ObjectiveConfig
 from smlib.models import Policy, tiny_policy
@@ -68,6 +69,9 @@ class PretrainConfig:
     model: TinyModel = field(default_factory=TinyModel)
     seed: int = 1
 
+    def tokenizer(self) -> None:
+        """None: the task's own."""
+
     def training(self) -> TrainConfig:
         """Maximum likelihood, every question in turn."""
         steps = self.questions * self.epochs // self.batch_size
@@ -88,12 +92,18 @@ class PretrainConfig:
         )
 
 
-def pretrained(config: PretrainConfig, task: Task, *, preset: str, results_dir: str | Path = "results") -> Policy:
-    """The base model of a task, read from its committed weights or trained now.
+Base = PretrainConfig | LanguageModel
+"""What fine-tuning starts from."""
+
+
+def pretrained(config: Base, task: Task, *, preset: str, results_dir: str | Path = "results") -> Policy:
+    """The base model of a task: read from its committed weights, trained now, or a pretrained language model.
 
     Args:
         task: its validation questions measure the base; none of its questions is in the stream.
     """
+    if isinstance(config, LanguageModel):
+        return config.policy(task)
     name = f"{config.task}-{config_hash(config)}.safetensors"
     weights = resolve(results_dir) / FOLDER / name
     if preset in UNCOMMITTED and not weights.exists():

@@ -11,14 +11,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 
-import torch
-
 from smlib.actions import Ids, Trajectory
 from smlib.data.continuations import Continuations
 from smlib.evaluation import MauveSettings
 from smlib.experiments.finetuning import in_parallel, workers
 from smlib.experiments.text_features import MINILM
-from smlib.experiments.text_models import SCRATCH, ScratchModel, TextModel, build
+from smlib.experiments.text_models import LLAMA_2, SCRATCH, ScratchModel, TextModel, build
 from smlib.experiments.text_runs import TextEvaluation, TextRun, fine_tune_text
 from smlib.experiments.text_scores import mauve_scores, write_table_2, write_table_8
 from smlib.loading import Lora
@@ -203,14 +201,7 @@ PRESETS: Mapping[str, TextPreset] = MappingProxyType(
         # Llama-2-7b with QLoRA and the hyper-parameters of Sec. 6.2 and App. E, for GPUs. The paper does not state
         # the learning rate and the size of a refill; 64 at a time give Table 3's 16 gradient steps a sample.
         "paper": TextPreset(
-            model=TextModel(
-                name="meta-llama/Llama-2-7b-hf",
-                lora=Lora(r=64, alpha=16),
-                four_bit=True,
-                gradient_checkpointing=True,
-                dtype="bfloat16",
-                download=True,
-            ),
+            model=LLAMA_2,
             training=TrainConfig(
                 steps=5_000,
                 batch_size=32,
@@ -268,7 +259,7 @@ def run(
     grid = chosen.grid()
     if chosen.model.name == SCRATCH:
         build(chosen.model, next(iter(grid.values())).load(), preset=name, results_dir=results_dir)
-    side_by_side = min(processes or workers(), len(grid)) if not torch.cuda.is_available() else 1
+    side_by_side = min(processes or workers(), len(grid))
     # The small model has one thread everywhere; a large one shares out the cores, of which it can use several.
     threads = 1 if chosen.model.name == SCRATCH else max(1, len(os.sched_getaffinity(0)) // side_by_side)
     calls = [

@@ -79,12 +79,28 @@ class TextModel:
     download: bool = False
 
 
+LLAMA_2 = TextModel(
+    name="meta-llama/Llama-2-7b-hf",
+    lora=Lora(r=64, alpha=16),
+    four_bit=True,
+    gradient_checkpointing=True,
+    dtype="bfloat16",
+    download=True,
+)
+"""The paper's model with QLoRA (Sec. 6, App. E)."""
+
+
 def build(
     model: TextModel, corpus: Corpus, *, preset: str, results_dir: str | Path = "results"
 ) -> tuple[Policy, TextTokenizer]:
     """The model before fine-tuning, with its tokeniser; the small one is pretrained on `corpus.train` if need be."""
     if model.name == SCRATCH:
         return _scratch(model.scratch, corpus, preset, results_dir)
+    return load(model)
+
+
+def load(model: TextModel) -> tuple[Policy, TextTokenizer]:
+    """A pretrained model, on the GPU if there is one."""
     return load_policy(
         model.name,
         lora=model.lora,

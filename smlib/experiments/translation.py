@@ -25,9 +25,10 @@ from smlib.experiments import arithmetic, scores
 from smlib.experiments.answers import Answers, answer
 from smlib.experiments.arithmetic import ArithmeticPreset
 from smlib.experiments.finetuning import FineTuneConfig, in_parallel
+from smlib.experiments.language_models import LanguageModel
 from smlib.experiments.mathematics import prefix
 from smlib.experiments.method_tables import METHODS, PAIRS, write_table
-from smlib.experiments.pretraining import FOLDER, UNCOMMITTED, PretrainConfig, pretrained
+from smlib.experiments.pretraining import FOLDER, UNCOMMITTED, Base, PretrainConfig, pretrained
 from smlib.files import write_atomically
 from smlib.methods import get_method
 from smlib.models import Policy
@@ -46,6 +47,9 @@ PAIRS_OF_BASE = (
 
 def _preset(name: str) -> ArithmeticPreset:
     source = arithmetic.preset(name)
+    if isinstance(source.base, LanguageModel):
+        books = dataclasses.replace(source.base, task="opus_books", difficulty="all")
+        return dataclasses.replace(source, base=books, levels=(0.02, 0.2), kinds=(KIND,), recovery_prompts=0)
     model = dataclasses.replace(source.base.model, positions=192)
     questions = min(source.base.questions, PAIRS_OF_BASE)
     pairs = dataclasses.replace(source.base, task="translation", difficulty="easy", questions=questions, model=model)
@@ -54,14 +58,12 @@ def _preset(name: str) -> ArithmeticPreset:
     return dataclasses.replace(source, base=pairs, levels=levels, kinds=(KIND,), recovery_prompts=0, n_test=size)
 
 
-PRESETS: Mapping[str, ArithmeticPreset] = MappingProxyType({n: _preset(n) for n in ("smoke", "quick", "full")})
+PRESETS: Mapping[str, ArithmeticPreset] = MappingProxyType({n: _preset(n) for n in arithmetic.PRESETS})
 
 
 def preset(name: str) -> ArithmeticPreset:
-    """The frozen preset; raises for unknown names and for `paper`, which needs Llama-2-7b and opus_books."""
-    if check_preset(name) not in PRESETS:
-        raise ValueError(f"{ITEM} has no preset {name!r}; it has {', '.join(PRESETS)}")
-    return PRESETS[name]
+    """The frozen preset; `paper` is Llama-2-7b on opus_books. Raises for unknown names."""
+    return PRESETS[check_preset(name)]
 
 
 def cells(name: str) -> dict[str, FineTuneConfig]:
@@ -69,9 +71,8 @@ def cells(name: str) -> dict[str, FineTuneConfig]:
     chosen = preset(name)
 
     def one(method: str, level: float, seed: int) -> FineTuneConfig:
-        config = chosen.run(
-            method, "none" if method == "mle" else KIND, level, seed, rollout_tokens=MAX_TOKENS, row_len=256
-        )
+        kind, row_len = "none" if method == "mle" else KIND, 256 if chosen.row_len else None
+        config = chosen.run(method, kind, level, seed, rollout_tokens=MAX_TOKENS, row_len=row_len)
         return dataclasses.replace(config, decodings=DECODINGS, max_new_tokens=MAX_TOKENS, examples=EXAMPLES)
 
     made: dict[str, FineTuneConfig] = {}
@@ -83,8 +84,10 @@ def cells(name: str) -> dict[str, FineTuneConfig]:
     return made
 
 
-def base(config: PretrainConfig, task: Task, *, preset: str, results_dir: str | Path = "results") -> Policy:
+def base(config: Base, task: Task, *, preset: str, results_dir: str | Path = "results") -> Policy:
     """The base model of the translations: as `pretrained`, on the endless stream of training pairs."""
+    if isinstance(config, LanguageModel):
+        return pretrained(config, task, preset=preset, results_dir=results_dir)
     name = f"{config.task}-{config_hash(config)}.safetensors"
     weights = resolve(results_dir) / FOLDER / name
     if preset in UNCOMMITTED and not weights.exists():
@@ -127,7 +130,10 @@ def translate(config: FineTuneConfig, name: str, *, preset: str, results_dir: st
         test: dict[str, object] = {}
         completions: list[dict[str, object]] = []
         for decoding in config.decodings:
-            given = answer(policy, task, task.test, decoding=decoding, seed=seed, max_new_tokens=config.max_new_tokens)
+            given = answer(
+                policy, task, task.test, decoding=decoding, seed=seed,
+                max_new_tokens=config.max_new_tokens, batch=config.answers_at_a_time,
+            )  # fmt: skip
             texts = [_text(task, t) for t in given.trajectories]
             score = bleu(texts, references)
             test[decoding] = {
@@ -159,7 +165,8 @@ def run(name: str, results_dir: str | Path = "results", processes: int | None = 
     """Trains or reads every run, writes the ledger's line for `tab5`, and returns what its figures and tables show."""
     chosen, configs = preset(name), cells(name)
     first = next(iter(configs.values()))
-    base(first.base, first.task(), preset=name, results_dir=results_dir)
+    if isinstance(first.base, PretrainConfig):
+        base(first.base, first.task(), preset=name, results_dir=results_dir)
     calls = [{"config": c, "name": k, "preset": name, "results_dir": results_dir} for k, c in configs.items()]
     runs = dict(zip(configs, in_parallel(translate, calls, processes), strict=True))
     estimates, tests = table(runs, chosen.levels)
@@ -175,7 +182,7 @@ def run(name: str, results_dir: str | Path = "results", processes: int | None = 
         results_dir=results_dir,
         digits=1,
         details={
-            "task": "translation",
+            "task": first.base.task,
             "n_train": chosen.n_train,
             "n_test": chosen.n_test,
             "signature": any_run["test"]["t1"]["signature"],
