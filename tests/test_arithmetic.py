@@ -142,6 +142,10 @@ def test_verdicts_follow_the_bits(accuracy, verdict, tmp_path, monkeypatch):
     deleted = next(row["ours"] for row in made["tab1"]["rows"] if row["label"] == "mistake deleted, SM")
     assert deleted == pytest.approx(0.9, abs=0.03)
     assert f"all deleted {deleted:.3f}" in made["tab1"]["ours"]
+    cloned = [runs[f"bc-ground_truth-0.2-s{s}"]["recovery"][d]["all_removed"] for s in range(3) for d in "13"]
+    bc = np.mean([float(bit) for bits in cloned for bit in bits])
+    assert f"(BC: {bc:.3f}, " in made["tab1"]["ours"]  # the line does not hide what cloning alone does
+    assert made["tab1"]["error"].startswith("each ± 0.0")
     assert len(made["fig3"]["details"]["comparisons"]) == 4 * len(chosen.levels) + 1
 
 

@@ -26,6 +26,7 @@ from smlib.items import get_item
 from smlib.ledger import read_item
 from smlib.loading import load_policy, save_policy
 from smlib.models import tiny_policy
+from smlib.results import Run
 from smlib.workbench import write_text
 from tests.test_loading import saved_model, texts, words_tokenizer
 
@@ -229,6 +230,41 @@ def test_smoke_writes_both_items_and_every_figure(tmp_path):
     before = {p: p.stat().st_mtime for p in (tmp_path / "smoke" / "tab2").glob("*.json")}
     text.run("smoke", tmp_path, processes=1)
     assert before == {p: p.stat().st_mtime for p in (tmp_path / "smoke" / "tab2").glob("*.json")}
+
+
+# --- Table 8's verdict ---------------------------------------------------------------------------------------------
+
+
+def corrupted_runs(rates, n_seeds, n=500):
+    """Runs whose random last tokens are deleted at once at the given rate, by method; true ones never."""
+    rng = np.random.default_rng(0)
+
+    def bits(p):
+        return "".join("1" if hit else "0" for hit in rng.random(n) < p)
+
+    def shares(p):
+        return {"at_once": bits(p), "removed": bits(p), "probability": [p] * n}
+
+    def run(p, seed):
+        result = {"corrupted": {"random": shares(p), "clean": shares(0.0), "examples": []}}
+        return Run({"result": result, "provenance": {}, "seeds": [seed]}, Path("made-up.json"))
+
+    return {f"{method}-s{seed}": run(p, seed) for seed in range(n_seeds) for method, p in rates.items()}
+
+
+@pytest.mark.parametrize(
+    ("rate", "n_seeds", "verdict"),
+    [(0.8, 3, "reproduced"), (0.8, 1, "direction only"), (0.12, 3, "direction only"), (0.0, 3, "not reproduced")],
+)
+def test_table_8_is_reproduced_only_at_the_papers_rate(rate, n_seeds, verdict, tmp_path, monkeypatch):
+    made = {}
+    monkeypatch.setattr(text_scores, "write_item", lambda item, preset, **content: made.update(content))
+    text_scores.write_table_8(corrupted_runs({"bc": 0.5, "sm": rate}, n_seeds), "full", tmp_path, actions=8)
+    assert made["verdict"] == verdict
+    assert re.fullmatch(r"deleted at once: SM 0\.\d{3}, BC 0\.\d{3}, true tokens 0\.000", made["ours"])
+    assert f"SM {made['rows'][0]['ours']:.3f}" in made["ours"]
+    assert made["error"].startswith("SM ± 0.")
+    assert ("where the paper has 0.8" in made["details"]["why"]) == (rate < 0.8)
 
 
 # --- the README and the command ------------------------------------------------------------------------------------

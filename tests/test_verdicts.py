@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from smlib.evaluation import PairedTest, paired_difference
-from smlib.experiments.verdicts import LEVEL, MIN_SEEDS, Comparison, holm, judge, outcome
+from smlib.experiments.verdicts import LEVEL, MIN_SEEDS, Comparison, Rate, holm, judge, outcome
 from smlib.items import VERDICTS
 
 
@@ -55,6 +55,21 @@ def test_the_reason_counts_the_outcomes() -> None:
     assert judge([comparison(0.1, 0.001, 1), comparison(-0.2, 0.5, 1)]).why == (
         "of 2 comparisons 1 confirmed, 1 opposite sign; 1 seed, 3 needed for more"
     )
+
+
+@pytest.mark.parametrize(
+    ("difference", "high", "verdict"),
+    [
+        (0.1, 0.85, "reproduced"),
+        (0.1, 0.8, "reproduced"),
+        (0.1, 0.79, "direction only"),  # confirmed, and yet far from what the paper prints
+        (-0.1, 0.85, "not reproduced"),
+    ],
+)
+def test_a_rate_that_is_not_reached_leaves_the_direction(difference: float, high: float, verdict: str) -> None:
+    judgement = judge([comparison(difference, 0.001)], [Rate("share deleted at once", high - 0.1, high, 0.8)])
+    assert judgement.verdict == verdict
+    assert ("where the paper has 0.8" in judgement.why) == (high < 0.8)
 
 
 def test_nothing_to_judge_is_an_error() -> None:

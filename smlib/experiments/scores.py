@@ -56,6 +56,11 @@ def number(value: float, digits: int = 4) -> float:
     return round(float(value), digits)
 
 
+def within(estimates: Iterable[Estimate]) -> str:
+    """The error of a line with several values: a bound on each half-width, rounded up."""
+    return f"each ± {np.ceil(1000 * max(e.error for e in estimates)) / 1000:.3f} or less"
+
+
 def row(label: str, estimate: Estimate, paper: float | str | None = None) -> dict[str, object]:
     """A row of an item: label, the paper's value, ours, the half-width of its 95 % interval."""
     error = number(estimate.error) if np.isfinite(estimate.error) else None

@@ -1,8 +1,8 @@
-"""The verdict on an item, computed from its numbers by one rule; no notebook and no experiment writes one by hand.
+"""The verdict on an item, computed from its numbers by a rule; no notebook and no experiment writes one by hand.
 
-An item rests on comparisons that the paper draws ("SM above BC at η = 0.2"). Each has a paired test of our runs, in the
-direction of the paper. Holm's correction over the item's comparisons keeps the chance of any false significance at
-LEVEL. Then
+Where the paper says which method is ahead, the item rests on comparisons ("SM above BC at η = 0.2"). Each has a paired
+test of our runs, in the direction of the paper. Holm's correction over the item's comparisons keeps the chance of any
+false significance at LEVEL. Then
 
     confirmed       the paper's sign, and significant
     same sign       the paper's sign, not significant
@@ -13,7 +13,10 @@ LEVEL. Then
     direction only  every comparison has the paper's sign
     not reproduced  anything else
 
-The sizes of the effects are in the item's rows; they are not judged, since models and data are not the paper's.
+The sizes of the effects are in the item's rows; they are not judged, since models and data are not the paper's. A
+`Rate` is an exception: where the paper's claim is a share, "reproduced" asks besides that our interval reaches it.
+
+Exact items, examples and timings have no such comparisons and rules of their own, in their files' `details["rule"]`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -34,6 +37,7 @@ RULE = (
     f"Holm-corrected) and at least {MIN_SEEDS} seeds; direction only: every comparison has the paper's sign; "
     "not reproduced: otherwise"
 )
+RULE_WITH_RATES = f"{RULE}. Besides, where the paper prints a share, reproduced asks that our 95 % interval reaches it"
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,21 @@ class Comparison:
             )
         if not 0.0 <= self.test.p_value <= 1.0:
             raise ValueError(f"{self.claim}: {self.test.p_value} is no p-value")
+
+
+@dataclass(frozen=True)
+class Rate:
+    """A share that the paper prints, beside the 95 % interval of ours."""
+
+    claim: str
+    low: float
+    high: float
+    paper: float
+
+    @property
+    def reached(self) -> bool:
+        """Whether ours may be as high as the paper's."""
+        return self.high >= self.paper
 
 
 @dataclass(frozen=True)
@@ -86,14 +105,15 @@ def outcome(difference: float, adjusted_p: float) -> str:
     return "contradicted" if significant and difference < 0 else "opposite sign"
 
 
-def judge(comparisons: Sequence[Comparison]) -> Judgement:
-    """The verdict by `RULE`; raises ValueError without a comparison."""
+def judge(comparisons: Sequence[Comparison], rates: Sequence[Rate] = ()) -> Judgement:
+    """The verdict by `RULE`, with `rates` by `RULE_WITH_RATES`; raises ValueError without a comparison."""
     if not comparisons:
         raise ValueError("a verdict needs at least one comparison of the paper to judge")
     adjusted = holm([c.test.p_value for c in comparisons])
     outcomes = [outcome(c.test.difference, p) for c, p in zip(comparisons, adjusted, strict=True)]
     seeds = min(c.test.n_seeds for c in comparisons)
-    if all(o == "confirmed" for o in outcomes) and seeds >= MIN_SEEDS:
+    short = [rate for rate in rates if not rate.reached]
+    if all(o == "confirmed" for o in outcomes) and seeds >= MIN_SEEDS and not short:
         verdict = "reproduced"
     elif all(o in ("confirmed", "same sign") for o in outcomes):
         verdict = "direction only"
@@ -117,7 +137,9 @@ def judge(comparisons: Sequence[Comparison]) -> Judgement:
     )
     counts = ", ".join(f"{outcomes.count(o)} {o}" for o in _ORDER if o in outcomes)
     few = f"; {seeds} seed{'' if seeds == 1 else 's'}, {MIN_SEEDS} needed for more" if seeds < MIN_SEEDS else ""
-    return Judgement(verdict, f"of {len(outcomes)} comparisons {counts}{few}", records)
+    plural = "" if len(outcomes) == 1 else "s"
+    missed = "".join(f"; {r.claim}: {r.low:.2f} to {r.high:.2f}, where the paper has {r.paper:g}" for r in short)
+    return Judgement(verdict, f"of {len(outcomes)} comparison{plural} {counts}{few}{missed}", records)
 
 
 _ORDER = ("confirmed", "same sign", "opposite sign", "contradicted")
