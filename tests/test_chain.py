@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from smlib.chain import CHAIN_DIVERGENCES, Chain, closed_form, data_outcomes, divergence
+from smlib.experiments import chain as experiment
+from smlib.experiments.chain import Formula, printed_formulas, refuted
+from smlib.results import read_item
 
 CHAINS = st.builds(Chain, st.integers(1, 12), st.floats(0.0, 0.8), st.sampled_from([0.0, 0.3, 0.9, 1.0]))
 
@@ -76,6 +80,27 @@ def test_arrows_are_read_off_the_matrix() -> None:
     kinds = [edge.kind for edge in edges]
     assert {kind: kinds.count(kind) for kind in set(kinds)} == {"data": 3, "error": 3, "backspace": 3, "lost": 3}
     assert all(edge.probability == Chain(3, 0.1, 0.5).transition()[edge.source, edge.target] for edge in edges)
+
+
+def test_what_is_printed_is_held_against_its_definitions() -> None:
+    """q = 0.9^10: 1 - q is no probability of staying, and q^2 is neither infinite nor (1 - q)/q = 1.868."""
+    found = printed_formulas(10, 0.1)
+    assert [round(f.defined, 4) for f in found] == [0.3487, math.inf, 1.868]
+    assert [round(f.printed, 4) for f in found] == [0.6513, 0.1216, 0.1216]
+    assert refuted(found) == ["P(end) = 1 − q", "χ² = q²"]
+    assert refuted([Formula("f", "one reading", 0.5, 0.5), Formula("f", "another", 0.5, 0.7)]) == []
+
+
+@pytest.mark.parametrize(("shift", "verdict"), [(0.0, "reproduced"), (1e-6, "not reproduced")])
+def test_the_verdict_on_figure_1_is_computed(
+    shift: float, verdict: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(experiment, "closed_form", lambda name, q: closed_form(name, q) + shift)
+    experiment.run("smoke", str(tmp_path))
+    item = read_item("fig1", "smoke", tmp_path)
+    assert item["verdict"] == verdict
+    assert "refuted: P(end) = 1 − q, χ² = q²" in str(item["ours"])
+    assert str(item["error"]).startswith("largest gap ")
 
 
 def test_bad_input() -> None:
