@@ -112,7 +112,8 @@ def _papers(axis: Axes, ours: Mapping[str, Item], metric: str, shorts: Sequence[
         beside.spines[:].set_visible(False)
         beside.tick_params(axis="x", colors=PALETTE["grey"])
         scale = paper["MLE / perplexity"].value / ours["MLE / perplexity"]["ours"]
-        beside.set_xlim([scale * end for end in axis.get_xlim()])
+        low, high = axis.get_xlim()
+        beside.set_xlim(scale * low, scale * high)
     for place, short in enumerate(shorts):
         if f"{short} / {metric}" in paper:
             number = paper[f"{short} / {metric}"]
@@ -120,7 +121,7 @@ def _papers(axis: Axes, ours: Mapping[str, Item], metric: str, shorts: Sequence[
 
 
 def spurious_token(item: Item) -> Figure:
-    """How often the last token of the prompt is deleted, a random one and the true one, by method; the paper's share."""
+    """How often the last token of a prompt is deleted, a random one and the true one, by method; the paper's share."""
     rates = {row["label"]: row for row in item["rows"]}
     methods = [short for short in ("BC", "SM", "IQL") if f"{short} / random / at_once" in rates]
     made, axes = figure(1, 2, height=3.6, sharey=True)

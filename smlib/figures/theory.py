@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from smlib.figures.divergences import TITLES
 from smlib.figures.style import PALETTE, figure
 
 NAMES = {
@@ -57,6 +58,9 @@ def restricted(studies: Sequence[Mapping[str, Any]]) -> Figure:
             axis.errorbar(
                 mean, y, xerr=error, color=color, marker=marker, linestyle="none", markersize=5, markerfacecolor=face
             )
+        absent = set(methods) - {row["method"] for row in study["rows"]}
+        for method in absent:
+            axis.annotate("not run", (0.5, methods.index(method)), ha="center", va="center", fontsize=10)
         base = _mean_error(study["rows"][0]["stay"])[0]
         axis.axvline(base, color=PALETTE["black"], linestyle=":", linewidth=1)
         axis.set(xlim=(0, 1.02), xlabel="P(stay in the data)")
@@ -65,13 +69,15 @@ def restricted(studies: Sequence[Mapping[str, Any]]) -> Figure:
     axes[0][0].invert_yaxis()
     for alpha in alphas:
         axes[0][-1].plot([], [], color=shades[alpha], marker=markers[alpha], linestyle="none", label=f"α = {alpha:g}")
-    made.legend(*axes[0][-1].get_legend_handles_labels(), loc="outside lower center", ncols=max(len(alphas), 1))
+    hollow = {"color": PALETTE["grey"], "marker": "s", "markerfacecolor": "white", "linestyle": "none"}
+    axes[0][-1].plot([], [], **hollow, label="hollow: search stopped short of an optimum")
+    made.legend(*axes[0][-1].get_legend_handles_labels(), loc="outside lower center", ncols=4, columnspacing=1.2)
     return made
 
 
 def critics(study: Mapping[str, Any]) -> Figure:
     """P(stay) and the divergence that the critic sees at MLE, against how many tokens the critic sees."""
-    made, (left, right) = figure(1, 2, height=3.6, width=9.0)
+    made, (left, right) = figure(1, 2, height=4.2, width=9.0)
     rows = study["rows"]
     base, _ = _mean_error(rows[0]["stay"])
     left.axhline(base, color=PALETTE["black"], linestyle=":", label="MLE")
@@ -87,10 +93,15 @@ def critics(study: Mapping[str, Any]) -> Figure:
         left.axhline(_mean_error(direct["stay"])[0], color=color, linestyle="--", linewidth=1, label=f"{label}, direct")
         right.plot(k, [np.mean(r["seen_at_mle"]) for r in chosen], color=color, marker=marker, label=label)
     left.set(xlabel="the critic sees position and last k tokens", ylabel="P(stay in the data)", ylim=(None, 1.0))
-    left.legend(fontsize=9)
     right.set(xlabel="k", ylabel="divergence that it sees at MLE")
-    right.legend(fontsize=9)
+    for axis in (left, right):
+        _legend_below(axis)
     return made
+
+
+def _legend_below(axis: Axes, columns: int = 2) -> None:
+    """Below an axis, where it hides nothing."""
+    axis.legend(fontsize=9, loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=columns)
 
 
 def _sweep(axis: Axes, rows: Sequence[Mapping[str, Any]], centre: Mapping[str, float], over: str, eta: float) -> None:
@@ -108,13 +119,16 @@ def _sweep(axis: Axes, rows: Sequence[Mapping[str, Any]], centre: Mapping[str, f
 
 
 def recovery(study: Mapping[str, Any]) -> Figure:
-    """Recovery under execution noise: against epsilon, alpha, gamma (no demonstrations), and the mistake's depth."""
+    """Recovery under execution noise, against epsilon, alpha, gamma without demonstrations of `<bkspc>`, and depth.
+
+    Mean and standard error over data sets.
+    """
     made, axes = figure(2, 3, height=5.6, width=10.0, sharey=True)
     rows, centre = study["rows"], study["centre"]
     for axis, over, title in zip(axes[0], ("epsilon", "alpha", "gamma"), ("noise ε", "α", "γ"), strict=True):
         _sweep(axis, rows, centre, over, 0.0)
         axis.set(xlabel=title, xscale="log" if over == "alpha" else "linear")
-    axes[0][1].set_title("no demonstrations of <bkspc>", fontsize=11)
+        axis.set_title("no demonstrations", fontsize=11)
     etas = sorted({r["eta"] for r in rows})
     for axis, eta in zip(axes[1], etas, strict=False):
         for method, (_, color, marker, dashes) in RECOVERY.items():
@@ -132,13 +146,17 @@ def recovery(study: Mapping[str, Any]) -> Figure:
     axes[1][2].set_title(f"demonstrations, η = {etas[-1]:g}", fontsize=11)
     for axis in (*axes[0][1:], axes[1][2]):
         axis.set_ylabel("")
-    made.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    lines = [
+        axes[0][0].plot([], [], color=color, marker=marker, linestyle=dashes, label=label)[0]
+        for label, color, marker, dashes in RECOVERY.values()
+    ]  # without the bars of `errorbar`, which are shorter than a marker
+    made.legend(handles=lines, loc="outside lower center", ncols=3)
     return made
 
 
 def cloned_backspace(study: Mapping[str, Any]) -> Figure:
     """The share of a token's probability that survives cloned backspace, and what that does to whole strings."""
-    made, (left, right) = figure(1, 2, height=3.7, width=9.0)
+    made, (left, right) = figure(1, 2, height=4.5, width=9.0)
     p = np.array(study["p"])
     colors = dict(zip(study["kept"], (PALETTE["blue"], PALETTE["vermilion"]), strict=False))
     shown = [eta for eta in next(iter(study["kept"].values())) if eta in ("0.02", "0.2")]
@@ -147,7 +165,6 @@ def cloned_backspace(study: Mapping[str, Any]) -> Figure:
             label = f"u = 1/{int(vocabulary):,}, η = {eta}"
             left.plot(p, np.array(curves[eta]) / p, color=colors[vocabulary], linestyle=dashes, label=label)
     left.set(xscale="log", xlabel="p(d|s)", ylabel="share of p(d|s) that survives", ylim=(0, 1.05))
-    left.legend(fontsize=9)
     rows = study["rows"]
     for vocabulary, color in colors.items():
         for key, marker, label in (("exact", "", "exact"), ("simulated", "o", "simulated")):
@@ -168,17 +185,31 @@ def cloned_backspace(study: Mapping[str, Any]) -> Figure:
             np.mean([r["decoders"][name] for r in rows]), color=color, linestyle=dashes, label=name, linewidth=1.4
         )
     right.set(xlabel="noise level η", ylabel="P(final string is a data string)", ylim=(None, 1.02))
-    right.legend(fontsize=8, loc="center right", bbox_to_anchor=(1.0, 0.72))
+    for axis in (left, right):
+        _legend_below(axis)
     return made
 
 
 def claims(rows: Sequence[Mapping[str, Any]]) -> Figure:
-    """Every identity's error beside its bound, on one logarithmic axis."""
+    """Every identity's error beside its bound, on one logarithmic axis; an error of exactly 0 hollow."""
     made, axes = figure(height=0.6 + 0.24 * len(rows), width=8.0)
+    end = 1e-17
     for i, row in enumerate(rows):
-        axes.plot(max(row["value"], 1e-17), i, marker="o", color=PALETTE["blue"], linestyle="none")
+        exact = row["value"] == 0.0
+        face = "white" if exact else PALETTE["blue"]
+        axes.plot(
+            end if exact else row["value"], i, marker="o", color=PALETTE["blue"], markerfacecolor=face, linestyle="none"
+        )
+        if exact:
+            axes.annotate("exactly 0", (end, i), xytext=(8, 0), textcoords="offset points", va="center", fontsize=9)
         axes.plot(row["bound"], i, marker="|", color=PALETTE["vermilion"], markersize=12, linestyle="none")
-    axes.set_yticks(range(len(rows)), [f"{row['claim']} ({row['where']})" for row in rows], fontsize=9)
+    axes.set_yticks(range(len(rows)), [f"{_named(row['claim'])} ({row['where']})" for row in rows], fontsize=9)
     axes.invert_yaxis()
     axes.set(xscale="log", xlabel="difference of the two sides (bar: bound)")
     return made
+
+
+def _named(claim: str) -> str:
+    """A claim with its divergence, if it ends in one, by the name that figures use."""
+    head, _, last = claim.rpartition(": ")
+    return f"{head}: {TITLES[last]}" if last in TITLES else claim
