@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Callable, Mapping
-from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -40,8 +39,13 @@ def _ratios(item: Item, runs: Runs) -> Figure:
     return overhead.ratios({"text": runs["tab3/table"], "arithmetic": runs["table"]}, overhead.PAPER)
 
 
+def _breakdown(item: Item, runs: Runs) -> Figure:
+    return overhead.breakdown({shape: runs["breakdown"][shape] for shape in overhead.SHAPES})
+
+
 def _learning(item: Item, runs: Runs) -> Figure:
-    return text.learning({name.removesuffix("-s0"): run["history"] for name, run in runs.items() if name.endswith("-s0")})
+    first = {name: run for name, run in runs.items() if name.endswith("-s0")}
+    return text.learning({name.removesuffix("-s0"): run["history"] for name, run in first.items()})
 
 
 BLEU = {"quantity": "BLEU"}
@@ -65,7 +69,7 @@ FIGURES: Mapping[str, tuple[str, Draw]] = MappingProxyType(
         "tab2_learning": ("tab2", _learning),
         "tab8_spurious": ("tab8", _whole(text.spurious_token)),
         "tab34_ratios": ("tab4", _ratios),
-        "tab34_breakdown": ("tab4", lambda i, runs: overhead.breakdown({s: runs["breakdown"][s] for s in overhead.SHAPES})),
+        "tab34_breakdown": ("tab4", _breakdown),
         "tab34_curves": ("tab4", _run(overhead.curves, "curves")),
         "g1": ("g1", _details(divergences.comparison)),
         "g1_traces": ("g1", _details(divergences.traces)),
@@ -85,12 +89,14 @@ FIGURES: Mapping[str, tuple[str, Draw]] = MappingProxyType(
         "report_claims": ("report", _details(report.claims)),
     }
 )
-"""Figure name -> the item whose file and runs it shows, and the function that draws them. `overview` and `g1_phi` are
-drawn from formulas, not from results."""
+"""Figure name -> the item whose file and runs it shows, and the function that draws them."""
+
+FROM_FORMULAS: Mapping[str, str] = MappingProxyType({"overview": "00_overview", "g1_phi": "07_divergences"})
+"""Figures that rest on no result -> the notebook whose first cells, up to the one that saves it, draw it."""
 
 
 def runs_behind(item: Item, preset: str, results_dir: str | os.PathLike[str] = "results") -> dict[str, Any]:
-    """Results of the runs that an item names as its sources, by name; those that another item keeps as `<item>/<name>`."""
+    """Results of the runs that an item names as its sources, by name; another item's as `<item>/<name>`."""
     found: dict[str, Any] = {}
     for source in item["provenance"]["sources"]:
         record = read_json(resolve(results_dir) / preset / source)
