@@ -169,7 +169,7 @@ def train_command(
     noise: Annotated[str, typer.Option(help="ground_truth, random or none.")] = "ground_truth",
     eta: Annotated[float, typer.Option(help="Noise level of the demonstrations.")] = 0.1,
     alpha: Annotated[float, typer.Option(help="Entropy weight.")] = 0.1,
-    gamma: Annotated[float, typer.Option(help="Discount.")] = 0.98,
+    gamma: Annotated[float, typer.Option(help="Discount.")] = 0.95,
     steps: Annotated[int, typer.Option(min=4, help="Gradient steps.")] = 2000,
     questions: Annotated[int, typer.Option(min=1, help="Training questions.")] = 5000,
     difficulty: Annotated[str, typer.Option(help="easy, medium, hard or all.")] = "easy",
@@ -231,24 +231,27 @@ def generate_command(
 @app.command("report-readme")
 def report_readme(
     readme: Annotated[Path, typer.Option(help="The file to rewrite between its markers.")] = Path("README.md"),
-    check: Annotated[bool, typer.Option("--check", help="Change nothing; fail if the table is out of date.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="Change nothing; fail if it is out of date.")] = False,
     results_dir: ResultsDir = "results",
 ) -> None:
-    """Write the replication table of README.md from the committed results; quick ones are this machine's own."""
+    """Write the replication table of README.md, from the committed results, and its list of errata."""
+    from smlib.experiments.errata import ERRATA
     from smlib.files import resolve, write_atomically
     from smlib.ledger import COMMITTED_PRESETS, ledger
-    from smlib.readme import with_replication_table
+    from smlib.readme import with_errata, with_replication_table
 
     path = resolve(readme)
     before = path.read_text(encoding="utf-8")
+    # quick results are this machine's own
     after = with_replication_table(before, ledger(results_dir, COMMITTED_PRESETS))
+    after = with_errata(after, [vars(erratum) for erratum in ERRATA])
     if before == after:
-        print(f"{path.name} shows the ledger as it is")
+        print(f"{path.name} shows the ledger and the errata as they are")
     elif check:
-        raise ResultError(f"{path.name} shows another ledger; run `smlib report-readme`")
+        raise ResultError(f"{path.name} shows another ledger, or other errata; run `smlib report-readme`")
     else:
         write_atomically(path, after)
-        print(f"rewrote the replication table of {path.name}")
+        print(f"rewrote the replication table and the errata of {path.name}")
 
 
 def _progress(console: Console) -> Progress:

@@ -70,7 +70,7 @@ _ALL = (
         "A chain with an ε error per step",
         "Figure 1, App. B",
         "01_chain_toy_model",
-        "KL grows like nε; the χ²-mixture divergence follows the probability of leaving the data",
+        "KL of order nε; χ² “equal to the squared probability of staying in the data distribution”",
     ),
     Item(
         "theory",
@@ -82,7 +82,7 @@ _ALL = (
     Item(
         "fig2",
         "Actions to inputs, positions, masks and labels",
-        "Figure 2, App. A, D.5",
+        "Figure 2, App. A",
         "03_masking",
         "one forward pass trains on a trajectory with backspaces",
     ),
@@ -228,6 +228,13 @@ ITEMS: Mapping[str, Item] = MappingProxyType({item.id: item for item in _ALL})
 
 READ_ONLY_NOTEBOOKS: Mapping[str, str] = MappingProxyType({"00_overview": "report"})
 """Notebooks that show the ledger and write no item, with the id that `smlib reproduce --only` finds them under."""
+
+
+def error_bar(error: float | str | None, digits: str = "") -> str:
+    """What follows a value: ` ± 0.02`, formatted by `digits`; an error in words in parentheses; nothing for None."""
+    if error is None:
+        return ""
+    return f" ({error})" if isinstance(error, str) else f" ± {error:{digits}}"
 
 
 def get_item(item_id: str) -> Item:

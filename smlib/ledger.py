@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from smlib.files import ResultError, canonical_json, plain, read_json, resolve, write_atomically
-from smlib.items import ITEMS, check_preset, check_verdict, get_item
+from smlib.items import ITEMS, check_preset, check_verdict, error_bar, get_item
 from smlib.numerics import NUMERICS_VERSION
 from smlib.provenance import provenance
 
@@ -62,9 +62,10 @@ def write_item(
 ) -> Path:
     """Write `results/<preset>/<id>.json` atomically and return its path.
 
-    `ours` and `error` are the one line of the ledger; `rows` the table behind it, each with `label`, `paper`, `ours`
-    and `error`; `details` anything a figure or table needs besides (JSON types). `n_seeds` is 0 for an exact result,
-    which has no seed. `sources` are the runs it was made from (`Run` objects or paths inside `results/<preset>`).
+    `ours` and `error` are the one line of the ledger (an error in words where no single bar belongs to the line, such
+    as a largest gap); `rows` the table behind it, each with `label`, `paper`, `ours` and `error`; `details` anything a
+    figure or table needs besides (JSON types). `n_seeds` is 0 for an exact result, which has no seed. `sources` are the
+    runs it was made from (`Run` objects or paths inside `results/<preset>`).
     `paper` defaults to the paper's value in `smlib.items`.
 
     Raises `ResultError` for an unknown id, preset or verdict, a verdict without a value, a NaN, a row that lacks a
@@ -159,8 +160,8 @@ def finish(items: Sequence[str], preset: str, results_dir: str | os.PathLike[str
                 "call smlib.results.write_item before finish"
             )
         content = read_item(item, preset, results_dir)
-        error = "" if content["error"] is None else f" ± {content['error']}"
-        print(f"{item}: paper {content['paper']} | ours {content['ours']}{error} | {content['verdict']}")
+        ours = f"{content['ours']}{error_bar(content['error'])}"  # type: ignore[arg-type]
+        print(f"{item}: paper {content['paper']} | ours {ours} | {content['verdict']}")
     marker = os.environ.get("SMLIB_FINISH_MARKER")
     if marker:
         write_atomically(marker, canonical_json({"items": list(items), "preset": preset, "at": time.time()}))

@@ -6,18 +6,17 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 
 from smlib.files import ResultError
+from smlib.items import error_bar
 from smlib.ledger import ledger, read_item
 from smlib.readme import shown_value
 
 
 def with_error(value: float | str | None, error: float | str | None = None, digits: int = 2) -> str:
-    """`0.71 ± 0.02`, to `digits` decimals; a dash for what is missing, text as it is."""
+    """`0.71 ± 0.02`, to `digits` decimals; a dash for what is missing, text as it is, an error in words in brackets."""
     if value is None:
         return "—"
     shown = value if isinstance(value, str) else f"{value:.{digits}f}"
-    if error is None:
-        return shown
-    return f"{shown} ± {error if isinstance(error, str) else f'{error:.{digits}f}'}"
+    return f"{shown}{error_bar(error, f'.{digits}f')}"
 
 
 def item_rows(item: str, preset: str, results_dir: str | os.PathLike[str] = "results", digits: int = 2) -> pd.DataFrame:

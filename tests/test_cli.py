@@ -11,8 +11,9 @@ from notebook_maker import write_notebook
 from typer.testing import CliRunner
 
 from smlib import __version__, cli, reproduce
+from smlib.experiments.errata import ERRATA
 from smlib.ledger import LEDGER_FIELDS, write_item
-from smlib.readme import BEGIN, END
+from smlib.readme import BEGIN, END, ERRATA_BEGIN, ERRATA_END, shown_value
 
 runner = CliRunner()
 
@@ -94,7 +95,8 @@ def test_reproduce_ends_with_one_table_and_fails_if_a_notebook_does(
 
 def test_report_readme_writes_between_the_markers(tmp_path: Path) -> None:
     readme = tmp_path / "README.md"
-    readme.write_text(f"# Title\n\n{BEGIN}\nlast week's\n{END}\n\ntail\n")
+    errata = f"{ERRATA_BEGIN}\nnone\n{ERRATA_END}"
+    readme.write_text(f"# Title\n\n{BEGIN}\nlast week's\n{END}\n\nmiddle\n\n{errata}\n\ntail\n")
     write_item("fig1", "full", ours=1.0, error=0.5, n_seeds=3, verdict="reproduced", results_dir=tmp_path / "results")
     arguments = ["report-readme", "--readme", str(readme), "--results-dir", str(tmp_path / "results")]
     assert runner.invoke(cli.app, [*arguments, "--check"]).exit_code != 0
@@ -104,7 +106,23 @@ def test_report_readme_writes_between_the_markers(tmp_path: Path) -> None:
     assert text.endswith("tail\n")
     assert "last week's" not in text
     assert "| 1.0 ± 0.5 (3 seeds) | reproduced |" in text
+    assert text.count("*Printed:*") == len(ERRATA)
+    assert "](notebooks/01_chain_toy_model.ipynb)). *Printed:* " in text
     assert runner.invoke(cli.app, [*arguments, "--check"]).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("error", "n_seeds", "shown"),
+    [
+        (0.0244, 3, "0.7 ± 0.024 (3 seeds)"),
+        (None, 1, "0.7 (1 seed)"),
+        ("largest gap 8e-16", 0, "0.7 (largest gap 8e-16)"),
+        ("each ± 0.070 or less", 1, "0.7 (each ± 0.070 or less; 1 seed)"),
+        (None, 0, "0.7"),
+    ],
+)
+def test_an_error_in_words_is_no_error_bar(error: float | str | None, n_seeds: int, shown: str) -> None:
+    assert shown_value({"ours": 0.7, "error": error, "n_seeds": n_seeds}) == shown
 
 
 def test_start_up_is_light() -> None:

@@ -14,6 +14,7 @@ def test_values_are_printed_with_their_error_bars() -> None:
     assert tables.with_error(36.04, None, digits=1) == "36.0"
     assert tables.with_error(None) == "—"
     assert tables.with_error("3 of 4") == "3 of 4"
+    assert tables.with_error("equal", "largest gap 3e-17") == "equal (largest gap 3e-17)"
 
 
 def test_the_rows_of_an_item(tmp_path: Path) -> None:
