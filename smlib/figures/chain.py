@@ -75,9 +75,9 @@ def figure_1(result: Mapping[str, Any]) -> Figure:
     for name, (label, color, dashes) in CURVES.items():
         right.plot(curve["x"], _shown(curve["divergences"][name]), color=color, linestyle=dashes, label=label)
     longest = min(60, curve["x"][-1])
-    right.set(xlim=(0, longest), ylim=(0, 3), xlabel="length n", ylabel="divergence (nats, or a number)")
+    right.set(xlim=(0, longest), ylim=(0, 3), xlabel="length n", ylabel="divergence (KL in nats)")
     right.set_title(f"an error rate of ε = {result['epsilon']:g}")
-    right.legend(fontsize=9)
+    right.legend(fontsize=9, title="q = (1−ε)ⁿ", title_fontsize=9, loc="lower right", bbox_to_anchor=(1.0, 0.36))
     return made
 
 
@@ -87,9 +87,9 @@ def slide(result: Mapping[str, Any]) -> Figure:
     curve = _curve(result, "epsilon", 0.0)
     for name, (label, color, dashes) in CURVES.items():
         left.plot(curve["x"], _shown(curve["divergences"][name]), color=color, linestyle=dashes, label=label)
-    left.set(xscale="log", ylim=(0, 2.5), xlabel="error per step, ε", ylabel="divergence")
+    left.set(xscale="log", ylim=(0, 2.5), xlabel="error per step, ε", ylabel="divergence (KL in nats)")
     left.set_title(f"what training sees (n = {result['n']})")
-    left.legend(fontsize=9, loc="upper left")
+    left.legend(fontsize=9, title="q = (1−ε)ⁿ", title_fontsize=9, loc="upper left")
     backspaces = sorted({c["backspace"] for c in result["curves"]})
     colors = (PALETTE["vermilion"], PALETTE["orange"], PALETTE["blue"])
     for backspace, color, dashes in zip(backspaces, colors, (":", "--", "-"), strict=True):

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 
 from smlib.figures.style import PALETTE, figure
 
@@ -13,27 +14,33 @@ from smlib.figures.style import PALETTE, figure
 def layouts(item: Mapping[str, Any]) -> Figure:
     """The masks of Algorithm A and of the trie side by side: a filled square where the row's slot sees the column's."""
     shown = item["details"]["layouts"]
-    made, axes = figure(1, 2, height=4.6, width=9.0)
-    for ax, title in zip(axes, ("Algorithm A", "trie"), strict=True):
-        part = shown[title]
-        keep = slice(0, -1)  # the terminal state of <eos> is left out, as in the paper's figure
-        mask = np.array(part["mask"])[keep, keep]
-        ax.imshow(mask, cmap=ListedColormap(["white", PALETTE["sky"]]), vmin=0, vmax=1)
-        n = mask.shape[0]
-        labels = [f"{t}  p={p}" for t, p in zip(part["inputs"][keep], part["positions"][keep], strict=True)]
-        ax.set_xticks(range(n), part["inputs"][keep], rotation=60, ha="right")
-        ax.set_yticks(range(n), labels)
-        ax.set_xticks(np.arange(-0.5, n), minor=True)
-        ax.set_yticks(np.arange(-0.5, n), minor=True)
+    titles = {"Algorithm A": "Algorithm A (the paper): copies \u201care\u201d", "trie": "trie: one slot a token"}
+    keep = slice(0, -1)  # the terminal state of <eos> is left out, as in the paper's figure
+    masks = {name: np.array(shown[name]["mask"])[keep, keep] for name in titles}
+    sizes = [len(mask) for mask in masks.values()]
+    made, axes = figure(1, 2, height=3.2, width=9.5, width_ratios=sizes)
+    made.set_layout_engine("compressed")  # cells stay square, and no room is left around them
+    for ax, (name, mask) in zip(axes, masks.items(), strict=True):
+        part, n = shown[name], len(mask)
+        edges = np.arange(n + 1) - 0.5
+        colours = ListedColormap(["white", PALETTE["sky"]])
+        ax.pcolormesh(edges, edges, mask, cmap=colours, vmin=0, vmax=1, edgecolors=PALETTE["grey"], linewidth=0.8)
+        rows = zip(part["inputs"][keep], part["positions"][keep], strict=True)
+        ax.set_xticks(range(n))
+        ax.set_yticks(range(n), [f"{t}  p = {p}   {slot}" for slot, (t, p) in enumerate(rows)])
         ax.grid(False)
-        ax.grid(True, which="minor", color=PALETTE["grey"], lw=0.8, alpha=1.0)
-        ax.tick_params(which="minor", length=0)
-        ax.set_title(
-            "Algorithm A (the paper): copies \u201care\u201d" if title == "Algorithm A" else "trie: one slot a token"
-        )
+        ax.spines[:].set_visible(False)
+        # Cells of one size in both panels: above the smaller mask stays the room of the rows that it lacks.
+        ax.set(aspect="equal", xlim=(-0.55, n - 0.45), ylim=(n - 0.45, n - 0.55 - max(sizes)))
+        ax.set_xlabel("key: slot that is seen", fontsize=11)
+        ax.set_title(titles[name], fontsize=11, y=1.02 - (max(sizes) - n) / max(sizes))
         if "expiry" in part:
             for i, e in enumerate(part["expiry"][keep]):
                 ax.text(n - 0.35, i, f"expires at {e}" if e <= n else "stays", va="center", fontsize=10)
+    axes[0].set_ylabel("query: token, position p, slot", fontsize=11)
+    handles = [Patch(facecolor=c, edgecolor=PALETTE["grey"]) for c in (PALETTE["sky"], "white")]
+    labels = ["the query sees the key", "hidden from it"]
+    made.legend(handles, labels, loc="outside lower center", ncols=2)
     return made
 
 
