@@ -9,7 +9,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from smlib import figures
-from smlib.figures import arithmetic
+from smlib.figures import arithmetic, divergences, overhead, theory
 from smlib.files import ResultError
 
 
@@ -69,3 +69,34 @@ def test_the_predicted_gain_is_measured_from_mle_at_temperature_one() -> None:
     table = arithmetic.predicted_gain(item)
     assert table.iloc[:, 0].tolist() == ["+2.0", "-3.0"]
     assert table.index[1] == "BC, temperature 1, random noise η = 0.2"
+
+
+def test_a_curve_has_the_quartiles_of_its_turns() -> None:
+    turns = {"mle": [[1.0, 1.0, 2.0]], "sm": [[1.5, 2.0, 8.0]]}
+    measured = {"noise": {"x": [0.1], "mle": [1.0], "sm": [2.0], "turns": turns}}
+    made = overhead.curves(measured)
+    bar = made.axes[0].collections[-1].get_segments()[0]  # type: ignore[attr-defined]
+    assert bar[:, 1].tolist() == [1.75, 3.0]  # of 1.5, 2 and 4, the ratios turn by turn
+    assert made.axes[0].lines[-1].get_ydata().tolist() == [2.0]  # type: ignore[union-attr]
+
+
+def test_the_papers_errors_of_a_ratio_are_those_of_its_parts() -> None:
+    assert overhead.PAPER["text"] == pytest.approx((5.3 / 1.5, 8.1 / 1.5), rel=1e-12)
+    relative = (0.5 / 5.3) ** 2 + (0.1 / 1.5) ** 2
+    assert overhead.PAPER_ERRORS["text"][0] == pytest.approx(5.3 / 1.5 * relative**0.5, rel=1e-12)
+
+
+def test_an_exact_identity_is_said_to_be_exact() -> None:
+    rows = [
+        {"claim": "duality of f and φ: tv", "where": "eq. 11", "value": 0.0, "bound": 1e-9},
+        {"claim": "duality of f and φ: js", "where": "eq. 11", "value": 1e-16, "bound": 1e-9},
+    ]
+    axis = theory.claims(rows).axes[0]
+    assert [text.get_text() for text in axis.texts] == ["exactly 0"]
+    assert axis.get_yticklabels()[0].get_text() == "duality of f and φ: total variation (eq. 11)"
+
+
+def test_divergences_differ_without_colour() -> None:
+    drawn_lines = [str(divergences.DASHES[name]) for name in divergences.DASHES if name != "js"]
+    assert len(set(drawn_lines)) == len(drawn_lines)
+    assert set(divergences.DASHES) == set(divergences.COLORS) - {"chi2_mixture"}

@@ -27,6 +27,10 @@ from smlib.sampling import sample
 
 TITLES = {"tab3": ("text", "text1024"), "tab4": ("arithmetic", "arithmetic")}
 KEYS = ("bench", "training", "sampling")
+RULE = (
+    "reproduced: both ratios, quartiles included, within a quarter of the paper's; direction only: SequenceMatch costs "
+    "more than MLE, by another factor; not reproduced: otherwise"
+)
 
 
 @dataclass(frozen=True)
@@ -132,7 +136,10 @@ def _parts(step: GradientStep, turns: int) -> dict[str, float]:
 
 
 def curves(preset: OverheadPreset) -> dict[str, Any]:
-    """Median seconds of a gradient step along each axis: `{axis: {x: [...], mle: [...], sm: [...], ...}}`."""
+    """Median seconds of a gradient step along each axis: `{axis: {x: [...], mle: [...], sm: [...], turns: {...}}}`.
+
+    `turns[method][k]` holds the seconds behind the median at x[k].
+    """
     base = preset.arithmetic
     found = {
         "context": _curve([with_context(preset.text, c) for c in preset.contexts], preset, dense=True),
@@ -153,6 +160,7 @@ def _curve(
     series: dict[str, list[float | None]] = {"mle": [], "sm": []}
     if dense:
         series["dense"] = []
+    turns: dict[str, list[list[float]]] = {name: [] for name in series}
     for k, shape in enumerate(shapes):
         data, space = dataset(shape)
         policy = policy_for(shape, space)
@@ -163,7 +171,8 @@ def _curve(
         times = in_turns(rivals, preset.turns)
         for name, values in series.items():
             values.append(times.median(name) if name in rivals else None)
-    return dict(series)
+            turns[name].append(times.seconds.get(name, []))
+    return {**series, "turns": turns}
 
 
 def method_costs(preset: str, results_dir: str | Path = "results") -> Run:
@@ -211,6 +220,10 @@ def _amortised(shape: Shape, preset: OverheadPreset) -> dict[str, Any]:
         "x": list(preset.times_seen),
         "mle": [times.median("mle")] * len(shares),
         "sm": [step + share for share in shares],
+        "turns": {
+            "mle": [times.seconds["mle"]] * len(shares),
+            "sm": [[seconds + share for seconds in times.seconds["sm"]] for share in shares],
+        },
     }
 
 

@@ -8,6 +8,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from smlib.figures.style import PALETTE, figure, method_style
+from smlib.items import get_item
 
 PARTS = {
     "packing": PALETTE["grey"],
@@ -18,12 +19,27 @@ PARTS = {
     "sampling": PALETTE["vermilion"],
 }
 HATCHES = dict(zip(PARTS, ("", "//", "", "\\\\", "..", "xx"), strict=True))
-NAMES = {"mle": "MLE", "sm": "SequenceMatch", "dense": "SM in the\npaper's format"}
-SHORT = {"mle": "MLE", "sm": "SM", "dense": "SM, paper's\nformat"}
+NAMES = {"mle": "MLE", "sm": "SequenceMatch", "dense": "SequenceMatch,\npaper's format"}
 SHAPES = ("arithmetic", "text")
-PAPER = {"text": (5.3 / 1.5, 8.1 / 1.5), "arithmetic": (2.1 / 1.2, 2.16 / 1.2)}
-"""(gradient step, amortised) of SM over MLE's gradient step in Tables 3 and 4. Table 4 prints 1.5 for MLE's amortised time,
-where nothing is sampled and a step takes 1.2: the step is meant."""
+
+
+def _papers(item: str, cell: str) -> tuple[float, float]:
+    """A cell of SM's over MLE's gradient step, and the error that the printed ones leave if they are independent."""
+    numbers = get_item(item).numbers
+    sm, mle = numbers[f"SM / {cell}"], numbers["MLE / gradient step"]
+    ratio = sm.value / mle.value
+    return ratio, ratio * float(np.hypot((sm.error or 0.0) / sm.value, (mle.error or 0.0) / mle.value))
+
+
+_PRINTED = {
+    shape: [_papers(item, cell) for cell in ("gradient step", "amortised")]
+    for shape, item in (("text", "tab3"), ("arithmetic", "tab4"))
+}
+PAPER = {shape: (cells[0][0], cells[1][0]) for shape, cells in _PRINTED.items()}
+"""(gradient step, amortised) of SM over MLE's gradient step in Tables 3 and 4. Table 4 prints 1.5 for MLE's amortised
+time, where nothing is sampled and a step takes 1.2: the step is meant."""
+PAPER_ERRORS = {shape: (cells[0][1], cells[1][1]) for shape, cells in _PRINTED.items()}
+"""Of the ratios in `PAPER`."""
 AXES = {
     "context": "context length",
     "batch": "batch size",
@@ -34,26 +50,29 @@ AXES = {
 
 
 def ratios(tables: Mapping[str, Mapping[str, Any]], paper: Mapping[str, tuple[float, float]]) -> Figure:
-    """SM over MLE, a gradient step and amortised, the paper's bar beside ours.
+    """SM over MLE, a gradient step and amortised, the paper's bar beside ours: its errors, our quartiles over turns.
 
     Args:
         tables: runs of `tab3` and `tab4` by their title; paper: (gradient step, amortised) of the same titles.
     """
     made, axes = figure(height=3.4)
-    labels, theirs, ours, low, high = [], [], [], [], []
+    labels, theirs, errors, ours, low, high = [], [], [], [], [], []
     for title, run in tables.items():
         for place, what in enumerate(("step", "amortised")):
             entry = run[f"sm_over_mle_{what}"]
             labels.append(f"{title}\n{'gradient step' if what == 'step' else 'amortised'}")
             theirs.append(paper[title][place])
+            errors.append(PAPER_ERRORS[title][place])
             ours.append(entry["value"])
             low.append(entry["value"] - entry["spread"][0])
             high.append(entry["spread"][1] - entry["value"])
     x = np.arange(len(labels))
-    axes.bar(x - 0.2, theirs, 0.38, color="white", edgecolor=PALETTE["black"], label="paper")
-    axes.bar(x + 0.2, ours, 0.38, color=PALETTE["blue"], label="here", yerr=[low, high])
+    bars = {"width": 0.38, "capsize": 3}
+    hollow = {"color": "white", "edgecolor": PALETTE["black"], "label": "paper, its errors propagated"}
+    axes.bar(x - 0.2, theirs, yerr=errors, **hollow, **bars)
+    axes.bar(x + 0.2, ours, yerr=[low, high], color=PALETTE["blue"], label="here, quartiles over turns", **bars)
     axes.axhline(1, color=PALETTE["grey"], linestyle=":", linewidth=1.5)
-    axes.set(xticks=x, xticklabels=labels, ylabel="time of SM / time of MLE")
+    axes.set(xticks=x, xticklabels=labels, ylabel="time of SequenceMatch\n/ time of MLE")
     axes.grid(axis="x", visible=False)
     axes.legend()
     return made
@@ -65,16 +84,16 @@ def breakdown(parts: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Figure:
     Args:
         parts: `{shape: {method: {part: seconds}}}`.
     """
-    made, axes = figure(1, len(parts), height=3.6, squeeze=False)
+    made, axes = figure(1, len(parts), height=3.6, width=9.0, squeeze=False)
     for ax, (shape, methods) in zip(axes[0], parts.items(), strict=True):
-        names = [name for name in SHORT if name in methods]  # a result file has its own order
+        names = [name for name in NAMES if name in methods]  # a result file has its own order
         base = np.zeros(len(names))
         for part, colour in PARTS.items():
             heights = np.array([1e3 * methods[name].get(part, 0.0) for name in names])
             ax.bar(names, heights, 0.7, bottom=base, color=colour, hatch=HATCHES[part], edgecolor="white", label=part)
             base += heights
         ax.set(title=shape, ylabel="ms a gradient step")
-        ax.set_xticks(range(len(names)), [SHORT[name] for name in names], fontsize=9)
+        ax.set_xticks(range(len(names)), [NAMES[name] for name in names], fontsize=9)
         ax.grid(axis="x", visible=False)
     handles, labels = axes[0][0].get_legend_handles_labels()
     made.legend(handles[::-1], labels[::-1], loc="outside right center", fontsize=9)
@@ -82,24 +101,25 @@ def breakdown(parts: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Figure:
 
 
 def curves(measured: Mapping[str, Mapping[str, Any]]) -> Figure:
-    """A gradient step along each axis: milliseconds against context, elsewhere over MLE's step measured in turns with it.
+    """A gradient step along each axis: milliseconds against context, elsewhere over MLE's step in the same turns.
 
-    A ratio is free of the machine's slow moments, and costs that methods share cancel.
+    A ratio is free of the machine's slow moments, and costs that methods share cancel. Bars: quartiles over the turns,
+    where the file has these; without them the point is a ratio of medians.
     """
-    made, axes = figure(2, 3, height=5.6, width=9.5, squeeze=False)
+    made, axes = figure(2, 3, height=5.8, width=9.5, squeeze=False)
     flat = list(axes.flat)
     for ax, axis in zip(flat, [axis for axis in AXES if axis in measured], strict=False):
         series = measured[axis]
         absolute = axis == "context"
-        for name in ("mle", "sm", "dense"):
+        for name in NAMES:
             if name in series:
-                base = [1e-3] * len(series["x"]) if absolute else series["mle"]
-                _line(ax, series["x"], [None if t is None else t / b for t, b in zip(series[name], base, strict=True)], name)
+                _line(ax, series, name, absolute=absolute)
         if axis in ("context", "batch", "times seen"):
             ax.set_xscale("log", base=2)
             ax.set_xticks(series["x"], [f"{x:g}" for x in series["x"]])
             ax.minorticks_off()
-        ax.set(xlabel=AXES[axis], ylabel="ms a step" if absolute else "step / MLE step", ylim=(0, 1.1 * ax.dataLim.y1))
+        ratio = "amortised step / MLE step" if axis == "times seen" else "step / MLE step"
+        ax.set(xlabel=AXES[axis], ylabel="ms a step" if absolute else ratio, ylim=(0, 1.1 * ax.dataLim.y1))
         ax.tick_params(labelsize=9)
     for ax in flat[len(measured) :]:
         ax.set_axis_off()
@@ -108,23 +128,35 @@ def curves(measured: Mapping[str, Mapping[str, Any]]) -> Figure:
     return made
 
 
-def _line(ax: Any, x: Sequence[float], values: Sequence[float | None], name: str) -> None:
-    """None stands for what was not measured."""
-    known = [(a, b) for a, b in zip(x, values, strict=True) if b is not None]
-    style = {"color": PALETTE["vermilion"], "marker": "X", "linestyle": "-."}
+def _line(ax: Any, series: Mapping[str, Any], name: str, *, absolute: bool) -> None:
+    """One method along an axis; None stands for what was not measured."""
+    known = [k for k, seconds in enumerate(series[name]) if seconds is not None]
+    found = np.array([_quartiles(series, name, k, absolute=absolute) for k in known])  # [points, (low, median, high)]
+    style: dict[str, Any] = {"color": PALETTE["vermilion"], "marker": "X", "linestyle": "-."}
     if name != "dense":
         look = method_style(name)
-        style = {"color": look.color, "marker": look.marker, "linestyle": look.linestyle}  # type: ignore[dict-item]
-    ax.plot([a for a, _ in known], [b for _, b in known], label=NAMES[name], **style)
+        style = {"color": look.color, "marker": look.marker, "linestyle": look.linestyle}
+    ends = np.abs(found[:, [0, 2]] - found[:, [1]]).T
+    ax.errorbar([series["x"][k] for k in known], found[:, 1], ends if ends.any() else None, label=NAMES[name], **style)
+
+
+def _quartiles(series: Mapping[str, Any], name: str, k: int, *, absolute: bool) -> Sequence[float]:
+    """Low, median and high of milliseconds or of the ratio to MLE, turn by turn; equal where only medians are known."""
+    turns = series.get("turns")
+    seconds, base = (np.array(turns[m][k] if turns else [series[m][k]]) for m in (name, "mle"))
+    values: list[float] = np.quantile(1e3 * seconds if absolute else seconds / base, [0.25, 0.5, 0.75]).tolist()
+    return values
 
 
 def targets(run: Mapping[str, Any]) -> pd.DataFrame:
-    """Every entry of `smlib bench`: median, quartiles, number of turns, and the target where there is one."""
+    """Every entry of `smlib bench`: median, quartiles, unit, baseline, turns, and the target where there is one."""
     rows = [
         {
             "entry": name,
             "median": entry["value"],
             "quartiles": f"{entry['spread'][0]:g} to {entry['spread'][1]:g}",
+            "unit": entry["unit"],
+            "baseline": entry["baseline"],
             "n": entry["n"],
             "target": entry.get("target", "—"),
             "reached": {True: "yes", False: "no"}.get(entry.get("reached"), "—"),
