@@ -13,10 +13,11 @@ import pytest
 import yaml
 
 import smlib
+from smlib.experiments.errata import ERRATA
 from smlib.files import ResultError
 from smlib.items import ITEMS, PRESETS, VERDICTS
 from smlib.ledger import COMMITTED_PRESETS, ledger
-from smlib.readme import with_replication_table
+from smlib.readme import with_errata, with_replication_table
 
 
 @pytest.fixture
@@ -135,14 +136,32 @@ def test_the_readmes_presets_verdicts_and_files_exist(repository: Path, readme: 
         assert (repository / path).exists(), path
 
 
+def test_every_link_of_the_readme_leads_somewhere(repository: Path, readme: str) -> None:
+    for path in re.findall(r"\]\(([^)#]+)\)", readme):
+        assert path.startswith("http") or (repository / path).exists(), path
+
+
 def test_the_replication_table_is_the_ledger(repository: Path, readme: str) -> None:
     shown = with_replication_table(readme, ledger(repository / "results", COMMITTED_PRESETS))
     assert shown == readme, "run `smlib report-readme`"
 
 
+def test_the_errata_of_the_readme_are_those_of_the_report(readme: str) -> None:
+    assert with_errata(readme, [vars(erratum) for erratum in ERRATA]) == readme, "run `smlib report-readme`"
+
+
+def test_every_erratum_is_shown_in_a_notebook_that_names_its_place(repository: Path) -> None:
+    for erratum in ERRATA:
+        (path,) = (repository / "notebooks").glob(f"{erratum.shown}_*.ipynb")
+        text = path.read_text().replace("Appendix ", "App. ").replace("Section ", "Sec. ").replace("Sections ", "Sec. ")
+        for place in re.findall(r"Table \d|(?:App\. )?[A-I]\.\d|Sec\. [\d.]*\d|Algorithm A|App\. E", erratum.place):
+            assert re.search(rf"{re.escape(place.removeprefix('App. '))}\b", text), f"{path.name} lacks {place}"
+
+
 def test_a_readme_without_markers_is_left_alone() -> None:
-    with pytest.raises(ResultError, match="needs the two lines"):
-        with_replication_table("# no markers", [])
+    for rewrite in (with_replication_table, with_errata):
+        with pytest.raises(ResultError, match="needs the two lines"):
+            rewrite("# no markers", [])
 
 
 def test_make_describes_every_target(repository: Path) -> None:
