@@ -9,7 +9,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from smlib import figures
-from smlib.figures import arithmetic, divergences, overhead, theory
+from smlib.figures import ablations, arithmetic, divergences, overhead, tasks, theory
 from smlib.files import ResultError
 
 
@@ -100,3 +100,29 @@ def test_divergences_differ_without_colour() -> None:
     drawn_lines = [str(divergences.DASHES[name]) for name in divergences.DASHES if name != "js"]
     assert len(set(drawn_lines)) == len(drawn_lines)
     assert set(divergences.DASHES) == set(divergences.COLORS) - {"chi2_mixture"}
+
+
+def test_every_method_is_drawn_once_in_its_family() -> None:
+    rate = {"value": 0.5, "low": 0.4, "high": 0.6}
+    shares = {depth: dict.fromkeys(ablations.RATES, rate) for depth in ("1", "2")}
+    names = ["bc", "sm-default", "dagger", "dagger-rollout_burst=4", "a new one"]
+    rows = [{"name": name, "title": name, "recovery": shares} for name in names]
+    made = ablations.recovery({"methods": [*rows, {"name": "mle", "title": "MLE", "recovery": {}}]})
+    legends = [axis.get_legend() for axis in made.axes]
+    drawn_names = [[text.get_text() for text in legend.get_texts()] for legend in legends if legend is not None]
+    assert drawn_names == [
+        ["bc", "sm-default"],
+        ["bc", "dagger", "dagger-rollout_burst=4"],
+        ["bc"],
+        ["bc", "a new one"],
+    ]
+    assert len({str(style) for style in ablations.STYLES.values()}) == len(ablations.STYLES)
+
+
+def test_a_difference_stands_beside_the_papers() -> None:
+    cells = [{"method": m, "level": 0.2, "paper": v} for m, v in (("mle", 0.49), ("sm", 0.56), ("bc", None))]
+    test = {"level": 0.2, "difference": 0.01, "low": -0.02, "high": 0.04}
+    pairs = [{**test, "first": "sm", "second": "mle"}, {**test, "first": "sm", "second": "bc"}]
+    lines = tasks.differences({"cells": cells, "tests": pairs}).axes[0].lines
+    strokes = [line.get_xdata().tolist() for line in lines if line.get_marker() == "|"]  # type: ignore[union-attr]
+    assert strokes == [[pytest.approx(0.07, abs=1e-12)], []]  # the last is the legend's

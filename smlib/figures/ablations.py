@@ -5,30 +5,34 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from smlib.figures.style import PALETTE, figure
 
-METHOD_COLORS = {
-    "mle": (PALETTE["black"], "o", ":"),
-    "bc": (PALETTE["orange"], "s", "--"),
-    "bc-burst=4": (PALETTE["orange"], "P", ":"),
-    "sm-default": (PALETTE["blue"], "D", "-"),
-    "sm-burst=4": (PALETTE["blue"], "X", ":"),
-    "sm-rollout_noise=0.1": (PALETTE["sky"], "d", "-"),
-    "sm-rollout_burst=4": (PALETTE["sky"], "X", ":"),
-    "iqlearn": (PALETTE["green"], "v", "-."),
-    "dagger": (PALETTE["vermilion"], "^", "-."),
-    "dagger-rollout_noise=0.1": (PALETTE["purple"], "<", "-."),
-    "dagger-rollout_burst=4": (PALETTE["purple"], ">", ":"),
+FAMILIES: Mapping[str, tuple[str, ...]] = {
+    "SequenceMatch": ("sm-default", "sm-burst=4", "sm-rollout_noise=0.1", "sm-rollout_burst=4"),
+    "DAgger": ("dagger", "dagger-rollout_noise=0.1", "dagger-rollout_burst=4"),
+    "without rollouts": ("bc", "bc-burst=4", "iqlearn"),
 }
+"""A row of panels each; BC stands in all of them."""
+STYLES: Mapping[str, tuple[str, str, Any]] = {
+    "sm-default": (PALETTE["blue"], "D", "-"),
+    "dagger": (PALETTE["vermilion"], "^", "-"),
+    "bc": (PALETTE["orange"], "s", "--"),
+    "iqlearn": (PALETTE["green"], "v", "-."),
+    "burst=4": (PALETTE["purple"], "P", "-."),
+    "rollout_noise=0.1": (PALETTE["sky"], "o", (0, (3, 1))),
+    "rollout_burst=4": (PALETTE["black"], "X", ":"),
+}
+"""Of a method, or of what was changed in it."""
 DECODINGS = {
     "t1": "temperature 1",
     "greedy": "greedy",
     "greedy_exclude": "greedy, no repeats",
     "top_p": "top-p 0.9",
     "min_p": "min-p 0.1",
-    "truncation": "truncation",
+    "truncation": "truncation, p²/(p + ηu)",
 }
 RATES = {
     "first_backspace": "first action is <bkspc>",
@@ -41,25 +45,33 @@ def _ends(record: Mapping[str, Any]) -> list[list[float]]:
     return [[record["value"] - record["low"]], [record["high"] - record["value"]]]
 
 
-def sweeps(study: Mapping[str, Any], columns: int = 3) -> Figure:
-    """Validation accuracy of each value, 95 % intervals; the default filled, BC as a dashed line."""
-    found = study["sweeps"]
+def sweeps(study: Mapping[str, Any], columns: int = 4) -> Figure:
+    """Validation accuracy of each value, 95 % intervals; the default filled, BC as a dashed line with its interval."""
+    found, bc = study["sweeps"], study["reference"]["bc"]
     lines = -(-len(found) // columns)
-    made, axes = figure(lines, columns, height=0.5 + 2.1 * lines, width=9.0, sharey=True, squeeze=False)
+    made, axes = figure(lines, columns, height=0.9 + 2.0 * lines, width=10.0, sharey=True, squeeze=False)
+    point = {"color": PALETTE["blue"], "marker": "D", "linestyle": "none"}
     for axis, sweep in zip(axes.flat, found, strict=False):
-        for x, point in enumerate(sweep["points"]):
-            axis.errorbar(
-                x, point["accuracy"]["value"], yerr=_ends(point["accuracy"]), color=PALETTE["blue"], marker="D",
-                markerfacecolor=PALETTE["blue"] if point["default"] else "white", linestyle="none",
-            )  # fmt: skip
-        axis.axhline(study["reference"]["bc"]["value"], color=PALETTE["orange"], linestyle="--", linewidth=1.2)
+        axis.axhspan(bc["low"], bc["high"], color=PALETTE["orange"], alpha=0.15, linewidth=0)
+        axis.axhline(bc["value"], color=PALETTE["orange"], linestyle="--", linewidth=1.2)
+        for x, value in enumerate(sweep["points"]):
+            face = PALETTE["blue"] if value["default"] else "white"
+            record = value["accuracy"]
+            axis.errorbar(x, record["value"], yerr=_ends(record), markerfacecolor=face, **point)
         axis.set_xticks(range(len(sweep["points"])), [_tick(p["value"]) for p in sweep["points"]])
         axis.set_xlim(-0.5, len(sweep["points"]) - 0.5)
-        axis.set_title(sweep["title"], fontsize=11)
+        axis.set_title(sweep["title"], fontsize=10)
     for axis in axes.flat[len(found) :]:
         axis.set_visible(False)
     for line in axes:
         line[0].set_ylabel("accuracy")
+    first = axes[0][0]
+    first.plot([], [], label="SequenceMatch, the default", **point)
+    first.plot([], [], label="one setting changed", markerfacecolor="white", **point)
+    first.errorbar(
+        [], [], [], color=PALETTE["orange"], linestyle="--", linewidth=1.2, label="BC (shaded: its interval)"
+    )
+    made.legend(*first.get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return made
 
 
@@ -71,10 +83,12 @@ def _tick(value: object) -> str:
 
 def methods(study: Mapping[str, Any]) -> Figure:
     """Validation accuracy of every method under every decoding rule, 95 % intervals."""
-    rows = study["methods"]
+    order = ["mle", *(name for family in FAMILIES.values() for name in family)]
+    rows = sorted(study["methods"], key=lambda row: order.index(row["name"]) if row["name"] in order else len(order))
     known = [d for d in DECODINGS if any(d in row["accuracy"] for row in rows)]
+    names = ("blue", "orange", "green", "purple", "vermilion", "grey")
     shapes = dict(zip(known, ("o", "s", "D", "^", "v", "X"), strict=False))
-    colors = dict(zip(known, (PALETTE[c] for c in ("blue", "orange", "green", "purple", "vermilion", "grey")), strict=False))
+    colors = dict(zip(known, (PALETTE[name] for name in names), strict=False))
     made, axis = figure(height=0.9 + 0.5 * len(rows), width=8.0)
     for y, row in enumerate(rows):
         for i, decoding in enumerate(known):
@@ -87,30 +101,48 @@ def methods(study: Mapping[str, Any]) -> Figure:
     for decoding in known:
         axis.plot([], [], color=colors[decoding], marker=shapes[decoding], linestyle="none", label=DECODINGS[decoding])
     axis.set_yticks(range(len(rows)), [row["title"] for row in rows])
-    axis.set_ylim(len(rows) - 0.5, -0.5)
+    axis.set_ylim(len(rows) - 0.45, -0.55)
     axis.set(xlabel="accuracy, validation questions")
     made.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return made
 
 
 def recovery(study: Mapping[str, Any]) -> Figure:
-    """What follows k wrong tokens: the first action, whether all go, whether the answer is right."""
-    rows = [row for row in study["methods"] if row["recovery"]]
-    made, axes = figure(1, 3, height=3.9, width=10.0, sharey=True)
-    for axis, (what, title) in zip(axes, RATES.items(), strict=True):
-        for row in rows:
-            depths = sorted(row["recovery"], key=int)
-            records = [row["recovery"][d][what] for d in depths]
-            color, marker, dashes = METHOD_COLORS[row["name"]]
-            axis.errorbar(
-                [int(d) for d in depths], [r["value"] for r in records], yerr=np.hstack([_ends(r) for r in records]),
-                color=color, marker=marker, linestyle=dashes, label=row["title"], markersize=5, linewidth=1.5,
-            )  # fmt: skip
-        axis.set(xlabel="wrong tokens", ylim=(0, 1.02), xticks=[int(d) for d in depths])
+    """What follows k wrong tokens: the first action, whether all go, whether the answer is right; a row a family."""
+    rows = {row["name"]: row for row in study["methods"] if row["recovery"]}
+    found = {title: [name for name in names if name in rows] for title, names in FAMILIES.items()}
+    found["others"] = [name for name in rows if name not in {n for names in FAMILIES.values() for n in names}]
+    found = {title: names for title, names in found.items() if names}
+    made, axes = figure(
+        len(found), 3, height=0.6 + 2.3 * len(found), width=10.0, sharex=True, sharey=True, squeeze=False
+    )
+    for line, names in zip(axes, found.values(), strict=True):
+        drawn = names if "bc" in names or "bc" not in rows else ["bc", *names]
+        for axis, what in zip(line, RATES, strict=True):
+            for place, name in enumerate(drawn):
+                _recovery_line(axis, rows[name], what, shift=0.06 * (place - (len(drawn) - 1) / 2))
+            axis.set(ylim=(0, 1.02))
+        line[0].set_ylabel("share of prompts")
+        line[2].legend(loc="center left", bbox_to_anchor=(1.02, 0.5), fontsize=9)
+    for axis, title in zip(axes[0], RATES.values(), strict=True):
         axis.set_title(title, fontsize=11)
-    axes[0].set_ylabel("share of prompts")
-    made.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    for axis in axes[-1]:
+        axis.set(
+            xlabel="wrong tokens", xticks=sorted({int(depth) for row in rows.values() for depth in row["recovery"]})
+        )
     return made
+
+
+def _recovery_line(axis: Axes, row: Mapping[str, Any], what: str, shift: float) -> None:
+    name = row["name"]
+    color, marker, dashes = STYLES.get(name) or STYLES.get(name.partition("-")[2], (PALETTE["grey"], ".", "-"))
+    depths = sorted(row["recovery"], key=int)
+    records = [row["recovery"][depth][what] for depth in depths]
+    axis.errorbar(
+        [int(depth) + shift for depth in depths], [r["value"] for r in records],
+        yerr=np.hstack([_ends(r) for r in records]), color=color, marker=marker, linestyle=dashes,
+        label=row["title"].replace(", ", ",\n"), markersize=5, linewidth=1.5,
+    )  # fmt: skip
 
 
 def method_table(study: Mapping[str, Any]) -> pd.DataFrame:
@@ -156,12 +188,11 @@ def regimes(study: Mapping[str, Any], decoding: str = "t1") -> Figure:
             label=label,
         )  # fmt: skip
     axis.axvline(0.0, color=PALETTE["black"], linewidth=0.8)
-    axis.set_yticks(
-        range(len(rows)), [f"{row['title']}\n(MLE {row['accuracy']['mle']['value']:.2f})" for row in rows]
-    )
+    axis.set_yticks(range(len(rows)), [f"{row['title']}\n(MLE {row['accuracy']['mle']['value']:.2f})" for row in rows])
     axis.set_ylim(len(rows) - 0.5, -0.5)
     n = rows[0]["n_seeds"]
-    axis.set(xlabel=f"difference in accuracy, {DECODINGS[decoding]}, validation questions, {n} seed{'s' if n > 1 else ''}")
+    seeds = f"{n} seed{'s' if n > 1 else ''}"
+    axis.set(xlabel=f"difference in accuracy, {DECODINGS[decoding]},\nvalidation questions, {seeds}")
     made.legend(*axis.get_legend_handles_labels(), loc="outside upper center", ncols=3)
     return made
 

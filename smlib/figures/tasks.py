@@ -35,7 +35,7 @@ def methods(study: Mapping[str, Any], quantity: str = "accuracy") -> Figure:
         left.errorbar(x, cell["value"], yerr=_ends(cell), label=style.label if first else None, **drawn)
         if cell["paper"] is not None:
             right.errorbar(x, cell["paper"], yerr=cell["paper_error"], markerfacecolor="white", **drawn)
-    for axis, title in ((left, "rebuilt"), (right, "the paper")):
+    for axis, title in ((left, "rebuilt, 95 % intervals"), (right, "the paper, its error bars")):
         axis.set_xticks(range(len(levels)), [f"η = {level:g}" for level in levels])
         axis.set(ylabel=quantity, xlim=(-0.5, len(levels) - 0.5))
         axis.set_title(title, fontsize=11)
@@ -44,9 +44,11 @@ def methods(study: Mapping[str, Any], quantity: str = "accuracy") -> Figure:
 
 
 def differences(study: Mapping[str, Any], quantity: str = "accuracy") -> Figure:
-    """Every paired difference with its 95 % interval; what excludes 0 is filled."""
+    """Every paired difference with its 95 % interval, filled where that excludes 0; beside it the paper's."""
     tests = study["tests"]
-    made, axis = figure(height=0.9 + 0.36 * len(tests), width=7.0)
+    paper = {(cell["method"], cell["level"]): cell["paper"] for cell in study["cells"]}
+    made, axis = figure(height=1.4 + 0.4 * len(tests), width=7.5)
+    stroke = {"color": PALETTE["grey"], "marker": "|", "markersize": 10, "markeredgewidth": 2, "linestyle": "none"}
     for y, test in enumerate(tests):
         sure = test["low"] > 0 or test["high"] < 0
         axis.errorbar(
@@ -55,8 +57,16 @@ def differences(study: Mapping[str, Any], quantity: str = "accuracy") -> Figure:
             color=method_style(test["first"]).color, marker=method_style(test["first"]).marker,
             markerfacecolor=None if sure else "white", linestyle="none", markersize=7,
         )  # fmt: skip
+        first, second = (paper.get((test[side], test["level"])) for side in ("first", "second"))
+        if first is not None and second is not None:
+            axis.plot(first - second, y + 0.28, **stroke)
     axis.axvline(0, color=PALETTE["black"], linewidth=1)
-    names = [f"{TITLES[t['first']]} − {TITLES[t['second']]}, η = {t['level']:g}" for t in tests]
+    titles = {method: method_style(method).label for method in TITLES}
+    names = [f"{titles[t['first']]} − {titles[t['second']]}, η = {t['level']:g}" for t in tests]
+    for face, label in ((PALETTE["black"], "0 excluded"), ("white", "0 not excluded")):
+        axis.plot([], [], color=PALETTE["black"], marker="o", markerfacecolor=face, linestyle="none", label=label)
+    axis.plot([], [], **stroke, label="the paper's values, their difference")
+    made.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=10, columnspacing=1.0)
     axis.set_yticks(range(len(tests)), names)
     axis.set_ylim(len(tests) - 0.5, -0.5)
     axis.set(xlabel=f"difference in {quantity}, paired")
@@ -66,17 +76,17 @@ def differences(study: Mapping[str, Any], quantity: str = "accuracy") -> Figure:
 def sizes(study: Mapping[str, Any]) -> Figure:
     """Accuracy against the number of training questions; below each number how many seeds it has."""
     rows = study["sizes"]
-    made, axis = figure(height=3.2, width=5.5)
-    for method in TITLES:
+    made, axis = figure(height=3.6, width=6.0)
+    for method, shift in zip(TITLES, (0.95, 1.0, 1.05), strict=True):
         chosen = sorted((r for r in rows if r["method"] == method), key=lambda r: r["n_train"])
         bars = np.hstack([_ends(r) for r in chosen])
-        axis.errorbar([r["n_train"] for r in chosen], [r["value"] for r in chosen], yerr=bars,
+        axis.errorbar([shift * r["n_train"] for r in chosen], [r["value"] for r in chosen], yerr=bars,
                       **method_style(method).kwargs())  # fmt: skip
     seeds = {r["n_train"]: r["n_seeds"] for r in rows}
     axis.set(xscale="log", xlabel="training questions", ylabel="accuracy")
     axis.set_xticks(list(seeds), [f"{size:,}\n{n} seed{'s' if n > 1 else ''}" for size, n in seeds.items()])
     axis.minorticks_off()
-    axis.legend()
+    made.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return made
 
 
