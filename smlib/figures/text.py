@@ -153,7 +153,7 @@ def spurious_token(item: Item) -> Figure:
 
 def learning(histories: Mapping[str, Mapping[str, Sequence[float]]]) -> Figure:
     """Training loss of each method against the gradient step."""
-    made, axis = figure(height=3.2)
+    made, axis = figure(height=3.6)
     for method, history in sorted(histories.items()):
         style = method_style(method)
         axis.plot(
@@ -161,7 +161,7 @@ def learning(histories: Mapping[str, Mapping[str, Sequence[float]]]) -> Figure:
         )
         axis.plot([], [], label=style.label, color=style.color, linestyle=style.linestyle)
     axis.set(xlabel="gradient step", ylabel="training loss (nats)")
-    axis.legend(ncols=2)
+    made.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return made
 
 
