@@ -21,8 +21,8 @@ BOUND = 1e-5
 """Between logits; transformers' RMSNorm computes in float32. The tests check 1e-9 with an exact norm."""
 
 RULE = (
-    "reproduced: the example's inputs and positions are those printed in Figure 2, and the logits of Algorithm A and the "
-    f"trie are those of a replay, within {BOUND:g}; not reproduced: otherwise"
+    "reproduced: the example's inputs and positions are those printed in Figure 2, and the logits of Algorithm A and "
+    f"of the trie equal a replay's within {BOUND:g}; not reproduced: otherwise"
 )
 FIGURE_2 = (2, 3, 4, SPACE.bkspc, 5)
 """Apples are blue <backspace> green."""
