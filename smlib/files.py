@@ -20,6 +20,11 @@ ADDED_LATER: Mapping[str, bool] = MappingProxyType({"added_later": True})
 """Metadata of a dataclass field whose default is what was done before it existed; see `plain`."""
 
 
+def added_later(before: object) -> Mapping[str, object]:
+    """The same where `before`, and not the default, is what was done before the field existed."""
+    return MappingProxyType({**ADDED_LATER, "before": before})
+
+
 class ResultError(Exception):
     """A result file, item id, preset or value that cannot be used; the message says what would cure it."""
 
@@ -47,7 +52,7 @@ def plain(value: object, where: str = "value") -> object:
     """`value` as JSON types only; raises `ResultError` naming the place of a NaN, an infinity or a foreign type.
 
     Dataclasses and mappings become dicts, sequences and arrays lists, sets sorted lists, paths strings. A field that is
-    `ADDED_LATER` shows only where it is not the default, so that finished runs keep their identity. A quantity
+    `ADDED_LATER` shows only where it is not what was done before, so that finished runs keep their identity. A quantity
     that *is* infinite (the reverse KL of Figure 1) is written as the string "inf", and a missing one as None:
     both on purpose, at the place that knows.
     """
@@ -63,7 +68,7 @@ def plain(value: object, where: str = "value") -> object:
         return {
             f.name: plain(getattr(value, f.name), f"{where}.{f.name}")
             for f in dataclasses.fields(value)
-            if not (f.metadata.get("added_later") and getattr(value, f.name) == f.default)
+            if not (f.metadata.get("added_later") and getattr(value, f.name) == f.metadata.get("before", f.default))
         }
     if isinstance(value, Mapping):
         for key in value:

@@ -5,8 +5,9 @@ so with `batch` draws a step and `refill` new entries every `interval` steps an 
 batch * interval / refill times; `refill_interval` solves that for the interval (the paper's "grad steps per sample").
 
 An entry holds the index of a training example and, once rollouts have started, a trajectory sampled from its prompt.
-Every method, with rollouts or without, draws its data batch as the examples of the drawn entries. So all see the
-same data in the same order, and a data trajectory shares the slots of its prompt with the rollout (`smlib.masking`).
+The data batch comes from the whole data set, in an order that depends on the seed alone, so that every method sees the
+same data. With `TrainConfig.paired` it is the examples of the drawn entries instead: a data trajectory then shares the
+slots of its prompt with the rollout (`smlib.packing`), and what has not entered the window is not seen.
 """
 
 from collections.abc import Callable, Sequence
@@ -36,6 +37,26 @@ def refill_interval(batch: int, refill: int, times_seen: float) -> int:
 
 
 @dataclass
+class EpochOrder:
+    """Indices of n examples, each once before any comes again, in a random order for every epoch.
+
+    Args:
+        seed, stream: the order follows from them alone.
+    """
+
+    n: int
+    seed: int
+    stream: int
+    _epoch: tuple[int, np.ndarray] | None = field(default=None, repr=False)  # (epoch, its permutation)
+
+    def __getitem__(self, place: int) -> int:
+        epoch, offset = divmod(place, self.n)
+        if self._epoch is None or self._epoch[0] != epoch:
+            self._epoch = (epoch, np.random.default_rng([self.seed, self.stream, epoch]).permutation(self.n))
+        return int(self._epoch[1][offset])
+
+
+@dataclass
 class Entry:
     """A training example in the window, its rollout (None before rollouts start), and when that was sampled."""
 
@@ -60,25 +81,19 @@ class ReplayBuffer:
     seed: int
     entries: list[Entry] = field(default_factory=list)
     entered: int = 0  # examples that have entered so far, over all epochs
-    _order: tuple[int, np.ndarray] | None = field(default=None, repr=False)  # (epoch, its permutation)
 
     def __post_init__(self) -> None:
         if self.n_examples < 1 or self.size < 1:
             raise ValueError(f"needs at least one example and one place, got {self.n_examples} and {self.size}")
         self.size = min(self.size, self.n_examples)
+        self._order = EpochOrder(self.n_examples, self.seed, 0)
 
     def enter(self, count: int, step: int) -> list[Entry]:
         """Adds the next `count` examples of the epoch's order and drops as many of the oldest. Returns the new ones."""
-        new = [Entry(self._example(self.entered + k), None, step) for k in range(count)]
+        new = [Entry(self._order[self.entered + k], None, step) for k in range(count)]
         self.entered += count
         self.entries = (self.entries + new)[-self.size :]
         return self.entries[-min(count, self.size) :]
-
-    def _example(self, place: int) -> int:
-        epoch, offset = divmod(place, self.n_examples)
-        if self._order is None or self._order[0] != epoch:
-            self._order = (epoch, np.random.default_rng([self.seed, 0, epoch]).permutation(self.n_examples))
-        return int(self._order[1][offset])
 
     def populate(self, entries: Sequence[Entry], sampler: Sampler, step: int) -> None:
         """Samples a rollout for each of the entries."""

@@ -20,16 +20,15 @@ from tqdm.auto import tqdm
 from smlib.actions import Ids, Trajectory
 from smlib.checkpoints import TrainingState, load_checkpoint, save_checkpoint, trainable
 from smlib.data.noise import NoiseLaw, edit_expert_labels
-from smlib.files import ADDED_LATER, write_atomically
+from smlib.files import ADDED_LATER, added_later
 from smlib.losses import Loss
 from smlib.methods import ObjectiveConfig, get_method, is_finite, objective
+from smlib.metrics import METRICS, MetricsLog
 from smlib.models import Policy
 from smlib.packing import pack
 from smlib.results import config_hash
-from smlib.rollouts import Entry, ReplayBuffer, refill_interval
+from smlib.rollouts import Entry, EpochOrder, ReplayBuffer, refill_interval
 from smlib.sampling import SamplingConfig, sample
-
-METRICS = "metrics.jsonl"
 
 
 class NonFiniteLossError(FloatingPointError):
@@ -72,6 +71,9 @@ class TrainConfig:
         clip_norm: largest gradient norm.
         eta, burst: noise level of the demonstrations, and tokens per mistake.
         buffer_size, times_seen, refill: replay buffer; `refill` rollouts are sampled at a time.
+        paired: take the data from the examples whose rollouts are drawn, which then share the slots of their prompts,
+            and not from all of D as Algorithm 1 does. A run then sees as many examples as enter the buffer:
+            steps * batch_size / times_seen, and those that are in it from the start.
         rollout_tokens: length limit of a rollout, after its prompt. rollout_noise: execution noise in rollouts, tokens
             from the example's noise law (the paper does not say whether rollouts run under the noisy dynamics).
         row_len: slots of a packed row; None for the longest block. chunk: states whose logits are held at a time.
@@ -103,6 +105,7 @@ class TrainConfig:
     checkpoint_every: int = 500
     seed: int = 0
     bkspc_rate: float = field(default=1.0, metadata=ADDED_LATER)
+    paired: bool = field(default=False, metadata=added_later(before=True))
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "refill", "buffer_size", "accumulation", "log_every", "rollout_tokens"):
@@ -170,7 +173,7 @@ def train(
     interval = refill_interval(config.batch_size, config.refill, config.times_seen)
     if begin == 0:
         buffer.enter(buffer.size, 0)
-    rollouts = _RolloutSource(policy, data, config)
+    rollouts, order = _RolloutSource(policy, data, config), EpochOrder(len(data), config.seed, 5)
 
     model.train()
     bar = tqdm(
@@ -179,18 +182,23 @@ def train(
     for k in range(begin, config.steps):  # "for k in n_train do"
         sampling = method.rollouts and config.objective.beta(k) < 1.0
         if k and k % interval == 0:  # "if k mod k_sample = 0 then"
-            new = buffer.enter(config.refill, k)  # "Remove oldest model sequences from B"
-            if sampling:
-                buffer.populate(new, rollouts, k)  # "Populate B with trajectories T ~ l_theta"
-        if sampling:
-            buffer.populate([e for e in buffer.entries if e.rollout is None], rollouts, k)  # when rollouts start
+            buffer.enter(config.refill, k)  # "Remove oldest model sequences from B"
+        if sampling:  # "Populate B with trajectories T ~ l_theta": the new ones, and all of them when rollouts start
+            buffer.populate([e for e in buffer.entries if e.rollout is None], rollouts, k)
         draw = k * accelerator.num_processes + accelerator.process_index  # each process its own part of the batch
         entries = buffer.draw(config.batch_size, draw)  # "Sample ... trajectories T_data ~ D and ... T_model ~ B"
+        examples = [e.example if config.paired else order[draw * len(entries) + i] for i, e in enumerate(entries)]
         rng = np.random.default_rng([config.seed, 3, k, accelerator.process_index])
         loss_parts: dict[str, float] = {}
         for part in np.array_split(np.arange(len(entries)), config.accumulation):
-            groups = [_group(entries[i], data, config, rng, sampling) for i in part]
-            flags = [[False, True][: len(group)] for group in groups]
+            groups = [[_demonstration(examples[i], data, config, rng)] for i in part]
+            flags = [[False] for _ in part]
+            if sampling and config.paired:
+                groups = [[*group, _rollout(entries[i])] for group, i in zip(groups, part, strict=True)]
+                flags = [[False, True] for _ in part]
+            elif sampling:
+                groups += [[_rollout(entries[i])] for i in part]
+                flags += [[True] for _ in part]
             batch = pack(groups, policy.space, model=flags, row_len=config.row_len).to(accelerator.device)
             loss = objective(model, batch, config.objective, k, config.chunk)  # "Compute g = grad J(l_theta, ...)"
             if not is_finite(loss):
@@ -248,16 +256,15 @@ class _RolloutSource:
         ]
 
 
-def _group(
-    entry: Entry, data: Dataset, config: TrainConfig, rng: np.random.Generator, sampling: bool
-) -> list[Trajectory]:
-    """A data trajectory, with fresh noise, and the rollout that shares its prompt."""
+def _demonstration(example: int, data: Dataset, config: TrainConfig, rng: np.random.Generator) -> Trajectory:
+    """A data trajectory, with fresh noise."""
     eta = config.eta if get_method(config.objective.method).noise else 0.0
-    demonstration = data.demonstration(entry.example, rng, eta, config.burst)
-    if not sampling:
-        return [demonstration]
+    return data.demonstration(example, rng, eta, config.burst)
+
+
+def _rollout(entry: Entry) -> Trajectory:
     assert entry.rollout is not None
-    return [demonstration, entry.rollout]
+    return entry.rollout
 
 
 def _groups(policy: Policy, config: TrainConfig) -> list[dict[str, Any]]:
@@ -292,29 +299,3 @@ def _stop(loss: Loss, step: int, groups: Sequence[Sequence[Trajectory]], work: P
     path.write_text(json.dumps(dump))
     parts = ", ".join(f"{name} = {value.item():.4g}" for name, value in loss.parts.items())
     raise NonFiniteLossError(f"the loss is {loss.total.item()} at step {step}: {parts}; the batch is in {path}")
-
-
-class MetricsLog:
-    """`metrics.jsonl`: what was logged, cut back to the checkpoint when a run resumes."""
-
-    def __init__(self, path: Path, before: int) -> None:
-        self.path = path
-        kept = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() and before else []
-        self.rows: list[dict[str, Any]] = [row for row in kept if row["step"] <= before]
-        self._norms: list[float] = []
-
-    def norm(self, value: float) -> None:
-        """Collects the gradient norm of a step (before clipping); a row lists those since the last one."""
-        self._norms.append(value)
-
-    def write(self, step: int, values: dict[str, float]) -> None:
-        """Adds a row."""
-        row: dict[str, Any] = {"step": step, **values}
-        if self._norms and "loss" in values:
-            row["grad_norms"] = self._norms
-            self._norms = []
-        self.rows.append(row)
-
-    def flush(self) -> None:
-        """Writes the file, whole."""
-        write_atomically(self.path, "".join(json.dumps(row) + "\n" for row in self.rows))

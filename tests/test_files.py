@@ -17,6 +17,7 @@ from hypothesis import given
 from smlib.files import (
     ADDED_LATER,
     ResultError,
+    added_later,
     append_line,
     canonical_json,
     plain,
@@ -68,6 +69,13 @@ def test_a_field_added_later_leaves_finished_configs_as_they_were() -> None:
 
     assert canonical_json(After()) == canonical_json(Before())
     assert plain(After(rate=2.0)) == {"steps": 3, "rate": 2.0}
+
+    @dataclasses.dataclass
+    class Better(Before):
+        rate: float = dataclasses.field(default=2.0, metadata=added_later(before=1.0))
+
+    assert canonical_json(Better(rate=1.0)) == canonical_json(Before())
+    assert plain(Better()) == {"steps": 3, "rate": 2.0}
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), np.float32("nan"), np.array([1.0, np.inf])])

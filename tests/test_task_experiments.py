@@ -135,6 +135,21 @@ def test_ablations_are_written_and_drawn(tmp_path: Path, monkeypatch: pytest.Mon
     assert len(ablation_figures.findings(details)) == 4
 
 
+def test_uses_of_a_rollout_change_nothing_but_the_uses() -> None:
+    cells = ablations.cells("full")
+    default = cells["sm-paired=False-s0"].training
+    for value in (1.0, 32.0):
+        changed = cells[f"sm-times_seen={value}-s0"].training
+        assert dataclasses.replace(changed, times_seen=default.times_seen) == default
+    assert not default.paired  # else fewer rollouts were fewer data too
+
+
+def test_large_training_sets_are_seen_at_large() -> None:
+    for item in mathematics.TASKS:
+        assert not any(c.training.paired for c in mathematics.cells(item, "full").values())
+    assert not regimes.cells("full")["n_train=50000/mle-s0"][3].training.paired
+
+
 def test_v_at_the_start_is_a_setting_of_the_run_alone() -> None:
     cells = ablations.cells("full")
     assert cells["sm-initial_value=10.0-s0"].initial_value == 10.0

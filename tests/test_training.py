@@ -17,6 +17,7 @@ from smlib.checkpoints import CheckpointError
 from smlib.data.noise import NoiseLaw, expert_trajectory
 from smlib.methods import METHODS, ObjectiveConfig
 from smlib.models import tiny_policy
+from smlib.packing import pack
 from smlib.training import NonFiniteLossError, TrainConfig, train
 from tests.oracles import SPACE
 
@@ -88,7 +89,54 @@ def test_same_seed_same_weights_and_another_seed_others(tmp_path):
     assert not torch.equal(runs[0], runs[2])
 
 
-def test_methods_see_the_same_examples_in_the_same_order(tmp_path, monkeypatch):
+class Many(Copying):
+    """As many copies of the five questions as a buffer of four never holds."""
+
+    def __init__(self):
+        self.seen = []
+
+    def __len__(self):
+        return 60
+
+    def demonstration(self, index, rng, eta, burst):
+        self.seen.append(index)
+        return super().demonstration(index % 5, rng, eta, burst)
+
+    def rollout_prompt(self, index, rng):
+        return super().rollout_prompt(index % 5, rng)
+
+    def reference(self, index):
+        return super().reference(index % 5)
+
+
+def test_the_data_come_from_all_of_d_unless_they_are_paired(tmp_path):
+    data, paired = Many(), Many()
+    train(policy(), data, config("sm"), tmp_path / "a", progress=False)
+    train(policy(), paired, config("sm", paired=True), tmp_path / "b", progress=False)
+    assert sorted(data.seen[:60]) == list(range(60))  # 16 steps of 4: an epoch of 60, each once, and four more
+    assert len(set(paired.seen)) == 4 + 16 * 4 // 2 - 2  # the first four, and two more every two steps but the first
+
+
+def test_paired_data_share_their_prompts_with_rollouts(tmp_path, monkeypatch):
+    from smlib import training
+
+    laid = []
+
+    def watched(groups, space, *, model, row_len):
+        laid.append([(list(map(bool, m)), {t.prompt.tobytes() for t in g}) for g, m in zip(groups, model, strict=True)])
+        return pack(groups, space, model=model, row_len=row_len)
+
+    monkeypatch.setattr(training, "pack", watched)
+    for name, paired in (("a", True), ("b", False)):
+        train(policy(), Copying(), config("sm", paired=paired), tmp_path / name, progress=False)
+    together, apart = laid[15], laid[31]
+    assert [flags for flags, _ in together] == [[False, True]] * 4
+    assert all(len(prompts) == 1 for _, prompts in together)
+    assert [flags for flags, _ in apart] == [[False]] * 4 + [[True]] * 4
+
+
+@pytest.mark.parametrize("paired", [False, True])
+def test_methods_see_the_same_examples_in_the_same_order(paired, tmp_path):
     orders = {}
     for method in ("mle", "bc", "sm", "dagger"):
         seen = orders.setdefault(method, [])
@@ -98,7 +146,7 @@ def test_methods_see_the_same_examples_in_the_same_order(tmp_path, monkeypatch):
                 seen.append(index)
                 return super().demonstration(index, rng, eta, burst)
 
-        train(policy(), Watched(), config(method), tmp_path / method, progress=False)
+        train(policy(), Watched(), config(method, paired=paired), tmp_path / method, progress=False)
     assert orders["mle"] == orders["bc"] == orders["sm"] == orders["dagger"]
     assert len(orders["mle"]) == 16 * 4
 

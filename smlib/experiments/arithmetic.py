@@ -23,6 +23,7 @@ class ArithmeticPreset:
         seeds: of fine-tuning; the base model is the same.
         schedule: steps of BC alone and steps to anneal; in proportion to `steps` when None.
         alpha, gamma: of SequenceMatch. The paper states neither for arithmetic; fixed beforehand, see `ablations`.
+        paired: see `TrainConfig`; of 5,000 questions 1,500 steps then see all but forty.
         tokens: length limit of rollouts and answers. row_len, chunk, accumulation: see `TrainConfig`.
         answers_at_a_time: see `FineTuneConfig`.
     """
@@ -41,6 +42,7 @@ class ArithmeticPreset:
     n_test: int = 1_000
     recovery_prompts: int = 500
     schedule: tuple[int, int] | None = None
+    paired: bool = True
     tokens: int = 24
     row_len: int | None = 128
     chunk: int | None = None
@@ -64,6 +66,7 @@ class ArithmeticPreset:
             eta=eta,
             rollout_tokens=self.tokens,
             row_len=self.row_len,
+            paired=self.paired,
             chunk=self.chunk,
             accumulation=self.accumulation,
             checkpoint_every=250,
@@ -119,6 +122,7 @@ PRESETS: Mapping[str, ArithmeticPreset] = MappingProxyType(
             learning_rate=1e-4,
             warmup_steps=2_000,
             schedule=(10_000, 2_000),
+            paired=False,
             alpha=0.01,
             gamma=0.998,
             tokens=96,

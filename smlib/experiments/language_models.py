@@ -1,7 +1,7 @@
 """A pretrained language model in place of the tiny base model: Llama-2-7b in the `paper` preset, or one of your own.
 
-    base = LanguageModel(model=TextModel("smollm2", lora=Lora()))
-    preset = dataclasses.replace(arithmetic.preset("paper"), base=base)
+base = LanguageModel(model=TextModel("smollm2", lora=Lora()))
+preset = dataclasses.replace(arithmetic.preset("paper"), base=base)
 """
 
 from dataclasses import dataclass

@@ -59,6 +59,7 @@ def _presets(item: str) -> Mapping[str, TablePreset]:
                 base=dataclasses.replace(source.base, task=TASKS[item]),
                 levels=(0.02, 0.2) if whole else (0.2,),
                 kinds=(KIND,),
+                paired=False,  # most of 50,000 questions would never enter a window of 1,000
                 n_train=size,
                 recovery_prompts=0,
             ),

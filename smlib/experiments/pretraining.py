@@ -86,6 +86,7 @@ class PretrainConfig:
             times_seen=1.0,
             refill=self.batch_size,
             row_len=128,
+            paired=True,
             log_every=50,
             checkpoint_every=500,
             seed=self.seed,

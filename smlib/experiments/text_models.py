@@ -53,6 +53,7 @@ class ScratchModel:
             times_seen=1.0,
             refill=self.batch_size,
             row_len=self.context,
+            paired=True,
             log_every=10,
             checkpoint_every=100,
             seed=self.seed,

@@ -1,0 +1,35 @@
+"""What training logs: `metrics.jsonl`, one row per logged or evaluated step."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from smlib.files import write_atomically
+
+METRICS = "metrics.jsonl"
+
+
+class MetricsLog:
+    """`metrics.jsonl`: what was logged, cut back to the checkpoint when a run resumes."""
+
+    def __init__(self, path: Path, before: int) -> None:
+        self.path = path
+        kept = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() and before else []
+        self.rows: list[dict[str, Any]] = [row for row in kept if row["step"] <= before]
+        self._norms: list[float] = []
+
+    def norm(self, value: float) -> None:
+        """Collects the gradient norm of a step (before clipping); a row lists those since the last one."""
+        self._norms.append(value)
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        """Adds a row."""
+        row: dict[str, Any] = {"step": step, **values}
+        if self._norms and "loss" in values:
+            row["grad_norms"] = self._norms
+            self._norms = []
+        self.rows.append(row)
+
+    def flush(self) -> None:
+        """Writes the file, whole."""
+        write_atomically(self.path, "".join(json.dumps(row) + "\n" for row in self.rows))
