@@ -1,10 +1,11 @@
 """Checkpoints of a training run: complete or absent, resumable exactly, no pickle beyond plain tensors.
 
 A checkpoint holds the trainable parameters (safetensors), the optimiser and scheduler (loaded with `weights_only`), the
-generator state of torch (dropout), the replay buffer (npz without pickle) and the step. It is written beside its place
-and renamed, so that a kill at any moment leaves the previous one.
+replay buffer (npz without pickle) and the step; all that is random follows from seed and step. It is written beside its
+place and renamed, so that a kill at any moment leaves the previous one.
 """
 
+import hashlib
 import json
 import os
 import shutil
@@ -18,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from smlib.actions import ActionSpace
+from smlib.results import config_hash
 from smlib.rollouts import ReplayBuffer
 
 NAME = "checkpoint"
@@ -42,6 +44,21 @@ def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
     return {name: p for name, p in model.named_parameters() if p.requires_grad}
 
 
+def run_identity(config: object, policy: nn.Module, data: Any) -> str:
+    """A hash of the configuration, of what the policy starts from and of some of the data (`training.Dataset`).
+
+    The same lines run again, after the text or the model behind them has changed, are another run.
+    """
+    seen = hashlib.sha256()
+    for name, p in trainable(policy).items():
+        some = p.detach().flatten()[:: max(1, p.numel() // 1024)]
+        seen.update(f"{name}{tuple(p.shape)}".encode() + some.float().cpu().numpy().tobytes())
+    for i in np.unique(np.linspace(0, len(data) - 1, 32).astype(int)).tolist():
+        shown = data.demonstration(i, np.random.default_rng(0), 0.0, 1)
+        seen.update(shown.prompt.tobytes() + b"/" + shown.realised.tobytes() + b";")
+    return config_hash({"config": config, "examples": len(data), "start": seen.hexdigest()})
+
+
 def save_checkpoint(folder: Path, step: int, identity: str, state: TrainingState) -> None:
     """Writes `folder/checkpoint` for the moment before step `step`."""
     scratch, target, old = (folder / f"{NAME}{suffix}" for suffix in (".partial", "", ".old"))
@@ -53,7 +70,6 @@ def save_checkpoint(folder: Path, step: int, identity: str, state: TrainingState
         {
             "optimizer": state.optimizer.state_dict(),
             "scheduler": state.scheduler.state_dict(),
-            "rng": torch.get_rng_state(),
         },
         scratch / "optimizer.pt",
     )
@@ -95,6 +111,5 @@ def load_checkpoint(folder: Path, identity: str, state: TrainingState, space: Ac
             parameters[name].copy_(value)
     state.optimizer.load_state_dict(optimizer["optimizer"])
     state.scheduler.load_state_dict(optimizer["scheduler"])
-    torch.set_rng_state(optimizer["rng"])
     state.buffer.load_state_dict(buffer, space)
     return int(run["step"])

@@ -7,9 +7,10 @@ in the terminal state s_N. Every function returns a loss to be *minimised*, in n
 Normalisation. J is an expectation over trajectories, so sums over data and over rollouts are divided by their own
 number of trajectories, and the whole by the mean discounted number of visits of a data trajectory. That keeps all
 losses on the scale of one action's log-likelihood. (Dividing each example by its own length would be inconsistent:
-footnote 1.)
+footnote 1.) A batch that is processed in parts divides the sums of each part by the sizes of the whole (`Sizes`).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,6 +19,32 @@ from torch import Tensor
 
 from smlib.divergences import Divergence
 from smlib.packing import PackedBatch
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What the sums over a batch are divided by.
+
+    Attributes:
+        n_data, n_model: number of data trajectories and of rollouts.
+        data_step, model_step: exponents of the discount at the visits of the data and of rollouts.
+    """
+
+    n_data: int
+    n_model: int
+    data_step: Int[Tensor, " D"]
+    model_step: Int[Tensor, " M"]
+
+
+def sizes(parts: Sequence[PackedBatch]) -> Sizes:
+    """Of a batch in parts."""
+    rollout = [part.model[part.trajectory] for part in parts]
+    return Sizes(
+        n_data=sum(int((~part.model).sum()) for part in parts),
+        n_model=sum(int(part.model.sum()) for part in parts),
+        data_step=torch.cat([part.step[~chosen] for part, chosen in zip(parts, rollout, strict=True)]),
+        model_step=torch.cat([part.step[chosen] for part, chosen in zip(parts, rollout, strict=True)]),
+    )
 
 
 @dataclass(frozen=True)
@@ -30,6 +57,7 @@ class VisitValues:
         initial_value, terminal_value: [B] V(s_0), V(s_N).
         step: [N] exponent of the discount. start, end: [B] exponents at the initial and the terminal state.
         model: [N] True at the visits of rollouts. trajectory_model: [B] True for rollouts.
+        whole: sizes of the batch that these visits are a part of; None if they are all of it.
     """
 
     logit: Float[Tensor, " N"]
@@ -42,6 +70,7 @@ class VisitValues:
     end: Int[Tensor, " B"]
     model: Bool[Tensor, " N"]
     trajectory_model: Bool[Tensor, " B"]
+    whole: Sizes | None = None
 
     @property
     def log_prob(self) -> Float[Tensor, " N"]:
@@ -57,7 +86,9 @@ class Loss:
     parts: dict[str, Tensor]
 
 
-def visit_values(label_logit: Float[Tensor, " N"], value: Float[Tensor, " U"], batch: PackedBatch) -> VisitValues:
+def visit_values(
+    label_logit: Float[Tensor, " N"], value: Float[Tensor, " U"], batch: PackedBatch, whole: Sizes | None = None
+) -> VisitValues:
     """Arranges the logit of each visit's label and the value of each needed state by visit."""
     start = batch.step[torch.cumsum(batch.length, 0) - batch.length]
     return VisitValues(
@@ -71,6 +102,7 @@ def visit_values(label_logit: Float[Tensor, " N"], value: Float[Tensor, " U"], b
         end=start + batch.length,
         model=batch.model[batch.trajectory],
         trajectory_model=batch.model,
+        whole=whole,
     )
 
 
@@ -94,7 +126,7 @@ def likelihood(visits: VisitValues, *, model: bool = False, gamma: float = 1.0) 
     """
     chosen = visits.model if model else ~visits.model
     weight = _weight(visits.step, gamma, visits.logit) * chosen
-    total = -(weight * visits.log_prob).sum() / weight.sum().clamp(min=1.0 if model else 0.0)
+    total = -(weight * visits.log_prob).sum() / _mass(visits, weight, gamma, model).clamp(min=1.0 if model else 0.0)
     return Loss(total, {"nll": total.detach()})
 
 
@@ -145,10 +177,11 @@ def sequencematch(
     if mixture:
         squares = on_model(reward.square()) + at_end(end_reward.square() / (1.0 - gamma), True)
         parts["mixture"] = mixture_weight * alpha * squares
-    scale = 1.0 / ((weight * data).sum() / n_data)
+    scale = 1.0 / (_mass(visits, weight * data, gamma) / n_data)
     total = torch.stack(list(parts.values())).sum() * scale
     logged = {name: (part * scale).detach() for name, part in parts.items()}
-    logged["outside_domain"] = divergence.outside(alpha * reward.detach())[data].to(reward.dtype).mean()
+    outside = divergence.outside(alpha * reward.detach())[data].to(reward.dtype)
+    logged["outside_domain"] = outside.mean() if visits.whole is None else outside.sum() / len(visits.whole.data_step)
     return Loss(total, logged)
 
 
@@ -178,7 +211,7 @@ def sequencematch_chi2(
     }
     if mixture:
         parts["mixture"] = mixture_weight * alpha * (squares[visits.model].sum() + end_squares[rollout].sum()) / n_model
-    scale = 1.0 / ((weight * data).sum() / n_data)
+    scale = 1.0 / (_mass(visits, weight * data, gamma) / n_data)
     total = torch.stack(list(parts.values())).sum() * scale
     return Loss(total, {name: (part * scale).detach() for name, part in parts.items()})
 
@@ -194,7 +227,7 @@ def iqlearn(visits: VisitValues, *, alpha: float, gamma: float) -> Loss:
     weight = _weight(visits.step, gamma, visits.logit) * ~visits.model
     end_weight = _weight(visits.end, gamma, visits.logit) * ~visits.trajectory_model
     reward = visits.logit - gamma * visits.next_value
-    scale = 1.0 / weight.sum()
+    scale = 1.0 / _mass(visits, weight, gamma)
     nll = -(weight * visits.log_prob).sum() * scale
     squares = (weight * reward.square()).sum() + (end_weight * (1.0 - gamma) * visits.terminal_value.square()).sum()
     penalty = alpha / 4 * squares * scale
@@ -226,8 +259,17 @@ def _weight(step: Tensor, gamma: float, like: Tensor) -> Tensor:
     return torch.pow(torch.tensor(gamma, dtype=like.dtype, device=like.device), step)
 
 
+def _mass(visits: VisitValues, weight: Tensor, gamma: float, model: bool = False) -> Tensor:
+    """sum_i gamma^i over the data's visits or the rollouts', of the whole batch; `weight` are those of these visits."""
+    if visits.whole is None:
+        return weight.sum()
+    return _weight(visits.whole.model_step if model else visits.whole.data_step, gamma, weight).sum()
+
+
 def _counts(visits: VisitValues) -> tuple[Tensor, Tensor]:
     """Number of data trajectories and of rollouts; 1 where there is none, so that its (empty) sums are 0."""
     n_model = visits.trajectory_model.sum()
     n_data = visits.trajectory_model.numel() - n_model
+    if visits.whole is not None:
+        n_data, n_model = (torch.full_like(n_data, n) for n in (visits.whole.n_data, visits.whole.n_model))
     return n_data.clamp(min=1), n_model.clamp(min=1)

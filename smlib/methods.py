@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from smlib import divergences
 from smlib.losses import (
     Loss,
+    Sizes,
     VisitValues,
     check_alpha,
     check_gamma,
@@ -112,20 +113,31 @@ class ObjectiveConfig:
         return 1.0 + (self.beta_floor - 1.0) * done
 
 
-def objective(policy: nn.Module, batch: PackedBatch, config: ObjectiveConfig, step: int, chunk: int | None) -> Loss:
+def objective(
+    policy: nn.Module,
+    batch: PackedBatch,
+    config: ObjectiveConfig,
+    step: int,
+    chunk: int | None,
+    whole: Sizes | None = None,
+) -> Loss:
     """The loss of one packed batch of data and rollouts at a training step: one forward pass for both.
 
     Args:
         policy: returns (logit of each label, value of each state), or with `chunk` = "logits" the logits.
         chunk: states whose logits are held at a time, see `Policy.forward`.
+        whole: sizes of the batch of which this is a part; the losses of the parts add up to that of the whole.
     """
     if config.method == "unlikelihood":
         logits = policy(batch, logits=True)
-        visits = visit_values(logits[batch.visit_state, batch.label], logits.logsumexp(-1), batch)
+        visits = visit_values(logits[batch.visit_state, batch.label], logits.logsumexp(-1), batch, whole)
         nll, repeats = likelihood(visits), unlikelihood(logits, batch)
+        if whole is not None:  # it is a mean over the data's visits
+            share = float((~visits.model).sum()) / len(whole.data_step)
+            repeats = Loss(share * repeats.total, {name: share * part for name, part in repeats.parts.items()})
         return Loss(nll.total + config.unlikelihood_weight * repeats.total, {**nll.parts, **repeats.parts})
     label_logit, value = policy(batch, chunk)
-    return objective_of_visits(visit_values(label_logit, value, batch), config, step)
+    return objective_of_visits(visit_values(label_logit, value, batch, whole), config, step)
 
 
 def objective_of_visits(visits: VisitValues, config: ObjectiveConfig, step: int) -> Loss:

@@ -35,15 +35,19 @@ SOURCES = ("smlib", "notebooks", "pyproject.toml", "constraints.txt")
 
 def provenance(seeds: Sequence[int] = (), preset: str = "quick") -> dict[str, object]:
     """Revision, versions, machine, seeds and preset as one JSON object."""
-    revision, dirty = _revision()
     return {
-        "git_revision": revision,
-        "git_dirty": dirty,
+        **checkout(),
         "versions": versions(),
         "machine": machine(),
         "seeds": [int(seed) for seed in seeds],
         "preset": check_preset(preset),
     }
+
+
+def checkout() -> dict[str, object]:
+    """The commit that smlib comes from and whether its sources differ from it, as they were at the first call."""
+    revision, dirty = _revision()
+    return {"git_revision": revision, "git_dirty": dirty}
 
 
 @lru_cache(maxsize=1)

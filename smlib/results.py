@@ -34,7 +34,7 @@ from smlib.files import (
 from smlib.items import ITEMS, PRESETS, VERDICTS, Item, check_preset, get_item
 from smlib.ledger import finish, item_path, ledger, read_item, write_item
 from smlib.numerics import NUMERICS_VERSION, numerics
-from smlib.provenance import provenance
+from smlib.provenance import checkout, provenance
 
 __all__ = [
     "ITEMS",
@@ -119,6 +119,7 @@ def run_cached(
             shutil.rmtree(scratch, ignore_errors=True)
         resumed = scratch.exists()
         scratch.mkdir(parents=True, exist_ok=True)
+        revision = checkout()  # before: the checkout may have moved on when a long run ends
         wall, cpu = time.perf_counter(), time.process_time()
         result = plain(dict(compute(scratch)), f"{item}/{name}")
         timing = {
@@ -130,7 +131,7 @@ def run_cached(
             "cpu_s": round(time.process_time() - cpu, 3),
             "peak_rss_mib": _peak_rss_mib(),
         }
-        record = {**identity, "result": result, "provenance": provenance(seeds, preset)}
+        record = {**identity, "result": result, "provenance": provenance(seeds, preset) | revision}
         write_atomically(path, canonical_json(record))
         append_line(resolve(results_dir) / preset / "timings.jsonl", timing)
         shutil.rmtree(scratch, ignore_errors=True)

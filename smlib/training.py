@@ -6,9 +6,10 @@ draws from the buffer and rollouts follow from the seed and the step, and a run 
 bytes.
 """
 
+import contextlib
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -18,15 +19,14 @@ import torch
 from tqdm.auto import tqdm
 
 from smlib.actions import Ids, Trajectory
-from smlib.checkpoints import TrainingState, load_checkpoint, save_checkpoint, trainable
+from smlib.checkpoints import TrainingState, load_checkpoint, run_identity, save_checkpoint, trainable
 from smlib.data.noise import NoiseLaw, edit_expert_labels
 from smlib.files import ADDED_LATER, added_later
-from smlib.losses import Loss
+from smlib.losses import Loss, sizes
 from smlib.methods import ObjectiveConfig, get_method, is_finite, objective
 from smlib.metrics import METRICS, MetricsLog
 from smlib.models import Policy
-from smlib.packing import pack
-from smlib.results import config_hash
+from smlib.packing import PackedBatch, pack
 from smlib.rollouts import Entry, EpochOrder, ReplayBuffer, refill_interval
 from smlib.sampling import SamplingConfig, sample
 
@@ -167,7 +167,7 @@ def train(
     buffer = ReplayBuffer(len(data), config.buffer_size, config.seed)
     model, optimizer = accelerator.prepare(policy, optimizer)
     state = TrainingState(policy, optimizer, schedule, buffer)
-    identity = config_hash(config)
+    identity = run_identity(config, policy, data)
     begin = load_checkpoint(work, identity, state, policy.space)
     log = MetricsLog(work / METRICS, before=begin)
     interval = refill_interval(config.batch_size, config.refill, config.times_seen)
@@ -190,6 +190,8 @@ def train(
         examples = [e.example if config.paired else order[draw * len(entries) + i] for i, e in enumerate(entries)]
         rng = np.random.default_rng([config.seed, 3, k, accelerator.process_index])
         loss_parts: dict[str, float] = {}
+        parts: list[list[list[Trajectory]]] = []
+        batches: list[PackedBatch] = []
         for part in np.array_split(np.arange(len(entries)), config.accumulation):
             groups = [[_demonstration(examples[i], data, config, rng)] for i in part]
             flags = [[False] for _ in part]
@@ -199,13 +201,17 @@ def train(
             elif sampling:
                 groups += [[_rollout(entries[i])] for i in part]
                 flags += [[True] for _ in part]
-            batch = pack(groups, policy.space, model=flags, row_len=config.row_len).to(accelerator.device)
-            loss = objective(model, batch, config.objective, k, config.chunk)  # "Compute g = grad J(l_theta, ...)"
-            if not is_finite(loss):
-                _stop(loss, k, groups, work)
-            accelerator.backward(loss.total / config.accumulation)
-            for name, value in {**loss.parts, "loss": loss.total.detach()}.items():
-                loss_parts[name] = loss_parts.get(name, 0.0) + value.item() / config.accumulation
+            parts.append(groups)
+            batches.append(pack(groups, policy.space, model=flags, row_len=config.row_len).to(accelerator.device))
+        whole = sizes(batches) if config.accumulation > 1 else None
+        with _dropout_of_step(config.seed, k, accelerator):
+            for groups, batch in zip(parts, batches, strict=True):
+                loss = objective(model, batch, config.objective, k, config.chunk, whole)  # "Compute g = grad J(...)"
+                if not is_finite(loss):
+                    _stop(loss, k, groups, work)
+                accelerator.backward(loss.total)
+                for name, value in {**loss.parts, "loss": loss.total.detach()}.items():
+                    loss_parts[name] = loss_parts.get(name, 0.0) + value.item()
         if policy.offset is not None and config.objective.beta(k) == 1.0:
             # A likelihood does not depend on the offset; Adam would scale its gradient's rounding noise up to steps.
             policy.offset.zero_grad(set_to_none=True)
@@ -229,6 +235,15 @@ def train(
     log.flush()
     policy.eval()
     return TrainResult(policy, log.rows)
+
+
+@contextlib.contextmanager
+def _dropout_of_step(seed: int, step: int, accelerator: Any) -> Iterator[None]:
+    """Lets torch's generators follow from seed and step, for dropout; the caller's are left as they were."""
+    devices = [accelerator.device] if accelerator.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(int(np.random.default_rng([seed, 6, step, accelerator.process_index]).integers(2**63)))
+        yield
 
 
 class _RolloutSource:

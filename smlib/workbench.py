@@ -103,6 +103,10 @@ def fit(settings: Settings, folder: Path, init: Path | None = None) -> Mapping[s
     described = folder / "settings.json"
     if described.exists() and described.read_text(encoding="utf-8") != record:
         raise ResultError(f"{folder} holds a run with other settings, in settings.json; name another folder")
+    try:
+        data = TaskDemonstrations(task, task.train, settings.noise)
+    except ValueError as error:  # before anything is written: a folder belongs to the settings in it
+        raise ResultError(f"{error}; --noise says which") from None
     write_atomically(described, record)
     disable_progress_bar()  # of loading and saving weights; training shows its own
     if init is None:
@@ -116,7 +120,6 @@ def fit(settings: Settings, folder: Path, init: Path | None = None) -> Mapping[s
         )
     else:
         policy = Policy.load(_weights(init))
-    data = TaskDemonstrations(task, task.train, settings.noise)
     trained = train(policy, data, settings.training, folder).policy
     trained.save(folder / "policy")
     return {

@@ -97,6 +97,16 @@ def test_provenance_says_where_a_number_came_from(tmp_path: Path) -> None:
     assert origin["preset"] == "quick"
 
 
+def test_a_run_names_the_code_that_it_started_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def compute(scratch: Path) -> dict[str, object]:
+        later = ("a later commit", False)
+        monkeypatch.setattr("smlib.provenance._revision", lambda: later)
+        return {"accuracy": 0.5}
+
+    monkeypatch.setattr("smlib.provenance._revision", lambda: ("the first commit", False))
+    assert run(tmp_path, compute=compute).provenance["git_revision"] == "the first commit"  # type: ignore[index]
+
+
 def test_checkpoints_outlive_a_failure_and_go_when_the_result_is_written(tmp_path: Path) -> None:
     def fail(scratch: Path) -> dict[str, object]:
         (scratch / "checkpoint").write_text("step 7")

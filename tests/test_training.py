@@ -15,11 +15,12 @@ import torch
 from smlib.actions import Trajectory
 from smlib.checkpoints import CheckpointError
 from smlib.data.noise import NoiseLaw, expert_trajectory
-from smlib.methods import METHODS, ObjectiveConfig
+from smlib.losses import sizes
+from smlib.methods import METHODS, ObjectiveConfig, get_method, objective
 from smlib.models import tiny_policy
 from smlib.packing import pack
 from smlib.training import NonFiniteLossError, TrainConfig, train
-from tests.oracles import SPACE
+from tests.oracles import SPACE, float64_policy
 
 
 class Copying:
@@ -157,11 +158,72 @@ def test_beta_is_one_then_falls_to_the_floor():
     assert ObjectiveConfig(method="bc", bc_steps=0).beta(50) == 1.0
 
 
-def test_accumulation_sees_the_same_batch_and_nearly_the_same_gradient(tmp_path):
-    # Every demonstration has three visits here, so the parts weigh the same and only rounding differs.
-    one = train(policy(), Copying(), config("mle", eta=0.0), tmp_path / "a", progress=False)
-    two = train(policy(), Copying(), config("mle", eta=0.0, accumulation=2), tmp_path / "b", progress=False)
-    torch.testing.assert_close(weights(one), weights(two), rtol=1e-3, atol=1e-3)
+@pytest.mark.parametrize("method", ["mle", "bc", "sm", "dagger", "iqlearn", "unlikelihood"])
+def test_the_parts_of_a_batch_add_up_to_its_gradient(method):
+    """Demonstrations with noise are of different lengths, so a mean of the parts' means would be another loss."""
+    rng, data = np.random.default_rng(1), Copying()
+    groups = [[data.demonstration(i, rng, 0.5, 1)] for i in range(4)] + [
+        [data.demonstration(i, rng, 0.3, 1)] for i in range(3)
+    ]
+    flags = [[False]] * 4 + [[True]] * 3 if get_method(method).rollouts else [[False]] * 7
+    assert len({len(t) for g in groups for t in g}) > 2
+    goal = ObjectiveConfig(method=method, alpha=0.1, gamma=0.9, bc_steps=0, anneal_steps=0)
+
+    def gradient(parts):
+        model = float64_policy()
+        if not get_method(method).backspace:
+            groups_of = [[Trajectory.make([0, 2], [2] * (1 + i) + [1], space=SPACE)] for i in range(7)]
+        else:
+            groups_of = groups
+        batches = [pack([groups_of[i] for i in p], SPACE, model=[flags[i] for i in p]) for p in parts]
+        whole = sizes(batches) if len(parts) > 1 else None
+        total = sum(objective(model, b, goal, 9, None, whole).total for b in batches)
+        total.backward()
+        found = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+        return total.detach(), found
+
+    loss, expected = gradient([range(7)])
+    in_parts, found = gradient([[0, 1, 4], [2, 3, 5, 6]])
+    torch.testing.assert_close(in_parts, loss, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-9)
+
+
+def test_accumulation_sees_the_same_batch(tmp_path):
+    one = train(policy(), Copying(), config("sm"), tmp_path / "a", progress=False)
+    two = train(policy(), Copying(), config("sm", accumulation=2), tmp_path / "b", progress=False)
+    for a, b in zip(one.history, two.history, strict=True):
+        assert a.keys() == b.keys()
+        assert a["loss"] == pytest.approx(b["loss"], rel=1e-2)
+
+
+def test_a_folder_belongs_to_its_data_and_to_what_training_started_from(tmp_path):
+    class Other(Copying):
+        def rollout_prompt(self, index, rng):
+            return np.array([0, 6 - index], np.int32)
+
+    train(policy(), Copying(), config(), tmp_path, progress=False)
+    with pytest.raises(CheckpointError, match="belongs to another run"):
+        train(policy(), Other(), config(), tmp_path, progress=False)
+    with pytest.raises(CheckpointError, match="belongs to another run"):
+        train(tiny_policy(SPACE, dim=16, layers=1, heads=2, positions=32, seed=1), Copying(), config(), tmp_path)
+
+
+def test_dropout_follows_from_the_seed_and_leaves_the_callers_generator_alone(tmp_path):
+    def dropping():
+        made = policy()
+        for layer in made.lm.model.layers:
+            layer.self_attn.attention_dropout = 0.3
+        return made
+
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    first = train(dropping(), Copying(), config("bc"), tmp_path / "a", progress=False)
+    assert torch.equal(before, torch.get_rng_state())
+    torch.rand(7)
+    again = train(dropping(), Copying(), config("bc"), tmp_path / "b", progress=False)
+    without = train(policy(), Copying(), config("bc"), tmp_path / "c", progress=False)
+    assert torch.equal(weights(first), weights(again))
+    assert not torch.equal(weights(first), weights(without))
 
 
 @pytest.mark.parametrize(("method", "moves"), [("bc", False), ("sm", True)])

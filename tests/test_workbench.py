@@ -51,3 +51,13 @@ def test_unknown_tasks_and_empty_folders_are_named(tmp_path: Path) -> None:
         workbench.fit(unknown, tmp_path / "new")
     assert not (tmp_path / "new").exists()
     assert isinstance(runner.invoke(cli.app, ["generate", str(tmp_path), "--prompt", "x"]).exception, ResultError)
+
+
+def test_a_noise_that_cannot_be_had_leaves_the_folder_free(tmp_path: Path) -> None:
+    sizes = {"task": "translation", "questions": 20, "validation": 5}
+    wrong = workbench.settings_for(
+        "bc", steps=4, eta=0.1, alpha=0.1, gamma=0.9, seed=0, noise="ground_truth", **sizes
+    )  # fmt: skip
+    with pytest.raises(ResultError, match="no ground-truth noise"):
+        workbench.fit(wrong, tmp_path / "mine")
+    assert not (tmp_path / "mine").exists()

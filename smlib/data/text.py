@@ -165,7 +165,7 @@ def _openwebtext(n: int, documents: Iterable[Mapping[str, str]] | None) -> Itera
         try:
             import datasets
         except ModuleNotFoundError as error:
-            raise ModuleNotFoundError("openwebtext streams through datasets: pip install 'smlib[text]'") from error
+            raise ModuleNotFoundError("openwebtext streams through datasets: pip install -e '.[text]'") from error
         documents = datasets.load_dataset("Skylion007/openwebtext", split="train", streaming=True)
     for i, row in enumerate(islice(documents, n)):
         yield Article(f"openwebtext-{i}", row["text"])

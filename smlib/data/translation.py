@@ -4,7 +4,8 @@
 A pair says one to three things: numbers and ordinals in words, dates, times, intervals of both, durations,
 quantities with units, amounts of money, percentages, large numbers. Each thing has a key for its content,
 such as `date:2017-03-03`, and a hash of that key alone decides whether it belongs to the training, validation
-or test pairs. So no date, number or amount of the test pairs occurs in a training pair, in whatever wording.
+or test pairs. So nothing that a test pair says is said in a training pair. Its parts may be: an interval of the
+training pairs may end at a time of the test pairs, and a number that they spell may count kilometres there.
 
 opus_books, the corpus of the paper, comes through `datasets` where asked for.
 """
@@ -55,7 +56,7 @@ def stream(
     """Endless pairs of one split, in an order fixed by the arguments; prompts as in the arithmetic tasks.
 
     Args:
-        split: `train`, `val` or `test`; contents are never shared between them.
+        split: `train`, `val` or `test`; they share no content, though a content may be part of another.
         difficulty: how many things a pair says: `easy` one, `medium` two, `hard` three, `all` one to three.
         seed: selects the stream.
         exclude: keys that must not occur.
@@ -101,7 +102,7 @@ def opus_books(rows: Iterable[Mapping[str, Any]] | None = None) -> Iterator[Exam
         try:
             import datasets
         except ModuleNotFoundError as error:
-            raise ModuleNotFoundError("opus_books comes through datasets: pip install 'smlib[translation]'") from error
+            raise ModuleNotFoundError("opus_books comes through datasets: pip install -e '.[translation]'") from error
         rows = datasets.load_dataset("Helsinki-NLP/opus_books", "en-fr", split="train", streaming=True)
     for row in rows:
         english, french = (" ".join(row["translation"][language].split()) for language in _LOCALES)
@@ -263,5 +264,5 @@ def _packages() -> Mapping[str, Any]:
         }
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            f"the translation pairs come from num2words and Babel ({error}): pip install 'smlib[translation]'"
+            f"the translation pairs come from num2words and Babel ({error}): pip install -e '.[translation]'"
         ) from error

@@ -17,6 +17,7 @@ import torch
 
 from smlib.actions import Trajectory
 from smlib.data.demonstrations import TaskDemonstrations
+from smlib.data.mathematics import Example
 from smlib.data.tasks import Task, load_task
 from smlib.experiments.answers import answer, recovery
 from smlib.experiments.pretraining import Base, PretrainConfig, pretrained
@@ -153,16 +154,19 @@ def _compute(
             for depth, (r, _) in found.items()
         }
         result["completions"] = [
-            _completion(task, found, config.recovery_depths, i) for i in range(min(config.examples, len(examples)))
+            _completion(task, examples, found, config.recovery_depths, i)
+            for i in range(min(config.examples, len(examples)))
         ]
     return result
 
 
-def _completion(task: Task, found: Mapping[int, Any], depths: Sequence[int], index: int) -> dict[str, object]:
+def _completion(
+    task: Task, examples: Sequence[Example], found: Mapping[int, Any], depths: Sequence[int], index: int
+) -> dict[str, object]:
     """Example `index` with as many wrong tokens as its place says (1, 2, 3, 4, 1, ...), edits visible."""
     depth = depths[index % len(depths)]
     trajectory: Trajectory = found[depth][1].trajectories[index]
-    example = (task.test)[index] if task.test else task.val[index]
+    example = examples[index]
     tokens = [task.tokenizer.token(int(a)) for a in trajectory.realised]
     return {
         "question": example.prompt,

@@ -56,7 +56,8 @@ class PretrainConfig:
 
     Attributes:
         task, difficulty: which questions.
-        questions: number of distinct draws from the stream, each seen `epochs` times.
+        questions: the stream's first so many, of which steps for `epochs` passes are drawn through a moving window:
+            about two thirds of them, some several times.
     """
 
     task: str = "add_or_sub_in_base"
@@ -73,7 +74,7 @@ class PretrainConfig:
         """None: the task's own."""
 
     def training(self) -> TrainConfig:
-        """Maximum likelihood, every question in turn."""
+        """Maximum likelihood, as long as `epochs` passes over the questions take."""
         steps = self.questions * self.epochs // self.batch_size
         return TrainConfig(
             objective=ObjectiveConfig(method="mle"),
@@ -99,6 +100,8 @@ Base = PretrainConfig | LanguageModel
 
 def pretrained(config: Base, task: Task, *, preset: str, results_dir: str | Path = "results") -> Policy:
     """The base model of a task: read from its committed weights, trained now, or a pretrained language model.
+
+    Committed weights are an input like a data set: neither `--fresh` nor a new version of the code replaces them.
 
     Args:
         task: its validation questions measure the base; none of its questions is in the stream.

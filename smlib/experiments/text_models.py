@@ -40,7 +40,7 @@ class ScratchModel:
     seed: int = 1
 
     def training(self) -> TrainConfig:
-        """Maximum likelihood, every passage in turn."""
+        """Maximum likelihood on passages from a moving window over the training articles."""
         return TrainConfig(
             objective=ObjectiveConfig(method="mle"),
             steps=self.steps,
