@@ -53,6 +53,12 @@ CHOICES = (
         "the mean of the other rows, and their rate; ten times it for text (05), where steps are few",
     ),
     Choice("c of the mixture regulariser", "c β = 1/4, from c = β = 1/2 (App. D.4)", "mixture regulariser"),
+    Choice(
+        "which data are beside a rollout",
+        "Tables 6 and 7: all of D in turn, as in Algorithm 1; Figure 3, App. G.1, Tables 2, 5 and 8: the examples whose "
+        "rollouts are drawn, so that the two share a prompt",
+        "data from the rollouts' prompts",
+    ),
     Choice("reuse of rollouts", "8 times each, oldest replaced first", "uses of a rollout"),
     Choice("floor of β", "0.2 (App. E)", "floor of the BC weight β"),
     Choice("may noise strike twice at one position", "yes: the number of mistakes there is geometric"),
