@@ -55,7 +55,7 @@ CHOICES = (
     Choice("c of the mixture regulariser", "c β = 1/4, from c = β = 1/2 (App. D.4)", "mixture regulariser"),
     Choice(
         "which data are beside a rollout",
-        "Tables 6 and 7: all of D in turn, as in Algorithm 1; Figure 3, App. G.1, Tables 2, 5 and 8: the examples whose "
+        "Tables 6, 7: all of D in turn, as in Algorithm 1; Figure 3, App. G.1, Tables 2, 5, 8: the examples whose "
         "rollouts are drawn, so that the two share a prompt",
         "data from the rollouts' prompts",
     ),
