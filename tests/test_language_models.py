@@ -1,6 +1,7 @@
 """A pretrained language model in place of the tiny base: its tokeniser, its presets, and a whole run in miniature."""
 
 import dataclasses
+import inspect
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,9 @@ from tokenizers import Tokenizer, decoders, models, normalizers
 from smlib.data import load_task
 from smlib.data.tasks import Task
 from smlib.data.tokenizers import DIGITS, PretrainedTokenizer, continuation, train_bpe
-from smlib.experiments import ablations, arithmetic, divergences, mathematics, regimes, translation
+from smlib.experiments import ablations, arithmetic, divergences, finetuning, mathematics, regimes, translation
 from smlib.experiments.answers import answer, wrong_prefixes
-from smlib.experiments.finetuning import fine_tune
+from smlib.experiments.finetuning import FineTuneConfig, fine_tune
 from smlib.experiments.language_models import LanguageModel
 from smlib.experiments.text_models import TextModel
 from smlib.items import PRESETS
@@ -191,3 +192,20 @@ def test_every_preset_is_there_for_every_table(name: str) -> None:
     assert regimes.cells(name)
     assert translation.cells(name)
     assert all(mathematics.cells(item, name) for item in mathematics.TASKS)
+
+
+def test_the_readmes_lines_say_what_they_train(monkeypatch: pytest.MonkeyPatch, repository: Path) -> None:
+    section = (repository / "README.md").read_text(encoding="utf-8").split("## Your own model and text")[1]
+    code = section.split("```python")[2].split("```")[0]
+    asked = {}
+
+    def recorded(config: FineTuneConfig, name: str, **options: str) -> dict[str, object]:
+        asked.update({"config": config, "name": name, **options})
+        return {"test": {"t1": {"accuracy": 0.5}}}
+
+    monkeypatch.setattr(finetuning, "fine_tune", recorded)
+    exec(compile(code, "README.md", "exec"), {})
+    config = asked["config"]
+    assert (config.base.task, config.base.model.name, config.training.eta) == ("mul", "my-model", 0.1)
+    assert config.training.steps == arithmetic.preset("paper").steps
+    assert set(asked) <= set(inspect.signature(fine_tune).parameters)
