@@ -136,7 +136,7 @@ def test_ablations_are_written_and_drawn(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_uses_of_a_rollout_change_nothing_but_the_uses() -> None:
-    cells = ablations.cells("full")
+    cells = ablations.cells("full", ablations.EVERYTHING)
     default = cells["sm-paired=False-s0"].training
     for value in (1.0, 32.0):
         changed = cells[f"sm-times_seen={value}-s0"].training
@@ -147,11 +147,11 @@ def test_uses_of_a_rollout_change_nothing_but_the_uses() -> None:
 def test_large_training_sets_are_seen_at_large() -> None:
     for item in mathematics.TASKS:
         assert not any(c.training.paired for c in mathematics.cells(item, "full").values())
-    assert not regimes.cells("full")["n_train=50000/mle-s0"][3].training.paired
+    assert not regimes.cells("full", tuple(regimes.REGIMES))["n_train=50000/mle-s0"][3].training.paired
 
 
 def test_v_at_the_start_is_a_setting_of_the_run_alone() -> None:
-    cells = ablations.cells("full")
+    cells = ablations.cells("full", ablations.EVERYTHING)
     assert cells["sm-initial_value=10.0-s0"].initial_value == 10.0
     shifted, default = cells["sm-initial_value=-10.0-s0"], cells["sm-gamma=0.9-s0"]
     assert dataclasses.replace(shifted.training, objective=default.training.objective) == default.training
@@ -166,8 +166,8 @@ def test_no_ablation_looks_at_the_test_questions(tmp_path: Path, monkeypatch: py
 def test_regimes_change_all_methods_alike_and_share_the_default(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    full = regimes.cells("full")
-    for name in regimes.PRESETS["full"]:
+    full = regimes.cells("full", tuple(regimes.REGIMES))
+    for name in regimes.REGIMES:
         per_method = [full[f"{name}/{m}-s0"][3] for m in method_tables.METHODS]
         assert len({(c.n_train, c.training.steps, c.training.learning_rate, c.base) for c in per_method}) == 1
     assert full["alpha=0.01/bc-s0"] == full["default/bc-s0"]

@@ -111,10 +111,16 @@ PRESETS: Mapping[str, AblationPreset] = MappingProxyType(
             )
         ),
         "quick": AblationPreset(only=(DEFAULT, "bc", "iqlearn", "dagger", "sm-alpha=1.0", "sm-mixture=False")),
-        "full": AblationPreset(n_seeds=3),
+        # So far. Everything else above is defined and waits for its runs: `cells("full", EVERYTHING)`.
+        "full": AblationPreset(
+            only=(DEFAULT, "bc", "iqlearn", "dagger", "sm-alpha=0.01", "sm-alpha=1.0", "sm-paired=False")
+        ),
         "paper": AblationPreset(),
     }
 )
+
+
+EVERYTHING = (DEFAULT, *METHODS, *(f"sm-{s.parameter}={value}" for s in SWEEPS.values() for value in s.values))
 
 
 def level(preset: str) -> float:

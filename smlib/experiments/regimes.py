@@ -60,19 +60,23 @@ SEEDS = 1
 """Of the ablations' seeds the first: the map looks for differences much larger than those between seeds."""
 
 PRESETS: Mapping[str, tuple[str, ...]] = MappingProxyType(
-    {"smoke": ("alpha=0.01",), "quick": (), "full": tuple(REGIMES), "paper": ()}
+    {"smoke": ("alpha=0.01",), "quick": (), "full": ("alpha=0.01",), "paper": ()}
 )
 
 
-def cells(preset: str) -> dict[str, tuple[str, str, bool, FineTuneConfig]]:
+def cells(preset: str, names: tuple[str, ...] | None = None) -> dict[str, tuple[str, str, bool, FineTuneConfig]]:
     """`<regime>/<method>-s<seed>` -> (item that keeps the run, its name there, whether it saw the test, configuration).
 
     Runs that Figure 3 or the ablations have already are shared with them; alpha concerns SequenceMatch alone.
+
+    Args:
+        names: regimes beside the default; the preset's when omitted.
     """
     check_preset(preset)
     chosen, eta = arithmetic.preset(preset), ablations.level(preset)
     # A sweep may have the very run. (What a run leaves out of the policy does not show in its configuration.)
-    swept = {c: k for k, c in ablations.cells(preset).items() if not any(f"sm-{part}=" in k for part in REMOVALS)}
+    every = ablations.cells(preset, ablations.EVERYTHING)
+    swept = {c: k for k, c in every.items() if not any(f"sm-{part}=" in k for part in REMOVALS)}
     made: dict[str, tuple[str, str, bool, FineTuneConfig]] = {}
     for seed in ablations.seeds(preset)[:SEEDS]:
         shared = {
@@ -81,7 +85,7 @@ def cells(preset: str) -> dict[str, tuple[str, str, bool, FineTuneConfig]]:
             "sm": (ablations.ITEM, f"{ablations.DEFAULT}-s{seed}", False, _ablation(preset, ablations.DEFAULT, seed)),
         }
         made |= {f"{DEFAULT}/{method}-s{seed}": cell for method, cell in shared.items()}
-        for name in PRESETS[preset]:
+        for name in PRESETS[preset] if names is None else names:
             regime = REGIMES[name]
             here = regime.of(chosen)
             for method in METHODS:
