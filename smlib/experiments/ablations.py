@@ -100,15 +100,7 @@ class AblationPreset:
 PRESETS: Mapping[str, AblationPreset] = MappingProxyType(
     {
         "smoke": AblationPreset(
-            only=(
-                DEFAULT,
-                "bc",
-                "iqlearn",
-                "sm-alpha=1.0",
-                "sm-n_train=1000",
-                "sm-offset_head=False",
-                "sm-backspace=False",
-            )
+            (DEFAULT, "bc", "iqlearn", "sm-alpha=1.0", "sm-n_train=1000", "sm-offset_head=False", "sm-backspace=False")
         ),
         "quick": AblationPreset(only=(DEFAULT, "bc", "iqlearn", "dagger", "sm-alpha=1.0", "sm-mixture=False")),
         # So far. Everything else above is defined and waits for its runs: `cells("full", EVERYTHING)`.
