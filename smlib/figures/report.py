@@ -31,9 +31,9 @@ def verdicts(study: Mapping[str, Any]) -> Figure:
     for y, item in enumerate(items):
         color, marker = VERDICT_STYLES[item["verdict"]]
         axis.plot(columns.index(item["verdict"]), y, color=color, marker=marker, markersize=11, linestyle="none")
-    axis.set_xticks(range(len(columns)), columns)
+    axis.set_xticks(range(len(columns)), [name.replace(" ", "\n") for name in columns])
     axis.xaxis.tick_top()
-    axis.set_yticks(range(len(items)), [f"{i['id']}: {i['title']}" for i in items], fontsize=10)
+    axis.set_yticks(range(len(items)), [f"{i['id']}: {i['title'].partition(': ')[0]}" for i in items], fontsize=10)
     axis.set_ylim(len(items) - 0.5, -0.5)
     axis.set_xlim(-0.5, len(columns) - 0.5)
     return made
@@ -54,7 +54,7 @@ def claims(study: Mapping[str, Any]) -> Figure:
     axis.axvline(0, color=PALETTE["black"], linewidth=1)
     axis.set_yticks(range(len(found)), [f"{item}: {c['claim']}" for item, c in found], fontsize=10)
     axis.set_ylim(max(len(found), 1) - 0.5, -0.5)
-    axis.set(xlabel="difference in the paper's direction / half-width of its 95 % interval")
+    axis.set(xlabel="difference in the paper's direction,\nin half-widths of its 95 % interval")
     for outcome, (color, marker) in OUTCOME_STYLES.items():
         axis.plot([], [], color=color, marker=marker, linestyle="none", label=outcome)
     made.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=4)
