@@ -105,9 +105,9 @@ PRESETS: Mapping[str, AblationPreset] = MappingProxyType(
         "quick": AblationPreset(only=(DEFAULT, "bc", "iqlearn", "dagger", "sm-alpha=1.0", "sm-mixture=False")),
         # So far. Everything else above is defined and waits for its runs: `cells("full", EVERYTHING)`.
         "full": AblationPreset(
-            (DEFAULT, "bc", "iqlearn", "dagger", "sm-alpha=0.01", "sm-alpha=1.0", "sm-gamma=0.998", "sm-mixture=False")
-            + ("sm-paired=False",)
-        ),
+            (DEFAULT, "bc", "iqlearn", "dagger", "sm-alpha=0.01", "sm-alpha=1.0",
+             "sm-gamma=0.998", "sm-mixture=False", "sm-paired=False")
+        ),  # fmt: skip
         "paper": AblationPreset(),
     }
 )
