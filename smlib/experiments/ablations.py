@@ -97,17 +97,16 @@ class AblationPreset:
     n_seeds: int = 1
 
 
+FIRST = (DEFAULT, "bc", "iqlearn", "dagger", "sm-alpha=1.0", "sm-mixture=False")
+
 PRESETS: Mapping[str, AblationPreset] = MappingProxyType(
     {
         "smoke": AblationPreset(
             (DEFAULT, "bc", "iqlearn", "sm-alpha=1.0", "sm-n_train=1000", "sm-offset_head=False", "sm-backspace=False")
         ),
-        "quick": AblationPreset(only=(DEFAULT, "bc", "iqlearn", "dagger", "sm-alpha=1.0", "sm-mixture=False")),
+        "quick": AblationPreset(FIRST),
         # So far. Everything else above is defined and waits for its runs: `cells("full", EVERYTHING)`.
-        "full": AblationPreset(
-            (DEFAULT, "bc", "iqlearn", "dagger", "sm-alpha=0.01", "sm-alpha=1.0",
-             "sm-gamma=0.998", "sm-mixture=False", "sm-paired=False")
-        ),  # fmt: skip
+        "full": AblationPreset((*FIRST, "sm-alpha=0.01", "sm-gamma=0.998", "sm-paired=False")),
         "paper": AblationPreset(),
     }
 )
