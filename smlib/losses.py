@@ -237,8 +237,9 @@ def iqlearn(visits: VisitValues, *, alpha: float, gamma: float) -> Loss:
 def unlikelihood(logits: Float[Tensor, "U A"], batch: PackedBatch) -> Loss:
     """Token-level unlikelihood (Welleck et al. 2019): -mean over visits of sum_c log(1 - p(c|s)).
 
-    The negative candidates c of a visit are the distinct tokens of its state, the label itself left out. To be added to
-    the likelihood with a weight (the original: 1).
+    The negative candidates c of a visit are the distinct tokens of its state, the label itself and `<eos>` left out. A
+    model whose `<bos>` is its `<eos>` has that token in every state, and would unlearn to end. To be added to the
+    likelihood with a weight (the original: 1).
     """
     n_slots = batch.tokens.shape[1]
     row, slot = batch.slots // n_slots, batch.slots % n_slots
@@ -247,6 +248,7 @@ def unlikelihood(logits: Float[Tensor, "U A"], batch: PackedBatch) -> Loss:
     state, visit = torch.nonzero(visible, as_tuple=True)
     seen = torch.zeros_like(logits, dtype=torch.bool)
     seen[state, batch.tokens[row][state, visit]] = True
+    seen[:, batch.tokens.flatten()[batch.slots[batch.terminal]]] = False  # every trajectory ends with <eos>
     log_one_minus = torch.log1p(-logits.softmax(-1).clamp(max=1.0 - 1e-5))
     per_state = (log_one_minus * seen).sum(-1)
     chosen = ~batch.model[batch.trajectory]

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from smlib.actions import Trajectory
+from smlib.actions import ActionSpace, Trajectory
 from smlib.divergences import DIVERGENCES, get
 from smlib.losses import (
     VisitValues,
@@ -194,6 +194,25 @@ def test_unlikelihood_is_the_literal_sum():
         expected -= sum(torch.log1p(-row[c]) for c in set(state) - {label})
         state.append(label)
     torch.testing.assert_close(unlikelihood(logits, batch).total, expected / 6, rtol=1e-12, atol=1e-12)
+
+
+def test_eos_is_no_negative_candidate_where_it_is_bos_too():
+    # SmolLM2 and Qwen2 begin a text with the token that ends it: it is in every state, and yet must not be unlearnt.
+    space = ActionSpace(vocab_size=7, eos=1, bos=1)
+    policy = float64_policy(space)
+    trajectory = Trajectory.make([1, 2], [3, 2, 4, 3, 3, 1], space=space)
+    batch = pack([[trajectory], [Trajectory.make([1], [5, 5, 1], space=space)]], space)
+    logits = policy.state_logits(batch)
+    p = logits.softmax(-1)
+    expected, visit = 0.0, 0
+    for begin, labels in (([1, 2], trajectory.labels.tolist()), ([1], [5, 5, 1])):
+        state = list(begin)
+        for label in labels:
+            row = p[batch.visit_state[visit]]
+            expected -= sum(torch.log1p(-row[c]) for c in set(state) - {label, space.eos})
+            state.append(label)
+            visit += 1
+    torch.testing.assert_close(unlikelihood(logits, batch).total, expected / 9, rtol=1e-12, atol=1e-12)
 
 
 def test_relabelled_rollouts_count_apart_from_data():
