@@ -149,6 +149,16 @@ def test_verdicts_follow_the_bits(accuracy, verdict, tmp_path, monkeypatch):
     assert len(made["fig3"]["details"]["comparisons"]) == 4 * len(chosen.levels) + 1
 
 
+def test_depths_of_one_question_are_not_two_questions():
+    bits = "".join("1" if hit else "0" for hit in np.random.default_rng(0).random(200) < 0.4)
+    shares = dict.fromkeys(("first_backspace", "all_removed", "correct"), bits)
+    runs = [{"recovery": {str(d): shares for d in (1, 3)}} for _ in range(3)]
+    for what, pooled in arithmetic_items._pooled(runs, (1, 3)).items():
+        alone = arithmetic_items._pooled(runs, (1,))[what]
+        assert (pooled.value, pooled.low, pooled.high) == pytest.approx((alone.value, alone.low, alone.high))
+        assert pooled.n_items == 200
+
+
 def test_parts_of_the_policy_can_be_left_out(tmp_path):
     chosen = arithmetic.preset("smoke")
     config = dataclasses.replace(chosen.run("sm"), n_train=40, n_val=10, decodings=("t1",))

@@ -72,6 +72,20 @@ def test_a_rate_that_is_not_reached_leaves_the_direction(difference: float, high
     assert ("where the paper has 0.8" in judgement.why) == (high < 0.8)
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "chance", "reached"),
+    [
+        (0.6, 0.9, 0.0, True),
+        (0.1, 0.9, 0.0, False),  # few questions: the interval holds everything, and nothing is shown
+        (0.41, 0.9, 0.0, True),
+        (0.41, 0.9, 0.2, False),  # nearer to chance than to 0.8
+        (0.9, 0.95, 0.85, False),  # the paper's share shows no effect here
+    ],
+)
+def test_a_wide_interval_reaches_nothing(low: float, high: float, chance: float, reached: bool) -> None:
+    assert Rate("share deleted at once", low, high, 0.8, chance).reached == reached
+
+
 def test_nothing_to_judge_is_an_error() -> None:
     with pytest.raises(ValueError, match="at least one comparison"):
         judge([])

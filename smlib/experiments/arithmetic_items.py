@@ -9,15 +9,16 @@ import numpy as np
 from smlib.evaluation import Estimate, clustered_interval
 from smlib.experiments import scores
 from smlib.experiments.arithmetic import ArithmeticPreset, preset
-from smlib.experiments.verdicts import RULE, Comparison, judge
+from smlib.experiments.verdicts import RULE, Comparison, Rate, judge
 from smlib.results import write_item
 
 KINDS = {"ground_truth": "digit noise", "random": "random noise"}
 DEPTHS_OF_TABLE_1 = (1, 3)  # wrong tokens before the first right action in the paper's four examples: 3, 1, 3, 1
 TABLE_1_RATES = {"all_removed": 1.0, "correct": 0.75}  # 4 of 4 and 3 of 4
 RULE_TAB1 = (
-    "reproduced: the 95 % intervals of SequenceMatch's rates after 1 and 3 wrong tokens reach the paper's 4 of 4 "
-    "removed and 3 of 4 right; direction only: the first action is <bkspc> at most prompts; not reproduced: otherwise"
+    "reproduced: the 95 % intervals of SequenceMatch's rates after 1 and 3 wrong tokens (a question's mean over both) "
+    "reach the paper's 4 of 4 removed and 3 of 4 right and lie nearer to these than to 0; direction only: the first "
+    "action is <bkspc> at most prompts; not reproduced: otherwise"
 )
 
 
@@ -117,12 +118,11 @@ def rates(runs: Sequence[scores.Result], depth: int) -> dict[str, dict[str, Any]
 
 
 def _pooled(runs: Sequence[scores.Result], depths: Sequence[int]) -> dict[str, Estimate]:
-    """The shares of `rates` over the prompts of several depths together."""
+    """The shares of `rates` over several depths. All depths ask the same questions, so that a question counts once,
+    with its mean over depths."""
     return {
         what: clustered_interval(
-            np.array(
-                [np.concatenate([[float(b) for b in run["recovery"][str(d)][what]] for d in depths]) for run in runs]
-            )
+            np.array([[[float(b) for b in run["recovery"][str(d)][what]] for d in depths] for run in runs]).mean(1)
         )
         for what in ("first_backspace", "all_removed", "correct")
     }
@@ -138,7 +138,9 @@ def write_tab1(name: str, runs: Mapping[str, scores.Result], results_dir: str | 
     used = [d for d in DEPTHS_OF_TABLE_1 if d in depths]
     both = {method: _pooled(found, used) for method, found in cells.items()}
     pooled = both["sm"]
-    reached = {what: pooled[what].high >= rate for what, rate in TABLE_1_RATES.items()}
+    reached = {
+        what: Rate(what, pooled[what].low, pooled[what].high, rate).reached for what, rate in TABLE_1_RATES.items()
+    }
     if all(reached.values()):
         verdict = "reproduced"
     elif pooled["first_backspace"].value > 0.5:

@@ -14,7 +14,9 @@ false significance at LEVEL. Then
     not reproduced  anything else
 
 The sizes of the effects are in the item's rows; they are not judged, since models and data are not the paper's. A
-`Rate` is an exception: where the paper's claim is a share, "reproduced" asks besides that our interval reaches it.
+`Rate` is an exception: where the paper's claim is a share, "reproduced" asks besides that our interval reaches it and
+lies nearer to it than to chance. Reaching alone would reward wide intervals. That the lower end exceeds chance would
+add next to nothing, since the item's comparison tests that already; the point halfway makes few questions a hindrance.
 
 Exact items, examples and timings have no such comparisons and rules of their own, in their files' `details["rule"]`.
 """
@@ -37,7 +39,10 @@ RULE = (
     f"Holm-corrected) and at least {MIN_SEEDS} seeds; direction only: every comparison has the paper's sign; "
     "not reproduced: otherwise"
 )
-RULE_WITH_RATES = f"{RULE}. Besides, where the paper prints a share, reproduced asks that our 95 % interval reaches it"
+RULE_WITH_RATES = (
+    f"{RULE}. Besides, where the paper prints a share, reproduced asks that our 95 % interval reaches it and lies "
+    "nearer to it than to chance"
+)
 
 
 @dataclass(frozen=True)
@@ -65,17 +70,18 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Rate:
-    """A share that the paper prints, beside the 95 % interval of ours."""
+    """A share that the paper prints, beside the 95 % interval of ours; `chance`: the share without the effect."""
 
     claim: str
     low: float
     high: float
     paper: float
+    chance: float = 0.0
 
     @property
     def reached(self) -> bool:
-        """Whether ours may be as high as the paper's."""
-        return self.high >= self.paper
+        """Whether ours may be as high as the paper's, and all of the interval is nearer to that than to chance."""
+        return self.high >= self.paper > self.chance and self.low > (self.paper + self.chance) / 2
 
 
 @dataclass(frozen=True)
