@@ -132,5 +132,5 @@ def test_bad_input_is_named(monkeypatch):
         next(stream("train", start=-2))
     translation._packages.cache_clear()
     monkeypatch.setitem(__import__("sys").modules, "num2words", None)
-    with pytest.raises(ModuleNotFoundError, match=r"pip install 'smlib\[translation\]'"):
+    with pytest.raises(ModuleNotFoundError, match=r"pip install -e '.\[translation\]'"):
         translation._packages()

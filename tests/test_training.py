@@ -114,8 +114,9 @@ def test_the_data_come_from_all_of_d_unless_they_are_paired(tmp_path):
     data, paired = Many(), Many()
     train(policy(), data, config("sm"), tmp_path / "a", progress=False)
     train(policy(), paired, config("sm", paired=True), tmp_path / "b", progress=False)
-    assert sorted(data.seen[:60]) == list(range(60))  # 16 steps of 4: an epoch of 60, each once, and four more
-    assert len(set(paired.seen)) == 4 + 16 * 4 // 2 - 2  # the first four, and two more every two steps but the first
+    drawn, windowed = (found[-16 * 4 :] for found in (data.seen, paired.seen))  # before them the run's identity looks
+    assert sorted(drawn[:60]) == list(range(60))  # 16 steps of 4: an epoch of 60, each once, and four more
+    assert len(set(windowed)) == 4 + 16 * 4 // 2 - 2  # the first four, and two more every two steps but the first
 
 
 def test_paired_data_share_their_prompts_with_rollouts(tmp_path, monkeypatch):
@@ -149,7 +150,7 @@ def test_methods_see_the_same_examples_in_the_same_order(paired, tmp_path):
 
         train(policy(), Watched(), config(method, paired=paired), tmp_path / method, progress=False)
     assert orders["mle"] == orders["bc"] == orders["sm"] == orders["dagger"]
-    assert len(orders["mle"]) == 16 * 4
+    assert len(orders["mle"]) == 5 + 16 * 4  # the run's identity looks at each of the five first
 
 
 def test_beta_is_one_then_falls_to_the_floor():

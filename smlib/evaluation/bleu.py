@@ -120,5 +120,5 @@ def _package() -> Any:
     try:
         from sacrebleu.metrics import BLEU
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError("BLEU needs sacrebleu: pip install 'smlib[translation]'") from error
+        raise ModuleNotFoundError("BLEU needs sacrebleu: pip install -e '.[translation]'") from error
     return BLEU
