@@ -7,17 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from mauve.compute_mauve import get_divergence_curve_for_multinomials
-from sklearn.metrics import auc
 from typer.testing import CliRunner
 
 from smlib import cli
 from smlib.actions import ActionSpace, Trajectory, replay
 from smlib.data.text import EvaluationSet
 from smlib.data.tokenizers import PretrainedTokenizer
-from smlib.evaluation import MauveSettings, mauve
-from smlib.experiments import text, text_features, text_scores
-from smlib.experiments.text_features import features, mauve_difference, multinomial_mauve
+from smlib.experiments import text, text_scores
+from smlib.experiments.text_features import features
 from smlib.experiments.text_measures import TextEvaluation, corrupted, generate, likelihoods, runs
 from smlib.experiments.text_runs import Stages
 from smlib.figures import text as figures
@@ -149,49 +146,7 @@ def test_a_stage_is_computed_once(tmp_path):
     assert calls == [1]
 
 
-# --- MAUVE ---------------------------------------------------------------------------------------------------------
-
-
-def test_multinomial_mauve_is_the_packages():
-    rng = np.random.default_rng(0)
-    p, q = (rng.multinomial(60, rng.dirichlet(np.ones(8)), 5).astype(np.float64) for _ in range(2))
-    for ours, a, b in zip(multinomial_mauve(p, q), p / 60, q / 60, strict=True):
-        x, y = get_divergence_curve_for_multinomials(a, b, np.linspace(1e-6, 1 - 1e-6, 25), 5).T
-        i, j = np.argsort(x), np.argsort(y)
-        assert ours == pytest.approx(0.5 * (auc(x[i], y[i]) + auc(y[j], x[j])), abs=1e-9)
-
-
-def test_the_paired_test_finds_a_difference_and_no_other():
-    rng = np.random.default_rng(0)
-    human = rng.normal(size=(60, 6)).astype(np.float32)
-    alike, shifted = (rng.normal(size=(2, 60, 6)).astype(np.float32) for _ in range(2))
-    shifted[..., 0] += 3
-    settings = MauveSettings(num_buckets=6)
-    found = mauve_difference(human, alike, shifted, settings, n_seeds=1, resamples=99)
-    assert found.difference > 0.2
-    assert found.p_value == pytest.approx(0.01)
-    assert found.low > 0
-    other = rng.normal(size=(2, 60, 6)).astype(np.float32)
-    assert mauve_difference(human, alike, other, settings, n_seeds=1, resamples=99).p_value > 0.05
-    with pytest.raises(ValueError, match="expected"):
-        mauve_difference(human, alike, shifted[:1], settings, n_seeds=1)
-
-
-def test_the_error_of_mauve_covers_the_spread_over_sets_of_prompts():
-    rng = np.random.default_rng(0)
-    settings = MauveSettings(num_buckets=4)
-
-    def sets(n):  # human text and one draw, from two clouds in other proportions
-        clouds = np.where(rng.random((2, n, 1)) < np.array([0.5, 0.7])[:, None, None], 3.0, -3.0)
-        return (clouds + rng.normal(size=(2, n, 3))).astype(np.float32)
-
-    many = [sets(200) for _ in range(25)]
-    spread = np.std([mauve(draw, human, settings).value for human, draw in many], ddof=1)
-    errors = [text_features.mauve_error(human, draw[None], settings, resamples=200) for human, draw in many]
-    assert 0.8 * spread < np.mean(errors) < 2.0 * spread  # on the safe side, see its docstring
-    assert np.mean(
-        [text_features.mauve_error(h, d[None], settings, resamples=200) for h, d in [sets(800)] * 3]
-    ) < np.mean(errors)
+# --- features -------------------------------------------------------------------------------------------------------
 
 
 def test_features_that_cannot_be_used_are_refused(tmp_path, monkeypatch):
@@ -219,7 +174,7 @@ def test_smoke_writes_both_items_and_every_figure(tmp_path):
     table_2, table_8 = (read_item(item, "smoke", tmp_path) for item in ("tab2", "tab8"))
     ours = {row["label"] for row in table_2["rows"]}
     assert ours >= set(get_item("tab2").numbers)
-    assert figures.table_2(table_2).shape == (8, 6)
+    assert figures.table_2(table_2).shape == (9, 6)
     assert "MAUVE: SM > MLE" in figures.comparisons(table_2).index
     assert figures.edits(table_2).loc["mle", "backspace_rate"] == 0
     for picture in (figures.metrics(table_2), figures.spurious_token(table_8)):
@@ -227,6 +182,8 @@ def test_smoke_writes_both_items_and_every_figure(tmp_path):
     assert figures.learning({"sm": found["sm-s0"]["history"]}).axes
     assert figures.table_8(table_8).count("<tr>") == 3
     assert text_scores.table(found, scores)["sm"]["MAUVE"].n_items == 16
+    assert len(scores["articles"]) == 18  # as many as are corrupted
+    assert all(f"{m} / MAUVE by the package" in ours for m in ("MLE", "SM"))
     before = {p: p.stat().st_mtime for p in (tmp_path / "smoke" / "tab2").glob("*.json")}
     text.run("smoke", tmp_path, processes=1)
     assert before == {p: p.stat().st_mtime for p in (tmp_path / "smoke" / "tab2").glob("*.json")}
@@ -259,7 +216,12 @@ def corrupted_runs(rates, n_seeds, n=500):
 def test_table_8_is_reproduced_only_at_the_papers_rate(rate, n_seeds, verdict, tmp_path, monkeypatch):
     made = {}
     monkeypatch.setattr(text_scores, "write_item", lambda item, preset, **content: made.update(content))
-    text_scores.write_table_8(corrupted_runs({"bc": 0.5, "sm": rate}, n_seeds), "full", tmp_path, actions=8)
+    scores = Run(
+        {"result": {"articles": [f"article {i % 20}" for i in range(500)]}, "provenance": {}, "seeds": []}, Path()
+    )
+    runs = corrupted_runs({"bc": 0.5, "sm": rate}, n_seeds)
+    text_scores.write_table_8(runs, scores, "full", tmp_path, actions=8)
+    assert "20 clusters" in made["details"]["comparisons"][0]["method"]
     assert made["verdict"] == verdict
     assert re.fullmatch(r"deleted at once: SM 0\.\d{3}, BC 0\.\d{3}, true tokens 0\.000", made["ours"])
     assert f"SM {made['rows'][0]['ours']:.3f}" in made["ours"]

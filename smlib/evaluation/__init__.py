@@ -5,14 +5,24 @@ Nothing here sees actions: deleted tokens are gone (`smlib.actions.final_state`)
 
 from smlib.evaluation.bleu import BleuScore, bleu, bleu_difference
 from smlib.evaluation.diversity import DiversityReport, diversity, diversity_report, ngram_entropy, rep_n
-from smlib.evaluation.intervals import Estimate, clustered_interval, crossed_interval, mean_interval, perplexity, wilson
+from smlib.evaluation.intervals import (
+    Estimate,
+    clustered_interval,
+    crossed_interval,
+    mean_interval,
+    perplexity,
+    ratio_values,
+    wilson,
+)
+from smlib.evaluation.joint_mauve import JointMauve
 from smlib.evaluation.mauve_score import MauveScore, MauveSettings, mauve, minilm_features
-from smlib.evaluation.paired import PairedTest, mcnemar, paired_difference, paired_permutation
+from smlib.evaluation.paired import PairedTest, mcnemar, paired_difference
 
 __all__ = [
     "BleuScore",
     "DiversityReport",
     "Estimate",
+    "JointMauve",
     "MauveScore",
     "MauveSettings",
     "PairedTest",
@@ -28,8 +38,8 @@ __all__ = [
     "minilm_features",
     "ngram_entropy",
     "paired_difference",
-    "paired_permutation",
     "perplexity",
+    "ratio_values",
     "rep_n",
     "wilson",
 ]

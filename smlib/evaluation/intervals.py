@@ -90,7 +90,44 @@ def crossed_variance(values: ArrayLike) -> tuple[float, float]:
     return combined / total, df
 
 
-def clustered_interval(values: ArrayLike, *, confidence: float = 0.95) -> Estimate:
+def by_cluster(values: ArrayLike, clusters: ArrayLike | None) -> NDArray[np.float64]:
+    """[S, G]: the table whose `crossed_variance` is the cluster-robust variance of the mean of `values`.
+
+    Questions about one article share more than chance, so G articles and not Q questions are what was drawn. With m_s
+    the mean of seed s, entry (s, g) is m_s + G/Q Σ_{q in g} (x_sq - m_s). Its mean over g is m_s; and the variance of
+    the mean is, for one seed, the sandwich G/(G-1) Σ_g (Σ_{q in g} (x_q - m))² / Q² with G - 1 degrees of freedom
+    (Cameron and Miller 2015, without regressors). Clusters of one question each return `values`.
+
+    Args:
+        values: [S, Q] or [Q]. clusters: a label for each question, [Q]; None for clusters of one.
+
+    Raises:
+        ValueError: as many labels as questions are needed, of two clusters at least.
+    """
+    x = _table(values)
+    if clusters is None:
+        return x
+    names, code = np.unique(np.asarray(clusters), return_inverse=True)
+    if code.shape != (x.shape[1],) or names.size < 2:
+        raise ValueError(
+            f"expected the cluster of each of {x.shape[1]} questions, two clusters at least: got {code.size} labels of "
+            f"{names.size} clusters"
+        )
+    mean = x.mean(1, keepdims=True)
+    sums = np.stack([np.bincount(code, row, minlength=names.size) for row in x - mean])
+    return np.asarray(mean + sums * (names.size / x.shape[1]))
+
+
+def combined(parts: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """Standard error of a sum of independent errors from (variance, degrees of freedom) of each, and Satterthwaite's
+    degrees of freedom."""
+    total = sum(variance for variance, _ in parts)
+    if total == 0:
+        return 0.0, min(df for _, df in parts)
+    return math.sqrt(total), total**2 / sum(variance**2 / df for variance, df in parts)
+
+
+def clustered_interval(values: ArrayLike, *, clusters: ArrayLike | None = None, confidence: float = 0.95) -> Estimate:
     """A proportion over seeds and questions together.
 
     Answers to one question are alike across seeds and answers of one seed are alike across questions, so S·Q
@@ -101,6 +138,7 @@ def clustered_interval(values: ArrayLike, *, confidence: float = 0.95) -> Estima
 
     Args:
         values: [S, Q] or [Q], each in [0, 1]: right or wrong, or the mean of several draws.
+        clusters: see `by_cluster`.
 
     Raises:
         ValueError: an empty table, values outside [0, 1], or not finite.
@@ -111,13 +149,14 @@ def clustered_interval(values: ArrayLike, *, confidence: float = 0.95) -> Estima
         raise ValueError(f"a proportion is made of values in [0, 1], got {x.min()} to {x.max()}: see mean_interval")
     n_seeds, n_items = x.shape
     p = float(x.mean())
-    variance, df = crossed_variance(x)
+    table = by_cluster(x, clusters)
+    variance, df = crossed_variance(table)
     spread = p * (1 - p)
     n_eff = n_items if variance == 0 or spread == 0 else min(spread / variance, n_seeds * n_items)
     z = float(stats.t.ppf(0.5 + confidence / 2, df)) if variance > 0 else None
     low, high = wilson(p * n_eff, n_eff, z=z, confidence=confidence)
     scope = "questions of one seed (between-seed variance unknown)" if n_seeds == 1 else "seeds and questions, crossed"
-    method = f"Wilson at n_eff={n_eff:.0f} over {scope}, {confidence:.0%}"
+    method = f"Wilson at n_eff={n_eff:.0f} over {scope}{_in_clusters(table, clusters)}, {confidence:.0%}"
     return Estimate(p, low, high, math.sqrt(variance), n_seeds, n_items, method)
 
 
@@ -139,54 +178,75 @@ def mean_interval(values: ArrayLike, *, confidence: float = 0.95) -> Estimate:
     return Estimate(mean, mean - half, mean + half, se, x.size, 1, f"Student t over {x.size} seeds, {confidence:.0%}")
 
 
-def crossed_interval(values: ArrayLike, *, confidence: float = 0.95) -> Estimate:
+def crossed_interval(values: ArrayLike, *, clusters: ArrayLike | None = None, confidence: float = 0.95) -> Estimate:
     """Mean of a quantity that is no proportion over seeds and questions together: t with `crossed_variance`.
 
     Args:
-        values: [S, Q] or [Q].
+        values: [S, Q] or [Q]. clusters: see `by_cluster`.
 
     Raises:
         ValueError: an empty table, or values that are not finite.
     """
     _check_confidence(confidence)
     x = _table(values)
-    variance, df = crossed_variance(x)
+    table = by_cluster(x, clusters)
+    variance, df = crossed_variance(table)
     se, mean = math.sqrt(variance), float(x.mean())
     half = float(stats.t.ppf(0.5 + confidence / 2, df)) * se
     n_seeds, n_items = x.shape
-    method = f"t over {n_seeds} seeds × {n_items} questions, {confidence:.0%}"
+    method = f"t over {n_seeds} seeds × {n_items} questions{_in_clusters(table, clusters)}, {confidence:.0%}"
     return Estimate(mean, mean - half, mean + half, se, n_seeds, n_items, method)
 
 
-def perplexity(
-    nats: Sequence[float] | ArrayLike, tokens: Sequence[int] | ArrayLike, *, confidence: float = 0.95
-) -> Estimate:
-    """Perplexity per token, exp(Σ nats / Σ tokens), with an interval over documents.
+def ratio_values(totals: ArrayLike, counts: ArrayLike) -> NDArray[np.float64]:
+    """[S, Q]: one value a document whose mean over documents is Σ totals / Σ counts, for each seed.
 
-    The mean is weighted by tokens, as a ratio of totals over documents; its standard error is the delta
-    method's for a ratio, on the log scale, where the interval is symmetric.
+    With R_s the ratio of seed s, entry (s, q) is R_s + (total_sq - R_s count_q) / mean count: the delta method's, so
+    that the variance of the mean of these is that of the ratio.
 
     Args:
-        nats: negative log-likelihood of each document, summed over its tokens.
-        tokens: how many tokens were predicted in each.
+        totals: [S, Q] or [Q]. counts: [Q], shared by all seeds.
+
+    Raises:
+        ValueError: different lengths, a count below 1, or a total that is not finite.
+    """
+    x, count = np.atleast_2d(np.asarray(totals, np.float64)), np.asarray(counts, np.float64)
+    if x.ndim != 2 or x.shape[1:] != count.shape or count.size == 0:
+        raise ValueError(f"expected one total and one count per document, got shapes {x.shape} and {count.shape}")
+    if (count < 1).any() or not np.isfinite(x).all():
+        raise ValueError("every document needs at least one predicted token and a finite negative log-likelihood")
+    rate = x.sum(1, keepdims=True) / count.sum()
+    return np.asarray(rate + (x - rate * count) / count.mean())
+
+
+def perplexity(
+    nats: ArrayLike, tokens: ArrayLike, *, clusters: ArrayLike | None = None, confidence: float = 0.95
+) -> Estimate:
+    """Perplexity per token, exp(Σ nats / Σ tokens), with an interval over seeds and documents.
+
+    The mean is weighted by tokens, as a ratio of totals over documents; the interval is that of `ratio_values` on the
+    log scale, where it is symmetric. Several seeds are averaged there.
+
+    Args:
+        nats: negative log-likelihood of each document, summed over its tokens, [S, Q] or [Q].
+        tokens: how many tokens were predicted in each, [Q].
+        clusters: see `by_cluster`.
 
     Raises:
         ValueError: different lengths, a document without tokens, or a likelihood that is not finite.
     """
     _check_confidence(confidence)
-    loss, count = np.asarray(nats, np.float64), np.asarray(tokens, np.float64)
-    if loss.ndim != 1 or loss.shape != count.shape or loss.size == 0:
-        raise ValueError(f"expected one total and one count per document, got shapes {loss.shape} and {count.shape}")
-    if (count < 1).any() or not np.isfinite(loss).all():
-        raise ValueError("every document needs at least one predicted token and a finite negative log-likelihood")
-    rate = float(loss.sum() / count.sum())
-    n = loss.size
-    if n == 1:
-        return Estimate(math.exp(rate), 0.0, math.inf, math.inf, 1, 1, "one document: no interval")
-    se = math.sqrt(float(((loss - rate * count) ** 2).sum()) * n / (n - 1)) / float(count.sum())
-    half = float(stats.t.ppf(0.5 + confidence / 2, n - 1)) * se
-    value, low, high = (math.exp(x) for x in (rate, rate - half, rate + half))
-    return Estimate(value, low, high, value * se, 1, n, f"ratio over {n} documents, log scale, {confidence:.0%}")
+    rates = ratio_values(nats, tokens)
+    if rates.size == 1:
+        return Estimate(math.exp(float(rates[0, 0])), 0.0, math.inf, math.inf, 1, 1, "one document: no interval")
+    log = crossed_interval(rates, clusters=clusters, confidence=confidence)
+    value, low, high = (math.exp(x) for x in (log.value, log.low, log.high))
+    method = f"ratio of totals, log scale, {log.method}"
+    return Estimate(value, low, high, value * log.se, log.n_seeds, log.n_items, method)
+
+
+def _in_clusters(table: NDArray[np.float64], clusters: ArrayLike | None) -> str:
+    return "" if clusters is None else f" in {table.shape[1]} clusters"
 
 
 def _table(values: ArrayLike) -> NDArray[np.float64]:

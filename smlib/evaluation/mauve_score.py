@@ -1,4 +1,7 @@
-"""MAUVE (Pillutla et al. 2021), averaged over k-means seeds and printed with its settings (Table 2)."""
+"""MAUVE (Pillutla et al. 2021) as its package computes it, averaged over k-means seeds, and MiniLM's features.
+
+Table 2's values and tests are those of `smlib.evaluation.joint_mauve`; the package's stand beside them.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,14 +18,15 @@ class MauveSettings:
     Attributes:
         num_buckets: k-means clusters; the package's own default is n/10.
         scaling: constant c in exp(-c KL).
-        seeds: k-means seeds averaged over, five at least.
+        seeds: k-means seeds averaged over, five at least. One clustering moves the number by 0.02 to 0.04 at 300
+            texts, twenty by 0.01.
         explained_variance: share that the PCA before k-means keeps.
         features: name of the feature extractor, for the table.
     """
 
     num_buckets: int = 50
     scaling: float = 5.0
-    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    seeds: tuple[int, ...] = tuple(range(20))
     explained_variance: float = 0.9
     features: str = "MiniLM-L6 mean-pooled"
 

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
-from smlib.evaluation.intervals import crossed_variance
+from smlib.evaluation.intervals import by_cluster, crossed_variance
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,9 @@ def mcnemar(first: ArrayLike, second: ArrayLike) -> PairedTest:
     return PairedTest(float((a - b).mean()), low, high, p, 1, a.size, name)
 
 
-def paired_difference(first: ArrayLike, second: ArrayLike, *, confidence: float = 0.95) -> PairedTest:
+def paired_difference(
+    first: ArrayLike, second: ArrayLike, *, clusters: ArrayLike | None = None, confidence: float = 0.95
+) -> PairedTest:
     """Mean difference over seeds and questions together.
 
     Seed s of one method is paired with seed s of the other (same data, same initialisation), question with
@@ -53,46 +55,17 @@ def paired_difference(first: ArrayLike, second: ArrayLike, *, confidence: float 
 
     Args:
         first, second: [S, Q] (or [Q]).
+        clusters: of each question, where these were not drawn one by one: see `by_cluster`.
 
     Raises:
         ValueError: shapes that differ.
     """
     a, b = _pair(first, second)
-    low, high, p = _interval(a - b, confidence)
-    name = f"paired t over {a.shape[0]} seeds × {a.shape[1]} questions, crossed, {confidence:.0%}"
+    table = by_cluster(a - b, clusters)
+    low, high, p = _interval(table, confidence)
+    where = "" if clusters is None else f" in {table.shape[1]} clusters"
+    name = f"paired t over {a.shape[0]} seeds × {a.shape[1]} questions{where}, crossed, {confidence:.0%}"
     return PairedTest(float((a - b).mean()), low, high, p, a.shape[0], a.shape[1], name)
-
-
-def paired_permutation(
-    first: ArrayLike, second: ArrayLike, *, resamples: int = 9999, seed: int = 0, confidence: float = 0.95
-) -> PairedTest:
-    """Sign-flip permutation test with a bootstrap interval, for one number per item and no distributional
-    assumption.
-
-    Several seeds are averaged per item first, so the conclusion is about these seeds' models.
-
-    Args:
-        first, second: [S, Q] (or [Q]), such as sentence scores or diversity of each generation.
-
-    Raises:
-        ValueError: shapes that differ.
-    """
-    a, b = _pair(first, second)
-    differences = a.mean(0) - b.mean(0)
-    test = stats.permutation_test(
-        (differences,), lambda d, axis=-1: d.mean(axis), permutation_type="samples",
-        n_resamples=resamples, vectorized=True, rng=np.random.default_rng(seed), batch=256,
-    )  # fmt: skip
-    if np.ptp(differences) == 0:
-        low = high = float(differences.mean())
-    else:
-        interval = stats.bootstrap(
-            (differences,), np.mean, confidence_level=confidence, method="percentile",
-            n_resamples=resamples, rng=np.random.default_rng(seed), batch=256,
-        ).confidence_interval  # fmt: skip
-        low, high = float(interval.low), float(interval.high)
-    name = f"sign flips ({resamples}) over {differences.size} items, percentile bootstrap {confidence:.0%}"
-    return PairedTest(float(differences.mean()), low, high, float(test.pvalue), a.shape[0], a.shape[1], name)
 
 
 def _pair(first: ArrayLike, second: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

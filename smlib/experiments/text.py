@@ -16,9 +16,10 @@ from smlib.data.continuations import Continuations
 from smlib.evaluation import MauveSettings
 from smlib.experiments.finetuning import in_parallel, workers
 from smlib.experiments.text_features import MINILM
+from smlib.experiments.text_mauve import mauve_scores
 from smlib.experiments.text_models import LLAMA_2, SCRATCH, ScratchModel, TextModel, build
 from smlib.experiments.text_runs import TextEvaluation, TextRun, fine_tune_text
-from smlib.experiments.text_scores import mauve_scores, write_table_2, write_table_8
+from smlib.experiments.text_scores import write_table_2, write_table_8
 from smlib.loading import Lora
 from smlib.methods import ObjectiveConfig, get_method
 from smlib.models import tiny_policy
@@ -282,10 +283,11 @@ def run(
         runs,
         chosen.mauve,
         chosen.features,
+        lambda: next(iter(grid.values())).articles(preset=name, results_dir=results_dir),
         preset=name,
         results_dir=results_dir,
         download=chosen.model.download,
     )
     write_table_2(runs, scores, name, results_dir)
-    write_table_8(runs, name, results_dir, actions=chosen.evaluation.corrupted_actions)
+    write_table_8(runs, scores, name, results_dir, actions=chosen.evaluation.corrupted_actions)
     return runs, scores

@@ -16,7 +16,7 @@ from smlib.data.continuations import Continuations
 from smlib.data.text import Corpus, passages
 from smlib.data.tokenizers import FixedTokenizer, TextTokenizer, train_bpe
 from smlib.files import write_atomically
-from smlib.loading import Lora, load_policy
+from smlib.loading import Lora, load_policy, load_tokenizer
 from smlib.methods import ObjectiveConfig
 from smlib.models import Policy, tiny_policy
 from smlib.results import config_hash, resolve, run_cached
@@ -100,6 +100,15 @@ def build(
     return load(model)
 
 
+def tokenizer_of(
+    model: TextModel, corpus: Corpus, *, preset: str, results_dir: str | Path = "results"
+) -> TextTokenizer:
+    """The tokeniser that `build` returns, without the weights."""
+    if model.name == SCRATCH:
+        return _vocabulary(model.scratch, corpus, preset, results_dir)
+    return load_tokenizer(model.name, local_files_only=not model.download)
+
+
 def load(model: TextModel) -> tuple[Policy, TextTokenizer]:
     """A pretrained model, on the GPU if there is one."""
     return load_policy(
@@ -116,14 +125,9 @@ def load(model: TextModel) -> tuple[Policy, TextTokenizer]:
 def _scratch(
     model: ScratchModel, corpus: Corpus, preset: str, results_dir: str | Path
 ) -> tuple[Policy, FixedTokenizer]:
-    folder = resolve(results_dir) / preset / "pretrained"
-    digest = config_hash(model)
-    weights, vocabulary = folder / f"text-{digest}.safetensors", folder / f"text-{digest}.tokenizer.json"
-    if not vocabulary.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        train_bpe([a.text for a in corpus.train], model.vocab_size).save(vocabulary)
-    tokenizer = FixedTokenizer.load(vocabulary)
-    space = ActionSpace(tokenizer.vocab_size, eos=tokenizer.eos, bos=tokenizer.bos)
+    tokens = _vocabulary(model, corpus, preset, results_dir)
+    weights = _path(model, preset, results_dir).with_suffix(".safetensors")
+    space = ActionSpace(tokens.vocab_size, eos=tokens.eos, bos=tokens.bos)
 
     def fresh() -> Policy:
         return tiny_policy(
@@ -131,8 +135,8 @@ def _scratch(
         )
 
     def compute(scratch: Path) -> Mapping[str, object]:
-        cut = passages(corpus.train, tokenizer, model.context)
-        data = Continuations(cut, tokenizer, context=model.context, max_prompt=model.context // 2)
+        cut = passages(corpus.train, tokens, model.context)
+        data = Continuations(cut, tokens, context=model.context, max_prompt=model.context // 2)
         policy = fresh()
         history = train(policy, data, model.training(), scratch).history
         write_atomically(weights, save({k: v.contiguous() for k, v in policy.lm.state_dict().items()}))
@@ -158,4 +162,18 @@ def _scratch(
     policy.lm.load_state_dict(load_file(weights))
     with torch.no_grad():
         policy.w_bkspc.copy_(policy.lm.get_output_embeddings().weight.mean(0))
-    return policy, tokenizer
+    return policy, tokens
+
+
+def _path(model: ScratchModel, preset: str, results_dir: str | Path) -> Path:
+    """Of the small model's files, without their endings."""
+    return resolve(results_dir) / preset / "pretrained" / f"text-{config_hash(model)}"
+
+
+def _vocabulary(model: ScratchModel, corpus: Corpus, preset: str, results_dir: str | Path) -> FixedTokenizer:
+    """The small model's tokeniser, trained on `corpus.train` if it is not there."""
+    path = _path(model, preset, results_dir).with_suffix(".tokenizer.json")
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        train_bpe([a.text for a in corpus.train], model.vocab_size).save(path)
+    return FixedTokenizer.load(path)

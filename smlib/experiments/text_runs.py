@@ -17,7 +17,7 @@ from smlib.data.continuations import Continuations, inner_decoder
 from smlib.data.text import Corpus, EvaluationSet, evaluation_set, load_corpus, passages
 from smlib.data.tokenizers import TextTokenizer
 from smlib.experiments.text_measures import TextEvaluation, corrupted, generate, likelihoods
-from smlib.experiments.text_models import TextModel, build
+from smlib.experiments.text_models import TextModel, build, tokenizer_of
 from smlib.files import canonical_json, read_json, write_atomically
 from smlib.loading import save_policy
 from smlib.methods import get_method
@@ -73,6 +73,13 @@ class TextRun:
             continuation_len=e.continuation_len,
             seed=0,
         )
+
+    def articles(self, *, preset: str, results_dir: str | Path = "results") -> tuple[str, ...]:
+        """The article of each prompt of `evaluation_data`, which takes the corpus and the tokeniser alone."""
+        corpus = self.load()
+        return self.evaluation_data(
+            corpus, tokenizer_of(self.model, corpus, preset=preset, results_dir=results_dir)
+        ).titles
 
 
 def fine_tune_text(

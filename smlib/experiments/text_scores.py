@@ -1,4 +1,8 @@
-"""Tables 2 and 8 from the runs' files: MAUVE of all methods together, error bars, paired tests, verdicts."""
+"""Tables 2 and 8 from the runs' files: error bars over articles, paired tests, verdicts.
+
+The prompts come from a few long articles, and what two prompts share by their article they share in every metric: the
+errors of all of them are those of drawing articles (`smlib.evaluation.intervals.by_cluster`).
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -9,22 +13,20 @@ from numpy.typing import NDArray
 
 from smlib.evaluation import (
     Estimate,
-    MauveSettings,
     PairedTest,
     clustered_interval,
     crossed_interval,
     diversity_report,
-    mauve,
     ngram_entropy,
     paired_difference,
-    paired_permutation,
     perplexity,
+    ratio_values,
 )
 from smlib.experiments.scores import number, row, within
-from smlib.experiments.text_features import features, mauve_difference, mauve_error
+from smlib.experiments.text_mauve import Runs, by_method, draws
 from smlib.experiments.verdicts import RULE, RULE_WITH_RATES, Comparison, Rate, judge
 from smlib.items import get_item
-from smlib.results import Run, run_cached, write_item
+from smlib.results import Run, write_item
 
 LABELS: Mapping[str, str] = {
     "mle": "MLE",
@@ -36,99 +38,11 @@ LABELS: Mapping[str, str] = {
 }
 """Columns of Table 2 by their labels in `smlib.items`; offline IQLearn is not in the paper."""
 
-RESAMPLES = 999
-"""Of the bootstrap behind MAUVE's error bars."""
-
-Runs = Mapping[str, Run]
-
-
-def by_method(runs: Runs) -> dict[str, list[Run]]:
-    """Runs `<method>-s<seed>` by column of the table, in the order of their seeds; contrastive search reads MLE's."""
-    found: dict[str, list[Run]] = {}
-    for name in sorted(runs, key=lambda n: int(n.rsplit("-s", 1)[1])):
-        found.setdefault(name.rsplit("-s", 1)[0], []).append(runs[name])
-    if "mle" in found:
-        found["contrastive"] = found["mle"]
-    return {method: found[method] for method in LABELS if method in found}
-
-
-def draws(method: str, runs: Sequence[Run]) -> list[Mapping[str, Any]]:
-    """Every evaluation draw of every seed."""
-    decoding = "contrastive" if method == "contrastive" else "sample"
-    return [draw for run in runs for draw in run["generations"][decoding]]  # type: ignore[index]
-
-
-def mauve_scores(
-    runs: Runs,
-    settings: MauveSettings,
-    features_name: str,
-    *,
-    preset: str,
-    results_dir: str | Path = "results",
-    download: bool = False,
-) -> Run:
-    """MAUVE of every draw, and the paired tests of SequenceMatch against each other method; computed once, cached.
-
-    A prompt after which any method wrote nothing is left out for all of them, and counted: MAUVE depends on n.
-    """
-    methods = by_method(runs)
-    config = {
-        "runs": {name: Path(run.path).name for name, run in runs.items()},
-        "settings": settings,
-        "features": features_name,
-        "resamples": RESAMPLES,
-    }
-
-    def compute(_: Path) -> dict[str, object]:
-        human = methods["mle"][0]["human"]
-        assert isinstance(human, list)
-        texts = {m: [d["texts"] for d in draws(m, found)] for m, found in methods.items()}
-        kept = [
-            i
-            for i in range(len(human))
-            if human[i].strip() and all(draw[i].strip() for of_method in texts.values() for draw in of_method)
-        ]
-        if not kept:
-            raise ValueError(f"after each of {len(human)} prompts some method wrote nothing: MAUVE has no sample")
-        every = {m: [draw[i] for draw in of_method for i in kept] for m, of_method in texts.items()}
-        together = [human[i] for i in kept] + [text for of_method in every.values() for text in of_method]
-        rows = np.split(features(features_name, together, download=download), len(together) // len(kept))
-        h, rest = rows[0], iter(rows[1:])
-        seen: dict[str, NDArray[np.float32]] = {m: np.stack([next(rest) for _ in texts[m]]) for m in texts}
-        scores = {m: [mauve(draw, h, settings) for draw in found] for m, found in seen.items()}
-        tests = {}
-        if "sm" in seen:
-            for m, found in seen.items():
-                if m != "sm":
-                    test = mauve_difference(
-                        h, seen["sm"], _repeated(found, len(seen["sm"])), settings, n_seeds=len(methods["sm"])
-                    )
-                    tests[m] = {k: getattr(test, k) for k in PairedTest.__dataclass_fields__}
-        return {
-            "values": {m: [number(s.value, 6) for s in found] for m, found in scores.items()},
-            "errors": {m: number(mauve_error(h, found, settings, resamples=RESAMPLES), 6) for m, found in seen.items()},
-            "seed_std": {m: [number(s.seed_std, 6) for s in found] for m, found in scores.items()},
-            "settings": next(iter(scores.values()))[0].description,
-            "excluded": len(human) - len(kept),
-            "tests": tests,
-        }
-
-    seeds = sorted({int(s) for run in runs.values() for s in run.seeds})  # type: ignore[attr-defined]
-    return run_cached(
-        "tab2",
-        "mauve",
-        config,
-        compute,
-        preset=preset,
-        seeds=seeds,
-        version_key="evaluation",
-        results_dir=results_dir,
-    )
-
-
-def _repeated(rows: NDArray[np.float32], count: int) -> NDArray[np.float32]:
-    """Draws repeated to a number of draws: contrastive search has one a seed."""
-    return np.concatenate([rows] * -(-count // len(rows)))[:count] if len(rows) != count else rows
+RANDOM = (
+    "Questions are prompts here, and what counts as drawn are articles: prompts of one article go together in every "
+    "error and every swap"
+)
+"""What the tests of this experiment take as random."""
 
 
 def _tokens(draw: Mapping[str, Any]) -> list[list[int]]:
@@ -139,20 +53,20 @@ def table(runs: Runs, scores: Run) -> dict[str, dict[str, Any]]:
     """Per method: an `Estimate` for each metric, and plain numbers about edits and what was excluded."""
     found: dict[str, dict[str, Any]] = {}
     for method, own in by_method(runs).items():
-        every = draws(method, own)
-        n_prompts = len(own[0]["likelihood"]["tokens"]) - int(scores["excluded"])  # type: ignore[call-overload,index]
+        every = [draw for run in own for draw in draws(method, run)]
         reports = [diversity_report(_tokens(d), unit="token ids") for d in every]
-        nats = np.array([run["likelihood"]["nats"] for run in own])  # type: ignore[index]
-        tokens_only = np.array([run["likelihood"]["nats_tokens_only"] for run in own])  # type: ignore[index]
-        counts = own[0]["likelihood"]["tokens"]  # type: ignore[index]
+        nats, counts = _nats(own)
+        tokens_only, _ = _nats(own, "nats_tokens_only")
+        articles = articles_of(scores, len(counts))
         actions = np.concatenate([d["actions"] for d in every])
-        decoding = "contrastive" if method == "contrastive" else "sample"
+        searched = method == "contrastive"
         found[method] = {
-            "MAUVE": _mauve_estimate(scores, method, n_seeds=len(own), n_prompts=n_prompts),
-            "entropy": crossed_interval(_complete([_per_prompt(run, decoding, _entropy) for run in own])),
-            "diversity": crossed_interval(_complete([_per_prompt(run, decoding, _diversity) for run in own])),
-            "perplexity": None if method == "contrastive" else perplexity(nats.mean(0), counts),
-            "perplexity_tokens_only": None if method == "contrastive" else perplexity(tokens_only.mean(0), counts),
+            "MAUVE": Estimate(**scores["estimates"][method]),  # type: ignore[index]
+            "entropy": _mean_of(_entropy, method, own, articles),
+            "diversity": _mean_of(_diversity, method, own, articles),
+            "perplexity": None if searched else perplexity(nats, counts, clusters=articles),
+            "perplexity_tokens_only": None if searched else perplexity(tokens_only, counts, clusters=articles),
+            "mauve_package": number(float(np.mean(scores["package"][method]["value"]))),  # type: ignore[index]
             "entropies_per_generation": np.mean([r.entropy_per_generation for r in reports], 0).tolist(),
             "entropies_pooled": np.mean([r.entropy for r in reports], 0).tolist(),
             "diversity_pooled": float(np.mean([r.diversity_pooled for r in reports])),
@@ -165,15 +79,19 @@ def table(runs: Runs, scores: Run) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _mauve_estimate(scores: Run, method: str, *, n_seeds: int, n_prompts: int) -> Estimate:
-    """Mean over seeds and draws; the error is that of prompts (bootstrap) and, with several seeds, of seeds."""
-    values = np.array(scores["values"][method])  # type: ignore[index]
-    error = float(scores["errors"][method])  # type: ignore[index]
-    if n_seeds > 1:
-        error = float(np.hypot(error, values.reshape(n_seeds, -1).mean(1).std(ddof=1) / np.sqrt(n_seeds)))
-    value, half = float(values.mean()), 1.96 * error
-    how = f"bootstrap of {n_prompts} prompts, {n_seeds} seed(s), 95%"
-    return Estimate(value, max(0.0, value - half), min(1.0, value + half), error, n_seeds, n_prompts, how)
+def articles_of(scores: Run, n: int) -> NDArray[np.int64]:
+    """Number of the article of each of the first n prompts; raises ValueError if fewer are known."""
+    known = scores["articles"]
+    assert isinstance(known, list)
+    if len(known) < n:
+        raise ValueError(f"the articles of {len(known)} prompts are known, of {n} prompts they are needed")
+    return np.unique(known[:n], return_inverse=True)[1].astype(np.int64)
+
+
+def _nats(runs: Sequence[Run], which: str = "nats") -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Negative log-likelihoods [seeds, prompts] and numbers of tokens [prompts]."""
+    nats = np.array([run["likelihood"][which] for run in runs])  # type: ignore[index]
+    return nats, np.array(runs[0]["likelihood"]["tokens"])  # type: ignore[index]
 
 
 def _diversity(tokens: Sequence[list[int]]) -> NDArray[np.float64]:
@@ -189,15 +107,18 @@ def _entropy(tokens: Sequence[list[int]]) -> NDArray[np.float64]:
     return np.array([ngram_entropy([t], 1, pooled=False) if len(t) >= 4 else np.nan for t in tokens])
 
 
-def _per_prompt(run: Run, decoding: str, measure: Callable[..., NDArray[np.float64]]) -> NDArray[np.float64]:
-    """The mean over draws for each prompt [prompts]; NaN where one of them could not be measured."""
-    return np.mean([measure(_tokens(draw)) for draw in run["generations"][decoding]], 0)  # type: ignore[index]
+def _per_prompt(measure: Callable[..., NDArray[np.float64]], method: str, runs: Sequence[Run]) -> NDArray[np.float64]:
+    """[seeds, prompts]: the mean over draws, NaN where one of them could not be measured."""
+    return np.array([np.mean([measure(_tokens(draw)) for draw in draws(method, run)], 0) for run in runs])
 
 
-def _complete(rows: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
-    """[seeds, prompts that were measured for every seed]."""
-    table = np.stack(rows)
-    return table[:, np.isfinite(table).all(0)]
+def _mean_of(
+    measure: Callable[..., NDArray[np.float64]], method: str, runs: Sequence[Run], articles: NDArray[np.int64]
+) -> Estimate:
+    """Over seeds and the prompts that were measured for every seed."""
+    values = _per_prompt(measure, method, runs)
+    whole = np.isfinite(values).all(0)
+    return crossed_interval(values[:, whole], clusters=articles[whole])
 
 
 def comparisons(runs: Runs, scores: Run) -> list[Comparison]:
@@ -211,19 +132,15 @@ def comparisons(runs: Runs, scores: Run) -> list[Comparison]:
             gap = paper["SM / MAUVE"].value - paper[f"{label} / MAUVE"].value
             made.append(Comparison(f"MAUVE: SM > {label}", PairedTest(**stored), round(gap, 4)))
     if {"mle", "sm"} <= set(methods):
-        rates = {
-            m: np.array([run["likelihood"]["nats"] for run in methods[m]])  # type: ignore[index]
-            / np.array(methods[m][0]["likelihood"]["tokens"])  # type: ignore[index]
-            for m in ("mle", "sm")
-        }
-        test = paired_difference(rates["sm"], rates["mle"])
+        rates = {m: ratio_values(*_nats(methods[m])) for m in ("mle", "sm")}
+        test = paired_difference(rates["sm"], rates["mle"], clusters=articles_of(scores, rates["sm"].shape[1]))
         gap = np.log(paper["SM / perplexity"].value / paper["MLE / perplexity"].value)
         made.append(Comparison("log-perplexity: SM > MLE", test, round(float(gap), 4)))
     if "contrastive" in methods:
-        sampled = np.stack([_per_prompt(run, "sample", _diversity) for run in methods["mle"]])
-        searched = np.stack([_per_prompt(run, "contrastive", _diversity) for run in methods["mle"]])
+        sampled, searched = (_per_prompt(_diversity, m, methods["mle"]) for m in ("mle", "contrastive"))
         whole = np.isfinite(sampled).all(0) & np.isfinite(searched).all(0)
-        test = paired_permutation(sampled[:, whole], searched[:, whole])
+        articles = articles_of(scores, whole.size)[whole]
+        test = paired_difference(sampled[:, whole], searched[:, whole], clusters=articles)
         gap = paper["MLE / diversity"].value - paper["CS / diversity"].value
         made.append(Comparison("diversity: MLE > CS", test, round(gap, 4)))
     return made
@@ -233,13 +150,15 @@ def write_table_2(runs: Runs, scores: Run, preset: str, results_dir: str | Path 
     """The ledger's line and rows for `tab2`."""
     paper = get_item("tab2").numbers
     found = table(runs, scores)
-    rows = []
+    rows: list[dict[str, object]] = []
     for method, metrics in found.items():
         for metric in ("MAUVE", "entropy", "diversity", "perplexity"):
             estimate: Estimate | None = metrics[metric]
             if estimate is not None:
                 label = f"{LABELS[method]} / {metric}"
                 rows.append(row(label, estimate, paper[label].value if label in paper else None))
+        label = f"{LABELS[method]} / MAUVE by the package"
+        rows.append({"label": label, "paper": None, "ours": metrics["mauve_package"], "error": None})
     judgement = judge(comparisons(runs, scores))
     order = sorted(found, key=lambda m: -found[m]["MAUVE"].value)
     write_item(
@@ -252,12 +171,12 @@ def write_table_2(runs: Runs, scores: Run, preset: str, results_dir: str | Path 
         rows=rows,
         details={
             "why": judgement.why,
-            "rule": RULE,
+            "rule": f"{RULE}. {RANDOM}",
             "comparisons": judgement.comparisons,
             "mauve": scores["settings"],
             "excluded_prompts": scores["excluded"],
             "variants": "entropy: unigrams of token ids per generation, nats; diversity: token ids per generation; "
-            "perplexity: human text given <bos>, probability spent on <bkspc> counted; intervals of 95 %",
+            "perplexity: human text given <bos>, probability spent on <bkspc> counted; intervals of 95 % over articles",
             "methods": {
                 m: {k: v if not isinstance(v, Estimate) else number(v.value) for k, v in metrics.items()}
                 for m, metrics in found.items()
@@ -268,15 +187,22 @@ def write_table_2(runs: Runs, scores: Run, preset: str, results_dir: str | Path 
     )
 
 
-def recovery_rates(runs: Runs) -> dict[str, dict[str, Estimate]]:
-    """Per method with a backspace: shares of prompts, random token and clean; at once, removed, and exactly."""
+def recovery_rates(runs: Runs, scores: Run) -> dict[str, dict[str, Estimate]]:
+    """Per method with a backspace: shares of prompts, random token and clean; at once, removed, and exactly.
+
+    Args:
+        scores: knows the prompts' articles.
+    """
     found: dict[str, dict[str, Estimate]] = {}
     for method, own in by_method(runs).items():
         if all("corrupted" in run for run in own) and method != "contrastive":
-            found[method] = {
-                f"{kind} / {what}": clustered_interval(corrupted_table(own, kind, what))
+            tables = {
+                f"{kind} / {what}": corrupted_table(own, kind, what)
                 for kind in ("random", "clean")
                 for what in ("at_once", "removed", "probability")
+            }
+            found[method] = {
+                name: clustered_interval(t, clusters=articles_of(scores, t.shape[1])) for name, t in tables.items()
             }
     return found
 
@@ -286,16 +212,18 @@ def corrupted_table(runs: Sequence[Run], kind: str, what: str) -> NDArray[np.flo
     return np.array([[float(v) for v in run["corrupted"][kind][what]] for run in runs])  # type: ignore[index]
 
 
-def write_table_8(runs: Runs, preset: str, results_dir: str | Path = "results", *, actions: int) -> None:
+def write_table_8(runs: Runs, scores: Run, preset: str, results_dir: str | Path = "results", *, actions: int) -> None:
     """The ledger's line and rows for `tab8`; `actions`: within which the token may be removed."""
     (paper,) = get_item("tab8").numbers.values()
-    rates, own = recovery_rates(runs), by_method(runs)["sm"]
+    rates, own = recovery_rates(runs, scores), by_method(runs)["sm"]
     best, clean = rates["sm"]["random / at_once"], rates["sm"]["clean / at_once"]
     rows = [row("first action is backspace", best, paper.value)]
     rows += [row(f"{LABELS[m]} / {what}", estimate) for m, every in rates.items() for what, estimate in every.items()]
-    test = paired_difference(corrupted_table(own, "random", "at_once"), corrupted_table(own, "clean", "at_once"))
+    random, true = (corrupted_table(own, kind, "at_once") for kind in ("random", "clean"))
+    test = paired_difference(random, true, clusters=articles_of(scores, random.shape[1]))
     claim = Comparison("SM: a random last token is deleted at once more often than the true one", test)
-    judgement = judge([claim], [Rate("share deleted at once", best.low, best.high, paper.value)])
+    share = Rate("share deleted at once", best.low, best.high, paper.value, chance=clean.value)
+    judgement = judge([claim], [share])
     shares = [f"{LABELS[m]} {rates[m]['random / at_once'].value:.3f}" for m in ("sm", "bc") if m in rates]
     write_item(
         "tab8",
@@ -307,12 +235,12 @@ def write_table_8(runs: Runs, preset: str, results_dir: str | Path = "results", 
         rows=rows,
         details={
             "why": judgement.why,
-            "rule": RULE_WITH_RATES,
+            "rule": f"{RULE_WITH_RATES}. {RANDOM}",
             "comparisons": judgement.comparisons,
             "examples": own[0]["corrupted"]["examples"],  # type: ignore[index]
             "clean": number(clean.value),
             "actions": actions,
         },
-        sources=list(runs.values()),
+        sources=[*runs.values(), scores],
         results_dir=results_dir,
     )
