@@ -78,3 +78,20 @@ def test_impossible_sizes_are_refused():
         refill_interval(batch=32, refill=1, times_seen=8)
     with pytest.raises(ValueError, match="at least one example"):
         ReplayBuffer(0, 5, seed=0)
+
+
+def test_how_many_questions_a_window_shows():
+    """The README's numbers for `paired=True`: 1,500 steps of 32 at the buffer's settings of Figure 3."""
+
+    def seen(n_examples):
+        buffer, interval = ReplayBuffer(n_examples, 1_000, seed=0), refill_interval(32, 128, 8.0)
+        buffer.enter(buffer.size, 0)
+        found = set()
+        for step in range(1_500):
+            if step and step % interval == 0:
+                buffer.enter(128, step)
+            found |= {entry.example for entry in buffer.draw(32, step)}
+        return len(found)
+
+    assert seen(5_000) == 4_963  # "all but forty"
+    assert seen(50_000) == 6_750

@@ -72,8 +72,8 @@ def _presets(item: str) -> Mapping[str, TablePreset]:
 
 
 PRESETS: Mapping[str, Mapping[str, TablePreset]] = MappingProxyType({item: _presets(item) for item in TASKS})
-"""quick: one seed, η = 0.2, 5,000 questions; full: three seeds, both columns, and one seed of the other size; paper:
-Llama-2-7b, both columns."""
+"""quick: one seed, η = 0.2, 5,000 questions; full: three seeds and both columns, with `OTHER_SIZES` one seed of the
+other size; paper: Llama-2-7b, both columns."""
 
 
 def cells(item: str, name: str) -> dict[str, FineTuneConfig]:

@@ -27,10 +27,6 @@ from smlib.sampling import sample
 
 TITLES = {"tab3": ("text", "text1024"), "tab4": ("arithmetic", "arithmetic")}
 KEYS = ("bench", "training", "sampling")
-RULE = (
-    "reproduced: both ratios, quartiles included, within a quarter of the paper's; direction only: SequenceMatch costs "
-    "more than MLE, by another factor; not reproduced: otherwise"
-)
 
 
 @dataclass(frozen=True)

@@ -26,8 +26,8 @@ def _network() -> RestrictedPreset:
 
 
 RULE_THEORY = (
-    "reproduced: every identity holds, within the bound that rounding or the optimiser's tolerance allows; direction "
-    "only: otherwise. What restricted policies show is beyond the paper and does not count"
+    "reproduced: every identity holds, within the bound that rounding or the optimiser's tolerance allows; not "
+    "reproduced: otherwise. What restricted policies show is beyond the paper and does not count"
 )
 
 
@@ -168,7 +168,7 @@ def _write(runs: Mapping[str, Run], preset: str, results_dir: str) -> None:
         ours=f"{held}; restricted policies: J stays at MLE, direct minimisation does not",
         error=f"largest gap {max(c['value'] for c in claims):.0e}",  # type: ignore[attr-defined]
         n_seeds=0,
-        verdict="reproduced" if not broken else "direction only",
+        verdict="reproduced" if not broken else "not reproduced",
         rows=rows,
         details={"rule": RULE_THEORY, "restricted": restricted_rows(runs), "broken": broken},
         sources=list(runs.values()),
