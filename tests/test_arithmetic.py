@@ -33,6 +33,16 @@ def test_every_preset_makes_a_complete_grid(name):
     assert {c.base for c in grid.values()} == {chosen.base}
 
 
+def test_runs_without_an_alpha_are_the_same_whatever_alpha_is():
+    chosen = arithmetic.preset("full")
+    other = dataclasses.replace(chosen, alpha=0.5)
+    for method in ("mle", "bc"):
+        assert chosen.run(method) == other.run(method)
+    assert chosen.run("sm") != other.run("sm")
+    assert chosen.run("iqlearn").training.objective.alpha == chosen.alpha
+    assert chosen.run("sm", alpha=0.3).training.objective.alpha == 0.3
+
+
 def test_unknown_presets_and_decodings_name_the_known_ones():
     with pytest.raises(ResultError, match=r"unknown preset .huge."):
         arithmetic.preset("huge")

@@ -23,9 +23,6 @@ TASKS: Mapping[str, str] = MappingProxyType({"tab6": "mul", "tab7": "list_prime_
 SIZES: Mapping[str, tuple[int, int]] = MappingProxyType({"tab6": (5_000, 50_000), "tab7": (50_000, 5_000)})
 """Item -> training questions of the table, and of the comparison beside it."""
 
-ALPHA = 0.01  # what the paper states, for text; the sweep of notebook 11 finds that Figure 3's 0.1 costs accuracy
-OTHER_SIZES = False  # not yet run at full: the other number of training questions beside the table's
-
 DECODINGS = ("t1", "greedy_exclude")
 
 
@@ -62,18 +59,17 @@ def _presets(item: str) -> Mapping[str, TablePreset]:
                 base=dataclasses.replace(source.base, task=TASKS[item]),
                 levels=(0.02, 0.2) if whole else (0.2,),
                 kinds=(KIND,),
-                paired=False,  # most of 50,000 questions would never enter a window of 1,000
                 n_train=size,
                 recovery_prompts=0,
             ),
-            other_sizes=(other,) if name == "full" and OTHER_SIZES else (),
+            other_sizes=(other,) if name == "full" else (),
         )
     return MappingProxyType(made)
 
 
 PRESETS: Mapping[str, Mapping[str, TablePreset]] = MappingProxyType({item: _presets(item) for item in TASKS})
-"""quick: one seed, η = 0.2, 5,000 questions; full: three seeds and both columns, with `OTHER_SIZES` one seed of the
-other size; paper: Llama-2-7b, both columns."""
+"""quick: one seed, η = 0.2, 5,000 questions; full: three seeds and both columns, one seed of the other
+size; paper: Llama-2-7b, both columns."""
 
 
 def cells(item: str, name: str) -> dict[str, FineTuneConfig]:
@@ -83,7 +79,7 @@ def cells(item: str, name: str) -> dict[str, FineTuneConfig]:
 
     def one(method: str, level: float, seed: int, size: int) -> FineTuneConfig:
         kind, eta = ("none", 0.0) if method == "mle" else (KIND, level)
-        config = runs.run(method, kind, eta, seed, **({"alpha": ALPHA} if method == "sm" else {}))
+        config = runs.run(method, kind, eta, seed)
         return dataclasses.replace(config, n_train=size, decodings=DECODINGS, examples=0)
 
     made: dict[str, FineTuneConfig] = {}
