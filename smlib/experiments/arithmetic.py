@@ -77,7 +77,8 @@ class ArithmeticPreset:
             checkpoint_every=250,
             seed=seed,
         )
-        greedy = ("t1", "greedy", "greedy_exclude")
+        mle = ("t1", "greedy", "top_p", "min_p", "truncation")
+        edits = ("t1", "greedy", "greedy_exclude", "top_p", "no_backspace", "truncation")
         return FineTuneConfig(
             base=self.base,
             training=dataclasses.replace(config, **training),
@@ -85,7 +86,7 @@ class ArithmeticPreset:
             n_train=self.n_train,
             n_val=500 if self.n_test >= 500 else self.n_test,
             n_test=self.n_test,
-            decodings=("t1", "greedy", "top_p", "min_p", "truncation") if method == "mle" else (*greedy, "top_p"),
+            decodings=mle if method == "mle" else edits,
             recovery_prompts=self.recovery_prompts,
             max_new_tokens=self.tokens,
             answers_at_a_time=self.answers_at_a_time,

@@ -76,7 +76,7 @@ def write_fig3(name: str, runs: Mapping[str, scores.Result], results_dir: str | 
     cells = {"MLE": "mle", "BC": f"bc-{kind}-{level}", "SM": f"sm-{kind}-{level}"}
     headline = {title: scores.accuracy(seeds_of(runs, cell)) for title, cell in cells.items()}
     rows = []
-    for decoding in ("t1", "greedy", "greedy_exclude", "top_p", "min_p", "truncation"):
+    for decoding in ("t1", "greedy", "greedy_exclude", "top_p", "min_p", "no_backspace", "truncation"):
         for cell in sorted({k.rsplit("-s", 1)[0] for k in runs}):
             found = seeds_of(runs, cell)
             if decoding in found[0]["test"]:

@@ -32,6 +32,7 @@ DECODINGS = {
     "greedy_exclude": "greedy, no repeats",
     "top_p": "top-p 0.9",
     "min_p": "min-p 0.1",
+    "no_backspace": "temperature 1, <bkspc> forbidden",
     "truncation": "truncation, p²/(p + ηu)",
 }
 RATES = {
@@ -86,8 +87,8 @@ def methods(study: Mapping[str, Any]) -> Figure:
     order = ["mle", *(name for family in FAMILIES.values() for name in family)]
     rows = sorted(study["methods"], key=lambda row: order.index(row["name"]) if row["name"] in order else len(order))
     known = [d for d in DECODINGS if any(d in row["accuracy"] for row in rows)]
-    names = ("blue", "orange", "green", "purple", "vermilion", "grey")
-    shapes = dict(zip(known, ("o", "s", "D", "^", "v", "X"), strict=False))
+    names = ("blue", "orange", "green", "purple", "vermilion", "sky", "grey")
+    shapes = dict(zip(known, ("o", "s", "D", "^", "v", "P", "X"), strict=False))
     colors = dict(zip(known, (PALETTE[name] for name in names), strict=False))
     made, axis = figure(height=0.9 + 0.5 * len(rows), width=8.0)
     for y, row in enumerate(rows):
