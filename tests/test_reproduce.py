@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 from notebook_maker import write_notebook
 
+from smlib import reproduce
 from smlib.files import ResultError
 from smlib.items import ITEMS, READ_ONLY_NOTEBOOKS
 from smlib.reproduce import Outcome, Reproduction, Task, plan
@@ -87,6 +89,21 @@ def test_two_notebooks_side_by_side_share_the_cores(tmp_path: Path) -> None:
     assert sorted(heard) == ["01_side", "02_side"]
     threads = max(1, len(os.sched_getaffinity(0)) // 2)
     assert f"threads {threads}" in (tmp_path / "runs/smoke/01_side.ipynb").read_text()
+
+
+def test_what_measures_time_runs_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reproduce, "ALONE", ("01_timed",))
+    stamp = "import time\nprint('from', time.time())\ntime.sleep(1)\nprint('to', time.time())"
+    names = ("01_timed", "02_side", "03_side")
+    tasks = [Task(n, (), write_notebook(tmp_path / f"{n}.ipynb", stamp, WRITE, FINISH)) for n in names]
+    work = Reproduction("smoke", jobs=2, results_dir=str(tmp_path / "results"), runs_dir=tmp_path / "runs")
+    assert [outcome.status for outcome in work.run(tasks)] == ["done"] * 3
+    spans = {}
+    for name in names:
+        text = (tmp_path / f"runs/smoke/{name}.ipynb").read_text()
+        spans[name] = [float(re.search(rf"{end} (\d+\.\d+)", text)[1]) for end in ("from", "to")]  # type: ignore[index]
+    timed = spans.pop("01_timed")
+    assert all(timed[0] > other[1] or timed[1] < other[0] for other in spans.values())
 
 
 def test_one_failure_does_not_stop_the_others(tmp_path: Path) -> None:

@@ -117,7 +117,7 @@ PRESETS: Mapping[str, ArithmeticPreset] = MappingProxyType(
             n_test=40,
             recovery_prompts=20,
         ),
-        "quick": ArithmeticPreset(levels=(0.1,), seeds=(0,), steps=400, warmup_steps=40, n_test=500),
+        "quick": ArithmeticPreset(levels=(0.1,), seeds=(0,), steps=300, warmup_steps=30, n_test=500),
         "full": ArithmeticPreset(),
         # Llama-2-7b with QLoRA, for GPUs; steps, batch and schedule of App. E. The paper states neither the learning
         # rate nor, for arithmetic, alpha and gamma: these are its values for text. It has 200 questions and two seeds.
