@@ -27,8 +27,8 @@ DECODINGS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         "truncation": {"truncation_eta": 0.1, "allow_backspace": False},
     }
 )
-"""Decoding rules. `truncation` samples from p^2 / (p + 0.1 u), u the law of digit noise: what a perfect clone's backspaces
-make of p. `no_backspace` renormalises a policy over the tokens: what is left of its language model."""
+"""Decoding rules. `truncation` samples from p^2 / (p + 0.1 u), u the law of digit noise: what a perfect clone's
+backspaces make of p. `no_backspace` renormalises a policy over the tokens: what is left of its language model."""
 
 
 @dataclass(frozen=True)
