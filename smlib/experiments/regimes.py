@@ -45,6 +45,9 @@ REGIMES: Mapping[str, Regime] = MappingProxyType(
     {
         "n_train=1000": Regime("1,000 questions", {"n_train": 1_000}),
         "n_train=50000": Regime("50,000 questions", {"n_train": 50_000}),
+        "long": Regime(
+            "50,000 questions, three times the steps", {"n_train": 50_000, "steps": 4_500, "warmup_steps": 450}
+        ),
         "steps=500": Regime("a third of the steps", {"steps": 500, "warmup_steps": 50}),
         "steps=4500": Regime("three times the steps", {"steps": 4_500, "warmup_steps": 450}),
         "learning_rate=1e-4": Regime("a third of the learning rate", {"learning_rate": 1e-4}),
