@@ -53,7 +53,7 @@ REGIMES: Mapping[str, Regime] = MappingProxyType(
         "learning_rate=1e-4": Regime("a third of the learning rate", {"learning_rate": 1e-4}),
         "base=100000": Regime("a base model of a quarter of the training", base={"questions": 100_000}),
         "base=small": Regime("a base model of a fifth of the size", base={"model": TinyModel(dim=64, layers=2)}),
-        "base=deep": Regime("a base model twice as deep, of the same size", base={"model": TinyModel(dim=96, layers=6)}),
+        "base=deep": Regime("a base model twice as deep, as large", base={"model": TinyModel(dim=96, layers=6)}),
         "alpha=0.1": Regime("α = 0.1", {"alpha": 0.1}),
     }
 )
