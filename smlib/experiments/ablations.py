@@ -99,7 +99,7 @@ PRESETS: Mapping[str, AblationPreset] = MappingProxyType(
         ),
         "quick": AblationPreset(FIRST),
         # So far. Everything else above is defined and waits for its runs: `cells("full", EVERYTHING)`.
-        "full": AblationPreset((*FIRST, "sm-alpha=0.01", "sm-gamma=0.998", "sm-paired=False")),
+        "full": AblationPreset((*FIRST, "sm-alpha=0.001", "sm-alpha=0.1", "sm-gamma=0.998", "sm-paired=True")),
         "paper": AblationPreset(),
     }
 )
