@@ -138,7 +138,7 @@ def parts(item: Mapping[str, Any]) -> Figure:
     looks = {
         "model": ("<bkspc> forbidden, minus MLE", "grey", "o"),
         "edits": ("own edits, minus <bkspc> forbidden", "blue", "D"),
-        "perfect": ("edits of a perfect clone (law), minus <bkspc> forbidden", "orange", "s"),
+        "perfect": ("law of perfect digit edits, η = 0.1, minus <bkspc> forbidden", "orange", "s"),
     }
     made, ax = figure(height=1.4 + 0.42 * len(rows), width=8.0)
     ax.axvline(0, color=PALETTE["grey"], lw=1)
