@@ -121,9 +121,11 @@ def test_an_interrupt_ends_the_kernel_and_says_so(tmp_path: Path, signum: signal
     sleep = f"import os, time\nopen({str(pid_file)!r}, 'w').write(str(os.getpid()))\ntime.sleep(300)"
     notebook = write_notebook(tmp_path / "01_sleep.ipynb", sleep, FINISH)
     program = (
-        "import sys\n"
+        "import signal, sys\n"
         "from pathlib import Path\n"
         "from smlib.reproduce import Reproduction, Task\n"
+        # Whoever runs the tests in the background of a shell hands down an ignored SIGINT.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         f"work = Reproduction('smoke', runs_dir=Path({str(tmp_path / 'runs')!r}))\n"
         f"(outcome,) = work.run([Task('01_sleep', (), Path({str(notebook)!r}))])\n"
         "print(outcome.status, '-', outcome.why)\n"
