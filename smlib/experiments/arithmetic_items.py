@@ -81,16 +81,8 @@ def parts(runs: Mapping[str, scores.Result]) -> list[dict[str, object]]:
         found = seeds_of(runs, cell)
         own, without, law = (scores.correctness(found, "test", d) for d in ("t1", "no_backspace", "truncation"))
         steps = {"model": (without, base), "edits": (own, without), "perfect": (law, without)}
-        tests = {name: paired_difference(a, b) for name, (a, b) in steps.items()}
-        made.append(
-            {
-                "cell": cell,
-                **{
-                    name: {f: scores.number(getattr(t, f), 6) for f in ("difference", "low", "high", "p_value")}
-                    for name, t in tests.items()
-                },
-            }
-        )
+        tests = {name: scores.paired_record(paired_difference(a, b)) for name, (a, b) in steps.items()}
+        made.append({"cell": cell, **tests})
     return made
 
 

@@ -142,10 +142,7 @@ def study(preset: str, results_dir: str | Path = "results", processes: int | Non
                     "decoding": decoding,
                     "n_seeds": len(found["sm"]),
                     "accuracy": {m: scores.estimate_record(e) for m, e in accuracy.items()},
-                    "differences": {
-                        pair: {f: scores.number(getattr(t, f), 6) for f in ("difference", "low", "high", "p_value")}
-                        for pair, t in tests.items()
-                    },
+                    "differences": {pair: scores.paired_record(t) for pair, t in tests.items()},
                 }
             )
     return {"rows": rows, "sources": list({r.path: r for r in runs.values()}.values())}
