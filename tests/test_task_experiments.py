@@ -10,7 +10,17 @@ from matplotlib.figure import Figure
 
 from smlib import figures
 from smlib.evaluation import PairedTest
-from smlib.experiments import ablations, divergences, mathematics, method_tables, regimes, report, scores, translation
+from smlib.experiments import (
+    ablations,
+    arithmetic,
+    divergences,
+    mathematics,
+    method_tables,
+    regimes,
+    report,
+    scores,
+    translation,
+)
 from smlib.figures import ablations as ablation_figures
 from smlib.figures import divergences as divergence_figures
 from smlib.figures import report as report_figures
@@ -133,6 +143,34 @@ def test_ablations_are_written_and_drawn(tmp_path: Path, monkeypatch: pytest.Mon
     assert list(table.index[:2]) == ["MLE", "SequenceMatch"]
     assert table.loc["MLE", "step / MLE's"] == "1.00 ×"
     assert len(ablation_figures.findings(details)) == 4
+
+
+def test_a_sweep_compares_over_the_seeds_that_all_its_runs_have(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    two_seeds = dataclasses.replace(arithmetic.preset("smoke"), seeds=(0, 1))
+    monkeypatch.setattr(arithmetic, "PRESETS", {**arithmetic.PRESETS, "smoke": two_seeds})
+    repeated = (ablations.DEFAULT, "bc", "sm-alpha=1.0")
+    settings = dataclasses.replace(ablations.PRESETS["smoke"], n_seeds=2, repeated=repeated)
+    monkeypatch.setattr(ablations, "PRESETS", {**ablations.PRESETS, "smoke": settings})
+    assert [k for k in ablations.cells("smoke") if k.endswith("-s1")] == [f"{name}-s1" for name in repeated]
+    replace_training(monkeypatch, ablations)
+    study = ablations.study("smoke", tmp_path)
+    seeds = {sweep["title"]: sweep["n_seeds"] for sweep in study["sweeps"]}
+    assert seeds == {"entropy weight α": 2, "offset head": 1, "backspace": 1, "training questions": 1}
+    runs = ablations.run("smoke", tmp_path)
+    for sweep in study["sweeps"]:
+        n, default = sweep["n_seeds"], next(p for p in sweep["points"] if p["default"])
+        whole = [runs[f"{ablations.DEFAULT}-s{s}"]["val"]["t1"]["correct"] for s in range(n)]
+        assert default["accuracy"]["value"] == pytest.approx(np.mean([c == "1" for c in "".join(whole)]), abs=1e-4)
+        assert sweep["bc"]["value"] == ablations._accuracy(runs, "bc", n_seeds=n)["value"]
+    assert study["n_seeds"] == 2
+    assert {m["name"]: m["n_seeds"] for m in study["methods"]} == {
+        "mle": 2,
+        ablations.DEFAULT: 2,
+        "bc": 2,
+        "iqlearn": 1,
+    }
 
 
 def test_uses_of_a_rollout_change_nothing_but_the_uses() -> None:

@@ -84,10 +84,15 @@ TITLES = {
 
 @dataclass(frozen=True)
 class AblationPreset:
-    """Which runs (all if `only` is empty), and at how many of the seeds of `arithmetic`."""
+    """Which runs (all if `only` is empty), and at how many of the seeds of `arithmetic`.
+
+    Attributes:
+        repeated: the runs that have every seed, if not all have; the others have the first.
+    """
 
     only: tuple[str, ...] = ()
     n_seeds: int = 1
+    repeated: tuple[str, ...] = ()
 
 
 FIRST = (DEFAULT, "bc", "iqlearn", "dagger", "sm-alpha=1.0", "sm-mixture=False")
@@ -143,7 +148,9 @@ def cells(preset: str, only: tuple[str, ...] = ()) -> dict[str, FineTuneConfig]:
             for value, name in _names(sweep).items():
                 if not (sweep.parameter == "n_train" and value == chosen.n_train):
                     found[name] = one("sm", seed, name in TITLES, {sweep.parameter: value})
-        made |= {f"{k}-s{seed}": v for k, v in found.items() if not wanted or k in wanted}
+        repeated = seed == seeds(preset)[0] or not settings.repeated
+        here = [k for k in found if (not wanted or k in wanted) and (repeated or k in settings.repeated)]
+        made |= {f"{k}-s{seed}": found[k] for k in here}
     return made
 
 
@@ -235,8 +242,10 @@ def _found(runs: Mapping[str, Any], name: str) -> bool:
     return any(k.rsplit("-s", 1)[0] == name for k in runs)
 
 
-def _accuracy(runs: Mapping[str, Any], name: str, decoding: str = "t1") -> dict[str, object]:
-    return scores.estimate_record(scores.accuracy(scores.by_prefix(runs, name), "val", decoding))
+def _accuracy(
+    runs: Mapping[str, Any], name: str, decoding: str = "t1", n_seeds: int | None = None
+) -> dict[str, object]:
+    return scores.estimate_record(scores.accuracy(scores.by_prefix(runs, name)[:n_seeds], "val", decoding))
 
 
 def _row(label: str, record: Mapping[str, Any]) -> dict[str, object]:
@@ -244,11 +253,20 @@ def _row(label: str, record: Mapping[str, Any]) -> dict[str, object]:
     return {"label": label, "paper": None, "ours": record["value"], "error": scores.number(error)}
 
 
-def _point(runs: Mapping[str, Any], name: str, default: str, value: Any) -> dict[str, Any]:
+def _points(runs: Mapping[str, Any], names: Mapping[Any, str], default: str) -> dict[str, Any]:
+    """Every value of a sweep in order, and BC, over the seeds that all of them have."""
+    n_seeds = min(len(scores.by_prefix(runs, name)) for name in names.values())
+    points = [_point(runs, name, default, value, n_seeds) for value, name in names.items()]
+    bc = _accuracy(runs, "bc", n_seeds=n_seeds)
+    return {"n_seeds": n_seeds, "bc": bc, "points": sorted(points, key=lambda p: p["value"])}
+
+
+def _point(runs: Mapping[str, Any], name: str, default: str, value: Any, n_seeds: int) -> dict[str, Any]:
     """One value of a sweep: its accuracy, and its paired difference from the default."""
-    point = {"value": value, "default": name == default, "accuracy": _accuracy(runs, name)}
+    point = {"value": value, "default": name == default, "accuracy": _accuracy(runs, name, n_seeds=n_seeds)}
     if name != default:
-        test = scores.difference(scores.by_prefix(runs, name), scores.by_prefix(runs, default), "val")
+        found, usual = (scores.by_prefix(runs, n)[:n_seeds] for n in (name, default))
+        test = scores.difference(found, usual, "val")
         point |= {
             "difference": scores.number(test.difference),
             "low": scores.number(test.low),
@@ -264,19 +282,19 @@ def _names(sweep: Sweep) -> dict[Any, str]:
 
 
 def _sweep(runs: Mapping[str, Any], sweep: Sweep, preset: str) -> dict[str, Any]:
-    """Points of a sweep in order of value, the default among them, and the finding in one sentence."""
+    """Points of a sweep, the default among them, and the finding in one sentence."""
     config = cells(preset, (DEFAULT,))[f"{DEFAULT}-s{seeds(preset)[0]}"]
-    points = [_point(runs, name, DEFAULT, value) for value, name in _names(sweep).items() if _found(runs, name)]
-    points.append(_point(runs, DEFAULT, DEFAULT, _default(config, sweep.parameter)))
-    points.sort(key=lambda p: p["value"])
-    return {"title": sweep.title, "points": points, "finding": finding(sweep.title, points)}
+    names = {value: name for value, name in _names(sweep).items() if _found(runs, name)}
+    return _described(sweep.title, _points(runs, {**names, _default(config, sweep.parameter): DEFAULT}, DEFAULT))
 
 
 def _noise_sweep(runs: Mapping[str, Any], preset: str) -> dict[str, Any]:
-    levels, default = arithmetic.preset(preset).levels, f"sm-{KIND}-{level(preset)}"
-    points = [_point(runs, "sm-none-0", default, 0.0)]
-    points += [_point(runs, f"sm-{KIND}-{value}", default, value) for value in levels]
-    return {"title": "noise level η", "points": points, "finding": finding("noise level η", points)}
+    names = {0.0: "sm-none-0"} | {v: f"sm-{KIND}-{v}" for v in arithmetic.preset(preset).levels}
+    return _described("noise level η", _points(runs, names, names[level(preset)]))
+
+
+def _described(title: str, found: Mapping[str, Any]) -> dict[str, Any]:
+    return {"title": title, **found, "finding": finding(title, found["points"])}
 
 
 def _default(config: FineTuneConfig, parameter: str) -> Any:
@@ -296,6 +314,7 @@ def _method(runs: Mapping[str, Any], name: str, costs: Mapping[str, Any]) -> dic
     return {
         "name": name,
         "title": "MLE" if name == "mle" else TITLES[name],
+        "n_seeds": len(chosen),
         "accuracy": {d: _accuracy(runs, name, d) for d in decodings},
         "backspace_rate": scores.number(scores.backspace_rate(chosen, "val")),
         "cost": costs[name.split("-")[0]]["value"],

@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from smlib.figures.style import PALETTE, figure
+from smlib.figures.style import PALETTE, counted, figure
 
 FAMILIES: Mapping[str, tuple[str, ...]] = {
     "SequenceMatch": ("sm-default", "sm-burst=4", "sm-rollout_noise=0.1", "sm-rollout_burst=4"),
@@ -47,12 +47,14 @@ def _ends(record: Mapping[str, Any]) -> list[list[float]]:
 
 
 def sweeps(study: Mapping[str, Any], columns: int = 4) -> Figure:
-    """Validation accuracy of each value, 95 % intervals; the default filled, BC as a dashed line with its interval."""
-    found, bc = study["sweeps"], study["reference"]["bc"]
+    """Validation accuracy of each value, 95 % intervals; the default filled, BC as a dashed line with its interval, over
+    the same seeds."""
+    found = study["sweeps"]
     lines = -(-len(found) // columns)
     made, axes = figure(lines, columns, height=0.9 + 2.0 * lines, width=10.0, sharey=True, squeeze=False)
     point = {"color": PALETTE["blue"], "marker": "D", "linestyle": "none"}
     for axis, sweep in zip(axes.flat, found, strict=False):
+        bc = sweep["bc"]
         axis.axhspan(bc["low"], bc["high"], color=PALETTE["orange"], alpha=0.15, linewidth=0)
         axis.axhline(bc["value"], color=PALETTE["orange"], linestyle="--", linewidth=1.2)
         for x, value in enumerate(sweep["points"]):
@@ -61,7 +63,7 @@ def sweeps(study: Mapping[str, Any], columns: int = 4) -> Figure:
             axis.errorbar(x, record["value"], yerr=_ends(record), markerfacecolor=face, **point)
         axis.set_xticks(range(len(sweep["points"])), [_tick(p["value"]) for p in sweep["points"]])
         axis.set_xlim(-0.5, len(sweep["points"]) - 0.5)
-        axis.set_title(sweep["title"], fontsize=10)
+        axis.set_title(f"{sweep['title']}\n({counted(sweep['n_seeds'], 'seed')})", fontsize=10)
     for axis in axes.flat[len(found) :]:
         axis.set_visible(False)
     for line in axes:
@@ -101,7 +103,7 @@ def methods(study: Mapping[str, Any]) -> Figure:
                 )  # fmt: skip
     for decoding in known:
         axis.plot([], [], color=colors[decoding], marker=shapes[decoding], linestyle="none", label=DECODINGS[decoding])
-    axis.set_yticks(range(len(rows)), [row["title"] for row in rows])
+    axis.set_yticks(range(len(rows)), [f"{row['title']}\n({counted(row['n_seeds'], 'seed')})" for row in rows])
     axis.set_ylim(len(rows) - 0.45, -0.55)
     axis.set(xlabel="accuracy, validation questions")
     made.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=3)
@@ -149,7 +151,7 @@ def _recovery_line(axis: Axes, row: Mapping[str, Any], what: str, shift: float) 
 def method_table(study: Mapping[str, Any]) -> pd.DataFrame:
     """Accuracy by decoding, cost of a step, share of backspaces, and how often all of k wrong tokens are deleted."""
     rows = study["methods"]
-    columns: dict[str, list[str]] = {}
+    columns: dict[str, list[str]] = {"seeds": [str(row["n_seeds"]) for row in rows]}
     for decoding, title in DECODINGS.items():
         if any(decoding in row["accuracy"] for row in rows):
             columns[title] = [_shown(row["accuracy"].get(decoding)) for row in rows]
@@ -191,10 +193,8 @@ def regimes(study: Mapping[str, Any], decoding: str = "t1") -> Figure:
     axis.axvline(0.0, color=PALETTE["black"], linewidth=0.8)
     axis.set_yticks(range(len(rows)), [f"{row['title']}\n(MLE {row['accuracy']['mle']['value']:.2f})" for row in rows])
     axis.set_ylim(len(rows) - 0.5, -0.5)
-    n = rows[0]["n_seeds"]
-    seeds = f"{n} seed{'s' if n > 1 else ''}"
     axis.locator_params(axis="x", nbins=5)
-    axis.set(xlabel=f"difference in accuracy, {DECODINGS[decoding]},\nvalidation questions, {seeds}")
+    axis.set(xlabel=f"difference in accuracy, {DECODINGS[decoding]},\nvalidation questions, {counted(rows[0]['n_seeds'], 'seed')}")
     made.legend(*axis.get_legend_handles_labels(), loc="outside upper center", ncols=3)
     return made
 

@@ -93,6 +93,11 @@ def method_style(method: str) -> MethodStyle:
     return METHODS[method]
 
 
+def counted(n: int, what: str) -> str:
+    """`1 seed`, `3 seeds`: what a label says of a number of things."""
+    return f"{n:,} {what}{'' if n == 1 else 's'}"
+
+
 def figure(
     rows: int = 1, columns: int = 1, *, height: float = 4.0, width: float = WIDTH, **subplots: Any
 ) -> tuple[Figure, Any]:

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from smlib.figures.style import PALETTE, figure, method_style
+from smlib.figures.style import PALETTE, counted, figure, method_style
 
 TITLES = {"mle": "MLE", "bc": "BC", "sm": "SM"}
 
@@ -84,7 +84,7 @@ def sizes(study: Mapping[str, Any]) -> Figure:
                       **method_style(method).kwargs())  # fmt: skip
     seeds = {r["n_train"]: r["n_seeds"] for r in rows}
     axis.set(xscale="log", xlabel="training questions", ylabel="accuracy")
-    axis.set_xticks(list(seeds), [f"{size:,}\n{n} seed{'s' if n > 1 else ''}" for size, n in seeds.items()])
+    axis.set_xticks(list(seeds), [f"{size:,}\n{counted(n, 'seed')}" for size, n in seeds.items()])
     axis.minorticks_off()
     made.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return made
