@@ -56,10 +56,14 @@ def run(quick: bool = False) -> Figures:
     return {name: found[name] for name in [*TARGETS, *(n for n in found if n not in TARGETS)]}
 
 
-def training(name: str, shape: Shape, *, turns: int, sampling_turns: int) -> Figures:
-    """Tables 3 and 4: a gradient step of SM over one of MLE on equal data, alone and with its share of sampling."""
+def training(name: str, shape: Shape, *, turns: int, sampling_turns: int, apart: bool = False) -> Figures:
+    """Tables 3 and 4: a gradient step of SM over one of MLE on equal data, alone and with its share of sampling.
+
+    Args:
+        apart: rollouts do not share their prompts' slots with the data (`GradientStep`).
+    """
     data, space = dataset(shape)
-    steps = gradient_steps(shape, data, space)
+    steps = gradient_steps(shape, data, space, apart=apart)
     times = in_turns(steps, turns)
     slots = {method: step.pack().tokens.numel() for method, step in steps.items()}
     job = sampling_job(shape, data, space, [i % len(data) for i in range(shape.refill)], seed=0)
@@ -77,12 +81,17 @@ def training(name: str, shape: Shape, *, turns: int, sampling_turns: int) -> Fig
     }
 
 
-def gradient_steps(shape: Shape, data: Dataset, space: ActionSpace) -> dict[str, GradientStep]:
+def gradient_steps(shape: Shape, data: Dataset, space: ActionSpace, *, apart: bool = False) -> dict[str, GradientStep]:
     """A step of MLE and one of SM, on the same examples, from the same weights."""
     policy = policy_for(shape, space)
     return {
         method: GradientStep(
-            policy, groups(shape, data, space, method=method), method, row_len=shape.row_len, chunk=shape.chunk
+            policy,
+            groups(shape, data, space, method=method),
+            method,
+            row_len=shape.row_len,
+            chunk=shape.chunk,
+            apart=apart,
         )
         for method in ("mle", "sm")
     }

@@ -35,6 +35,8 @@ class GradientStep:
         groups: data trajectories, each with its rollout if there is one.
         method: `mle`, `bc` or `sm`.
         row_len: slots of a packed row. chunk: states whose logits are held at a time.
+        apart: a rollout is laid out by itself, as where it is another example's (`TrainConfig.paired=False`); otherwise
+            it shares the slots of its prompt with its group's data.
     """
 
     def __init__(
@@ -45,10 +47,14 @@ class GradientStep:
         *,
         row_len: int | None = None,
         chunk: int | None = None,
+        apart: bool = False,
     ) -> None:
         self.policy = copy.deepcopy(policy)
         self.groups, self.row_len, self.chunk = groups, row_len, chunk
         self.flags = [[False, True][: len(group)] for group in groups]
+        if apart:
+            self.groups = [[t] for k in (0, 1) for group in groups for t in group[k : k + 1]]
+            self.flags = [[bool(k)] for k in (0, 1) for group in groups for _ in group[k : k + 1]]
         self.config = ObjectiveConfig(method=method, bc_steps=0, anneal_steps=0)
         if not get_method(method).backspace:
             self.policy.forbid_backspace()

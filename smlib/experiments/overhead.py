@@ -1,4 +1,8 @@
-"""Tables 3 and 4 (App. F): what SequenceMatch costs over maximum likelihood, where it goes, and how it scales."""
+"""Tables 3 and 4 (App. F): what SequenceMatch costs over maximum likelihood, where it goes, and how it scales.
+
+Where data and rollouts are drawn apart, as Algorithm 1 does and Figure 3's runs do, a rollout brings its own prompt. So
+Table 4 is measured in that layout, and once more with prompts shared (`TrainConfig.paired`), as Table 3 and the curves.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -76,11 +80,13 @@ PRESETS: Mapping[str, OverheadPreset] = MappingProxyType(
 
 
 def run(preset: str, results_dir: str | Path = "results") -> dict[str, Run]:
-    """All measurements of the notebook: `tab3`, `tab4`, `breakdown`, `curves`, `bench`; writes the two items."""
+    """All measurements of the notebook: `tab3`, `tab4`, `tab4 shared`, `breakdown`, `curves`, `bench`; writes the two
+    items."""
     chosen = PRESETS[check_preset(preset)]
     jobs = {
         "tab3": ("tab3", "table", lambda: table(chosen.text, TITLES["tab3"][1], chosen)),
-        "tab4": ("tab4", "table", lambda: table(chosen.arithmetic, TITLES["tab4"][1], chosen)),
+        "tab4": ("tab4", "apart", lambda: table(chosen.arithmetic, TITLES["tab4"][1], chosen, apart=True)),
+        "tab4 shared": ("tab4", "table", lambda: table(chosen.arithmetic, TITLES["tab4"][1], chosen)),
         "breakdown": ("tab4", "breakdown", lambda: breakdowns(chosen)),
         "curves": ("tab4", "curves", lambda: curves(chosen)),
     }
@@ -103,9 +109,10 @@ def run(preset: str, results_dir: str | Path = "results") -> dict[str, Run]:
     return found
 
 
-def table(shape: Shape, name: str, preset: OverheadPreset) -> dict[str, Any]:
+def table(shape: Shape, name: str, preset: OverheadPreset, *, apart: bool = False) -> dict[str, Any]:
     """The entries of one of the paper's tables, as `smlib bench` measures them, without the shape in their names."""
-    figures = bench.training(name, shape, turns=preset.table_turns, sampling_turns=max(1, preset.table_turns // 3))
+    turns = preset.table_turns
+    figures = bench.training(name, shape, turns=turns, sampling_turns=max(1, turns // 3), apart=apart)
     return {key.replace(f"_{name}", ""): value for key, value in figures.items()}
 
 
@@ -174,7 +181,8 @@ def _curve(
 def method_costs(preset: str, results_dir: str | Path = "results") -> Run:
     """Seconds of a gradient step of every method on the arithmetic shape over MLE's, each rollout's share included.
 
-    Entries `<method>`: median of the ratio turn by turn, quartiles as the spread.
+    Data and rollouts lie apart, as in the ablations' training. Entries `<method>`: median of the ratio turn by turn,
+    quartiles as the spread.
     """
     chosen = PRESETS[check_preset(preset)]
     shape, turns = chosen.arithmetic, chosen.table_turns
@@ -185,7 +193,10 @@ def method_costs(preset: str, results_dir: str | Path = "results") -> Run:
         batches = {name: groups(shape, data, space, method=name) for name in ("mle", "bc", "sm")}
         kinds = {"mle": "mle", "bc": "bc", "iqlearn": "bc", "sm": "sm", "dagger": "sm"}  # DAgger relabels for nothing
         times = in_turns(
-            {name: GradientStep(policy, batches[kind], name, row_len=shape.row_len) for name, kind in kinds.items()},
+            {
+                name: GradientStep(policy, batches[kind], name, row_len=shape.row_len, apart=True)
+                for name, kind in kinds.items()
+            },
             turns,
         )
         job = sampling_job(shape, data, space, [i % len(data) for i in range(shape.refill)], seed=0)
@@ -199,7 +210,7 @@ def method_costs(preset: str, results_dir: str | Path = "results") -> Run:
         }
 
     return run_cached(
-        "ablations", "cost", chosen, compute, preset=preset, seeds=chosen.seeds, version_key=KEYS,
+        "ablations", "cost-apart", chosen, compute, preset=preset, seeds=chosen.seeds, version_key=KEYS,
         results_dir=results_dir,
     )  # fmt: skip
 
@@ -227,22 +238,32 @@ def _write(item: str, preset: str, own: Run, all_runs: Mapping[str, Run], result
     ratio, amortised = (_entry(own, f"sm_over_mle_{what}") for what in ("step", "amortised"))
     step: Any = own["mle_step"]
     paper = {label: number.value for label, number in get_item(item).numbers.items()}
-    theirs = (
-        paper["SM / gradient step"] / paper["MLE / gradient step"],
-        paper["SM / amortised"] / paper["MLE / amortised"],
-    )
+    ours = f"SM / MLE: gradient step {ratio[0]:.2f}×, amortised {amortised[0]:.2f}×"
+    if item == "tab4":
+        shared = [_entry(all_runs["tab4 shared"], f"sm_over_mle_{what}")[0] for what in ("step", "amortised")]
+        ours += f"; prompts shared {shared[0]:.2f}× and {shared[1]:.2f}×"
     write_item(
         item,
         preset,
-        ours=f"SM / MLE: gradient step {ratio[0]:.2f}×, amortised {amortised[0]:.2f}×",
+        ours=ours,
         error=f"quartiles {_range(ratio[1])} and {_range(amortised[1])}",
         n_seeds=1,
-        verdict=verdict((ratio[1], amortised[1]), theirs),
+        verdict=verdict((ratio[1], amortised[1]), paper_ratios(item)),
         rows=_rows(own, paper),
         details={"rule": RULE, "turns": step["n"], "shape": TITLES[item][0], "clock": step["clock"]},
         sources=[own] if item == "tab3" else list(all_runs.values()),
         results_dir=results_dir,
     )
+
+
+def paper_ratios(item: str) -> tuple[float, float]:
+    """(gradient step, amortised) of SM over MLE's gradient step in Table 3 or 4.
+
+    Table 4 prints 1.5 for MLE's amortised time, where nothing is sampled and a step takes 1.2: the step is meant.
+    """
+    paper = get_item(item).numbers
+    mle = paper["MLE / gradient step"].value
+    return paper["SM / gradient step"].value / mle, paper["SM / amortised"].value / mle
 
 
 RULE = (

@@ -36,7 +36,7 @@ def _restricted(item: Item, runs: Runs) -> Figure:
 
 
 def _ratios(item: Item, runs: Runs) -> Figure:
-    return overhead.ratios({"text": runs["tab3/table"], "arithmetic": runs["table"]}, overhead.PAPER)
+    return overhead.ratios(dict(zip(overhead.PAPER, (runs["tab3/table"], runs["apart"], runs["table"]), strict=True)), overhead.PAPER)
 
 
 def _breakdown(item: Item, runs: Runs) -> Figure:
