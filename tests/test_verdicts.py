@@ -86,6 +86,14 @@ def test_a_wide_interval_reaches_nothing(low: float, high: float, chance: float,
     assert Rate("share deleted at once", low, high, 0.8, chance).reached == reached
 
 
+def test_four_of_four_does_not_say_all() -> None:
+    assert not Rate("all deleted", 0.99, 0.9999, 1.0).reached  # a share below 1 never reaches an exact 1
+    assert Rate("all deleted", 0.99, 0.9999, 1.0, n=4).reached  # 4 of 4: Wilson's interval begins at 4/(4+z²) = 0.51
+    assert Rate("all deleted", 0.505, 0.511, 1.0, n=4).reached
+    assert not Rate("all deleted", 0.502, 0.509, 1.0, n=4).reached
+    assert not Rate("all deleted", 0.4, 0.9, 1.0, n=4).reached  # nearer to 0 than to 1
+
+
 def test_nothing_to_judge_is_an_error() -> None:
     with pytest.raises(ValueError, match="at least one comparison"):
         judge([])

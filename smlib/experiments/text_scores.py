@@ -44,6 +44,8 @@ RANDOM = (
 )
 """What the tests of this experiment take as random."""
 
+PROMPTS_OF_TABLE_8 = 5
+
 
 def _tokens(draw: Mapping[str, Any]) -> list[list[int]]:
     return [[int(t) for t in line.split()] for line in draw["tokens"]]
@@ -222,7 +224,7 @@ def write_table_8(runs: Runs, scores: Run, preset: str, results_dir: str | Path 
     random, true = (corrupted_table(own, kind, "at_once") for kind in ("random", "clean"))
     test = paired_difference(random, true, clusters=articles_of(scores, random.shape[1]))
     claim = Comparison("SM: a random last token is deleted at once more often than the true one", test)
-    share = Rate("share deleted at once", best.low, best.high, paper.value, chance=clean.value)
+    share = Rate("share deleted at once", best.low, best.high, paper.value, chance=clean.value, n=PROMPTS_OF_TABLE_8)
     judgement = judge([claim], [share])
     shares = [f"{LABELS[m]} {rates[m]['random / at_once'].value:.3f}" for m in ("sm", "bc") if m in rates]
     write_item(

@@ -14,9 +14,10 @@ false significance at LEVEL. Then
     not reproduced  anything else
 
 The sizes of the effects are in the item's rows; they are not judged, since models and data are not the paper's. A
-`Rate` is an exception: where the paper's claim is a share, "reproduced" asks besides that our interval reaches it and
-lies nearer to it than to chance. Reaching alone would reward wide intervals. That the lower end exceeds chance would
-add next to nothing, since the item's comparison tests that already; the point halfway makes few questions a hindrance.
+`Rate` is an exception: where the paper's claim is a share, "reproduced" asks besides that our interval reaches it (or
+the interval that the paper's own few prompts leave: 4 of 4 does not say 100 %) and lies nearer to it than to chance.
+Reaching alone would reward wide intervals. That the lower end exceeds chance would add next to nothing, since the
+item's comparison tests that already; the point halfway makes few questions a hindrance.
 
 Exact items, examples and timings have no such comparisons and rules of their own, in their files' `details["rule"]`.
 """
@@ -26,7 +27,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from smlib.evaluation import PairedTest
+from smlib.evaluation import PairedTest, wilson
 
 LEVEL = 0.05
 """Probability of calling any comparison of an item significant when none of them differs."""
@@ -40,8 +41,8 @@ RULE = (
     "not reproduced: otherwise"
 )
 RULE_WITH_RATES = (
-    f"{RULE}. Besides, where the paper prints a share, reproduced asks that our 95 % interval reaches it and lies "
-    "nearer to it than to chance"
+    f"{RULE}. Besides, where the paper prints a share, reproduced asks that our 95 % interval reaches that of the "
+    "paper's prompts and lies nearer to the share than to chance"
 )
 
 
@@ -70,18 +71,26 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Rate:
-    """A share that the paper prints, beside the 95 % interval of ours; `chance`: the share without the effect."""
+    """A share that the paper prints, beside the 95 % interval of ours.
+
+    Attributes:
+        low, high: ends of our interval.
+        paper: its share. chance: the share without the effect.
+        n: of how many prompts the paper's share is; None if it is exact.
+    """
 
     claim: str
     low: float
     high: float
     paper: float
     chance: float = 0.0
+    n: int | None = None
 
     @property
     def reached(self) -> bool:
         """Whether ours may be as high as the paper's, and all of the interval is nearer to that than to chance."""
-        return self.high >= self.paper > self.chance and self.low > (self.paper + self.chance) / 2
+        least = self.paper if self.n is None else wilson(self.paper * self.n, self.n)[0]
+        return self.high >= least and self.paper > self.chance and self.low > (self.paper + self.chance) / 2
 
 
 @dataclass(frozen=True)
