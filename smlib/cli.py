@@ -168,7 +168,7 @@ def train_command(
     method: Annotated[str, typer.Option(help="mle, bc, sm, iqlearn, dagger or unlikelihood.")] = "sm",
     noise: Annotated[str, typer.Option(help="ground_truth, random or none.")] = "ground_truth",
     eta: Annotated[float, typer.Option(help="Noise level of the demonstrations.")] = 0.1,
-    alpha: Annotated[float, typer.Option(help="Entropy weight.")] = 0.1,
+    alpha: Annotated[float, typer.Option(help="Entropy weight.")] = 0.01,
     gamma: Annotated[float, typer.Option(help="Discount.")] = 0.95,
     steps: Annotated[int, typer.Option(min=4, help="Gradient steps.")] = 2000,
     questions: Annotated[int, typer.Option(min=1, help="Training questions.")] = 5000,

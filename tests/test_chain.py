@@ -103,6 +103,22 @@ def test_the_verdict_on_figure_1_is_computed(
     assert str(item["error"]).startswith("largest gap ")
 
 
+def test_the_items_rows_carry_the_right_names(tmp_path: Path) -> None:
+    """q = 0.9^10 = 0.34868: KL = -log q = 1.0536, (1-q)/q = 1.8680, (1-q)/(1+q) = 0.4829, 2 - 2 sqrt(q) = 0.8190, and
+    2 JS = log(2/(1+q)) + q log(2q/(1+q)) + (1-q) log 2 = 0.6155; off the data the other two are infinite."""
+    for _ in range(2):  # computed, then read back from the file
+        experiment.run("smoke", str(tmp_path))
+        rows = {str(row["label"]): row for row in read_item("fig1", "smoke", tmp_path)["rows"]}  # type: ignore[attr-defined]
+        expected = {
+            "KL(P‖Q)": 1.0536, "KL(Q‖P)": "∞", "E_P[(Q/P − 1)²]": "∞", "E_Q[(P/Q − 1)²]": 1.8680,
+            "E_M[(P/M − 1)²]": 0.4829, "2·JS(P, Q)": 0.6155, "Hellinger²(P, Q)": 0.8190, "TV(P, Q)": 0.6513,
+        }  # fmt: skip
+        for title, value in expected.items():
+            row = rows[f"{title}, n = 10, ε = 0.1"]
+            assert row["ours"] == (value if value == "∞" else pytest.approx(value, abs=5e-5)), title
+            assert (row["error"] is None) == (value == "∞"), title
+
+
 def test_bad_input() -> None:
     with pytest.raises(ValueError, match="n=0"):
         Chain(0, 0.1)

@@ -1,11 +1,15 @@
 """Properties of J and of its optima, on tabular cases; the claims of notebook 02 as tests."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
 from smlib.divergences import get
+from smlib.experiments import theory as experiment
 from smlib.experiments import theory_identities as claims
+from smlib.results import read_item
 from smlib.tabular import occupancy as exact
 from smlib.tabular.critics import last_k, seen_divergence
 from smlib.tabular.datasets import data_occupancy, random_strings
@@ -166,3 +170,31 @@ def test_bad_input() -> None:
     for alpha, gamma, said in ((0.0, 0.9, "alpha"), (0.1, 1.0, "gamma")):
         with pytest.raises(ValueError, match=said):
             sequencematch(mdp, torch.from_numpy(q), torch.from_numpy(end), alpha=alpha, gamma=gamma, **args)
+
+
+def made_up_rows(j: float, direct: float, *, solved: bool = True) -> list[dict[str, object]]:
+    """One class, MLE at 0.5, J at two alphas (the smaller one 0.001 below MLE), two divergences directly."""
+    fits = {("mle", None): 0.5, ("direct forward_kl", 0.0): 0.5, ("direct js", 0.0): direct}
+    fits |= {("J js", 0.01): 0.499, ("J js", 1.0): j}
+    return [{"family": "f", "method": m, "alpha": a, "stay": s, "solved": solved} for (m, a), s in fits.items()]
+
+
+def test_what_restricted_policies_show_is_read_off_the_numbers() -> None:
+    finding = experiment.restricted_finding
+    usual = finding(made_up_rows(0.4, 0.8))
+    assert "J at α = 0.01 the same, J at α = 1 up to 0.10 below, direct forward KL the same" in usual
+    assert usual.endswith("other direct minima 0.30 above")
+    other = finding(made_up_rows(0.9, 0.3))
+    assert "J at α = 1 0.40 above" in other
+    assert "other direct minima up to 0.20 below" in other
+    second = [{**row, "family": "g"} for row in made_up_rows(0.7, 0.6)]
+    assert "J at α = 1 -0.10 to +0.20 from it" in finding(made_up_rows(0.4, 0.8) + second)
+    unsolved = [{**row, "solved": row["method"] != "J js"} for row in second]
+    assert finding(made_up_rows(0.4, 0.8) + unsolved) == usual
+    assert finding(unsolved).endswith("no class was solved")
+
+
+def test_the_committed_line_says_what_its_rows_say(repository: Path) -> None:
+    item = read_item("theory", "full", repository / "results")
+    rows = item["details"]["restricted"]  # type: ignore[index]
+    assert str(item["ours"]).endswith(experiment.restricted_finding(rows))

@@ -1,11 +1,13 @@
 """`smlib train` and `smlib generate`: a policy in a folder, from nothing to text."""
 
+import inspect
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from smlib import cli, workbench
+from smlib.experiments import arithmetic
 from smlib.files import ResultError
 
 runner = CliRunner()
@@ -23,6 +25,12 @@ def test_train_then_generate(tmp_path: Path) -> None:
     other = workbench.settings_for("mle", steps=4, eta=0.1, alpha=0.1, gamma=0.9, seed=0, questions=40)
     with pytest.raises(ResultError, match="other settings"):
         workbench.fit(other, Path(folder))
+
+
+def test_alpha_and_gamma_are_those_of_the_arithmetic_runs() -> None:
+    options = inspect.signature(cli.train_command).parameters
+    preset = arithmetic.preset("full")
+    assert (options["alpha"].default, options["gamma"].default) == (preset.alpha, preset.gamma)
 
 
 def test_methods_without_noise_get_none() -> None:

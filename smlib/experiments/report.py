@@ -38,7 +38,8 @@ class Choice:
 CHOICES = (
     Choice(
         "α for arithmetic",
-        "0.01, the paper's for text; 0.1 costs points on validation questions; App. G.1 and Table 5 have it still",
+        "0.01, the paper's for text; 0.1 at first, until it had cost points on validation questions; App. G.1 and "
+        "Table 5 have it still",
         "entropy weight α",
     ),
     Choice("γ for arithmetic", "0.95, fixed beforehand; the sweep uses validation questions alone", "discount γ"),
@@ -69,7 +70,7 @@ CHOICES = (
     Choice("depth of injected mistakes", "one token", "noise tokens in a row"),
     Choice("do rollouts run under the noise of Sec. 4.2", "no", "execution noise in rollouts"),
     Choice("over-long sequences", "forced to <eos>; what the model chose stays the label"),
-    Choice("n-gram entropy, diversity", "tokeniser, pooling and log base as in smlib.evaluation.diversity"),
+    Choice("n-gram entropy, diversity", "per generation, on tokens, then averaged; entropy of unigrams in nats"),
     Choice(
         "MAUVE's features and scale", "a small sentence encoder instead of GPT-2 large, same settings for all methods"
     ),

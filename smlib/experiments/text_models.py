@@ -88,7 +88,8 @@ LLAMA_2 = TextModel(
     dtype="bfloat16",
     download=True,
 )
-"""The paper's model with QLoRA (Sec. 6, App. E)."""
+"""The paper's model with QLoRA (Sec. 6, App. E). One deviation: the paper trains the unembedding layer as well; here
+its rows stay as they are, and beside the adapters the row of `<bkspc>` and the offset head alone are trained."""
 
 
 def build(
