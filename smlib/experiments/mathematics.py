@@ -23,8 +23,6 @@ TASKS: Mapping[str, str] = MappingProxyType({"tab6": "mul", "tab7": "list_prime_
 SIZES: Mapping[str, tuple[int, int]] = MappingProxyType({"tab6": (5_000, 50_000), "tab7": (50_000, 5_000)})
 """Item -> training questions of the table, and of the comparison beside it."""
 
-OTHER_SIZES = False  # not yet run at full: the other number of training questions beside the table's
-
 DECODINGS = ("t1", "greedy_exclude")
 
 
@@ -64,14 +62,14 @@ def _presets(item: str) -> Mapping[str, TablePreset]:
                 n_train=size,
                 recovery_prompts=0,
             ),
-            other_sizes=(other,) if name == "full" and OTHER_SIZES else (),
+            other_sizes=(other,) if name == "full" else (),
         )
     return MappingProxyType(made)
 
 
 PRESETS: Mapping[str, Mapping[str, TablePreset]] = MappingProxyType({item: _presets(item) for item in TASKS})
-"""quick: one seed, η = 0.2, 5,000 questions; full: three seeds and both columns, with `OTHER_SIZES` one seed of the
-other size; paper: Llama-2-7b, both columns."""
+"""quick: one seed, η = 0.2, 5,000 questions; full: three seeds and both columns, and one seed of the other
+size; paper: Llama-2-7b, both columns."""
 
 
 def cells(item: str, name: str) -> dict[str, FineTuneConfig]:
