@@ -26,6 +26,7 @@ from smlib.results import write_item
 ITEM = "g1"
 KIND = "ground_truth"
 FACTOR = 3.0
+DECODINGS_STRONG = ("t1", "greedy", "greedy_exclude", "top_p")
 
 
 @dataclass(frozen=True)
@@ -58,18 +59,21 @@ class DivergencePreset:
         variants: keys of `VARIANTS`.
         window: steps of the running median that a spike is measured against.
         block: steps that count as one observation when spike rates are compared: neighbours are not independent.
+        strong: a larger alpha at which all is run once more, if any. As alpha goes to 0 every phi is the same; these
+            runs' data are paired with their rollouts (`TrainConfig.paired`).
     """
 
     variants: tuple[str, ...] = tuple(VARIANTS)
     window: int = 50
     block: int = 50
+    strong: float | None = None
 
 
 PRESETS: Mapping[str, DivergencePreset] = MappingProxyType(
     {
         "smoke": DivergencePreset(window=3, block=2),
         "quick": DivergencePreset(window=25, block=25),
-        "full": DivergencePreset(),
+        "full": DivergencePreset(strong=0.1),
         "paper": DivergencePreset(),
     }
 )
@@ -104,20 +108,32 @@ def level(preset: str) -> float:
     return levels[len(levels) // 2]
 
 
-def cells(preset: str) -> dict[str, tuple[str, str, FineTuneConfig]]:
+def cells(preset: str, strong: bool = False) -> dict[str, tuple[str, str, FineTuneConfig]]:
     """Run name -> (item that keeps the run, its name there, configuration), BC as a reference among them.
 
     BC and the paper's own divergence are runs of Figure 3, and shared with it.
+
+    Args:
+        strong: the runs at the larger alpha of the preset, of which Figure 3 has none.
     """
     chosen, settings = arithmetic.preset(preset), PRESETS[preset]
     eta = level(preset)
+    if strong:
+        if settings.strong is None:
+            raise ValueError(f"the preset {preset!r} has no larger alpha")
+        chosen = dataclasses.replace(chosen, alpha=settings.strong, paired=True)
+
+    def whole(method: str, seed: int) -> FineTuneConfig:
+        config = chosen.run(method, KIND, eta, seed)
+        return dataclasses.replace(config, decodings=DECODINGS_STRONG) if strong else config
+
     made: dict[str, tuple[str, str, FineTuneConfig]] = {}
     for seed in chosen.seeds:
-        made[f"bc-s{seed}"] = ("fig3", f"bc-{KIND}-{eta}-s{seed}", chosen.run("bc", KIND, eta, seed))
+        made[f"bc-s{seed}"] = ("fig3", f"bc-{KIND}-{eta}-s{seed}", whole("bc", seed))
         for name in settings.variants:
             variant = VARIANTS[name]
             if name == "chi2_mixture":
-                made[f"{name}-s{seed}"] = ("fig3", f"sm-{KIND}-{eta}-s{seed}", chosen.run("sm", KIND, eta, seed))
+                made[f"{name}-s{seed}"] = ("fig3", f"sm-{KIND}-{eta}-s{seed}", whole("sm", seed))
                 continue
             config = chosen.run("sm", KIND, eta, seed, divergence=variant.divergence, mixture=variant.mixture)
             config = dataclasses.replace(config, decodings=("t1", "greedy_exclude"), recovery_prompts=0, examples=0)
@@ -127,18 +143,29 @@ def cells(preset: str) -> dict[str, tuple[str, str, FineTuneConfig]]:
 
 def run(preset: str, results_dir: str | Path = "results", processes: int | None = None) -> dict[str, Any]:
     """Trains or reads every run, writes the ledger's line for `g1`, and returns what its figures show."""
-    chosen = cells(preset)
-    first = next(iter(chosen.values()))[2]
-    first.prepare(preset, results_dir)
-    calls = [
-        {"config": config, "name": name, "item": item, "preset": preset, "results_dir": results_dir}
-        for item, name, config in chosen.values()
-    ]
-    runs = dict(zip(chosen, in_parallel(fine_tune, calls, processes), strict=True))
-    study, comparisons = summarise(runs, PRESETS[preset], first)
-    judgement = judge(comparisons)
-    study |= {"verdict": judgement.verdict, "why": judgement.why, "comparisons": list(judgement.comparisons)}
-    _write(preset, study, judgement, list(runs.values()), results_dir)
+    sources: list[Any] = []
+
+    def summarised(strong: bool) -> tuple[dict[str, Any], Judgement]:
+        chosen = cells(preset, strong)
+        first = next(iter(chosen.values()))[2]
+        first.prepare(preset, results_dir)
+        calls = [
+            {"config": config, "name": name, "item": item, "preset": preset, "results_dir": results_dir}
+            for item, name, config in chosen.values()
+        ]
+        runs = dict(zip(chosen, in_parallel(fine_tune, calls, processes), strict=True))
+        sources.extend(runs.values())
+        # A run's alpha is the objective's; BC has none.
+        any_sm = chosen[f"{PRESETS[preset].variants[0]}-s{first.training.seed}"][2]
+        study, comparisons = summarise(runs, PRESETS[preset], any_sm)
+        judgement = judge(comparisons)
+        found = {"verdict": judgement.verdict, "why": judgement.why, "comparisons": list(judgement.comparisons)}
+        return study | found, judgement
+
+    study, judgement = summarised(False)
+    if PRESETS[preset].strong is not None:
+        study["strong"] = summarised(True)[0]
+    _write(preset, study, judgement, sources, results_dir)
     return study
 
 
@@ -215,11 +242,17 @@ def _largest_ratio(norms: Sequence[float], window: int, start: int) -> float:
 
 
 def _write(preset: str, study: Mapping[str, Any], judgement: Judgement, runs: Sequence[Any], results_dir: Any) -> None:
-    def line(name: str) -> str:
+    def line(study: Mapping[str, Any], name: str) -> str:
         row = next(r for r in study["rows"] if r["name"] == name)
         spread = row["spikes_per_1000"]["value"]
         return f"{row['accuracy']['value']:.3f}, {spread:.0f} spikes in 1,000 steps"
 
+    def lines(study: Mapping[str, Any]) -> str:
+        return f"JS {line(study, 'js')}; χ²-mixture {line(study, 'chi2_mixture')}"
+
+    ours = lines(study)
+    if "strong" in study:
+        ours += f"; at α = {study['strong']['alpha']:g} and not {study['alpha']:g}: {lines(study['strong'])}"
     rows = []
     for row in study["rows"]:
         accuracy, label = row["accuracy"], "JS" if row["name"] == "js" else row["title"]
@@ -239,7 +272,7 @@ def _write(preset: str, study: Mapping[str, Any], judgement: Judgement, runs: Se
     write_item(
         ITEM,
         preset,
-        ours=f"JS {line('js')}; χ²-mixture {line('chi2_mixture')}",
+        ours=ours,
         n_seeds=study["n_seeds"],
         verdict=judgement.verdict,
         rows=rows,

@@ -74,6 +74,7 @@ FIGURES: Mapping[str, tuple[str, Draw]] = MappingProxyType(
         "tab34_curves": ("tab4", _run(overhead.curves, "curves")),
         "g1": ("g1", _details(divergences.comparison)),
         "g1_traces": ("g1", _details(divergences.traces)),
+        "g1_alpha": ("g1", _details(lambda study: divergences.comparison(study["strong"]))),
         "tab5": ("tab5", _details(tasks.methods, **BLEU)),
         "tab5_differences": ("tab5", _details(tasks.differences, **BLEU)),
         "tab6": ("tab6", _details(tasks.methods)),
