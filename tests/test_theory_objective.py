@@ -189,9 +189,12 @@ def test_what_restricted_policies_show_is_read_off_the_numbers() -> None:
     assert "other direct minima up to 0.20 below" in other
     second = [{**row, "family": "g"} for row in made_up_rows(0.7, 0.6)]
     assert "J at α = 1 -0.10 to +0.20 from it" in finding(made_up_rows(0.4, 0.8) + second)
-    unsolved = [{**row, "solved": row["method"] != "J js"} for row in second]
-    assert finding(made_up_rows(0.4, 0.8) + unsolved) == usual
-    assert finding(unsolved).endswith("no class was solved")
+    without_j = [{**row, "solved": row["method"] != "J js"} for row in second]
+    assert "J at α = 1 up to 0.10 below" in finding(made_up_rows(0.4, 0.8) + without_j)
+    assert finding(without_j).endswith("beside MLE's: direct forward KL the same, other direct minima 0.10 above")
+    without_mle = [{**row, "solved": row["method"] != "mle"} for row in second]
+    assert finding(made_up_rows(0.4, 0.8) + without_mle) == usual
+    assert finding(without_mle).endswith("no class was solved")
 
 
 def test_the_committed_line_says_what_its_rows_say(repository: Path) -> None:

@@ -163,12 +163,11 @@ def restricted_rows(runs: Mapping[str, Run]) -> list[dict[str, Any]]:
 
 
 def restricted_finding(rows: Sequence[Mapping[str, Any]]) -> str:
-    """How P(stay) compares with MLE's in the rows of `restricted_rows`, over the classes whose fits are all optima."""
-    unsolved = {row["family"] for row in rows if not row["solved"]}
-    mle = {row["family"]: row["stay"] for row in rows if row["method"] == "mle"}
+    """How P(stay) compares with MLE's in the rows of `restricted_rows`, over the fits that are optima, as MLE's is."""
+    mle = {row["family"]: row["stay"] for row in rows if row["method"] == "mle" and row["solved"]}
     gaps: dict[str, list[float]] = {}
     for row in rows:
-        if row["method"] == "mle" or row["family"] in unsolved:
+        if row["method"] == "mle" or not row["solved"] or row["family"] not in mle:
             continue
         if row["method"].startswith("J "):
             fit = f"J at α = {row['alpha']:g}"

@@ -187,6 +187,7 @@ def training_curves(item: Mapping[str, Any]) -> Figure:
             y = history.get("bc") if method == "sm" else history.get("nll")
             if y:
                 ax.plot(history["step"][-len(y) :], y, **{**method_style(method).kwargs(), "marker": ""})
+    ax.set_title(f"digit noise, η = {highest:g} (MLE: none), first seed")
     ax.set_xlabel("gradient step")
     ax.set_ylabel("negative log-likelihood\nof the labels (nats)")
     ax.legend()

@@ -111,5 +111,6 @@ def lengths(result: Mapping[str, Any]) -> Figure:
         curve = _curve(result, "n", backspace)
         axes.plot(curve["x"], curve["finish"], color=color, linestyle=dashes, label=f"b = {backspace:g}")
     axes.set(xlabel="length n", ylabel="P(finish in the data)", ylim=(0, 1), xlim=(0, None))
+    axes.set_title(f"an error rate of ε = {result['epsilon']:g}")
     axes.legend()
     return made

@@ -8,8 +8,11 @@ from matplotlib.figure import Figure
 from smlib.figures.style import PALETTE, figure
 
 
-def compounding(lengths: Sequence[int] | np.ndarray, curves: Mapping[str, np.ndarray]) -> Figure:
-    """P(the sequence of length n is still in the data) against n, a curve for each probability of a backspace."""
+def compounding(lengths: Sequence[int] | np.ndarray, curves: Mapping[str, np.ndarray], epsilon: float) -> Figure:
+    """P(the sequence of length n is still in the data) against n, a curve for each probability of a backspace.
+
+    epsilon, the error per token that all curves share, goes into the title.
+    """
     made, axes = figure(height=3.6)
     colours = (PALETTE["vermilion"], PALETTE["orange"], PALETTE["green"], PALETTE["blue"])
     for (label, curve), colour, dashes in zip(curves.items(), colours, (":", "--", "-.", "-"), strict=False):
@@ -18,4 +21,5 @@ def compounding(lengths: Sequence[int] | np.ndarray, curves: Mapping[str, np.nda
             label, (lengths[-1], curve[-1]), xytext=(6, 0), textcoords="offset points", va="center", color=colour
         )
     axes.set(xlabel="length n of the sequence", ylabel="P(in the data)", ylim=(0, 1), xlim=(0, lengths[-1] * 1.22))
+    axes.set_title(f"an error rate of ε = {epsilon:g}")
     return made

@@ -27,13 +27,15 @@ OUTCOME_STYLES = {
 def verdicts(study: Mapping[str, Any]) -> Figure:
     """One mark an item, in the column of its verdict."""
     items, columns = study["items"], list(VERDICT_STYLES)
+    heads = [item["title"].partition(": ")[0] for item in items]
+    titles = [i["title"] if heads.count(head) > 1 else head for i, head in zip(items, heads, strict=True)]
     made, axis = figure(height=0.8 + 0.34 * len(items), width=8.5)
     for y, item in enumerate(items):
         color, marker = VERDICT_STYLES[item["verdict"]]
         axis.plot(columns.index(item["verdict"]), y, color=color, marker=marker, markersize=11, linestyle="none")
     axis.set_xticks(range(len(columns)), [name.replace(" ", "\n") for name in columns])
     axis.xaxis.tick_top()
-    axis.set_yticks(range(len(items)), [f"{i['id']}: {i['title'].partition(': ')[0]}" for i in items], fontsize=10)
+    axis.set_yticks(range(len(items)), [f"{i['id']}: {title}" for i, title in zip(items, titles, strict=True)], fontsize=10)
     axis.set_ylim(len(items) - 0.5, -0.5)
     axis.set_xlim(-0.5, len(columns) - 0.5)
     return made
