@@ -38,8 +38,7 @@ class Choice:
 CHOICES = (
     Choice(
         "α for arithmetic",
-        "0.01, the paper's for text; 0.1 at first, until it had cost points on validation questions; App. G.1 and "
-        "Table 5 have it still",
+        "0.01, the paper's for text; 0.1 at first, until it had cost points on validation questions; App. G.1 with both",
         "entropy weight α",
     ),
     Choice("γ for arithmetic", "0.95, fixed beforehand; the sweep uses validation questions alone", "discount γ"),
@@ -60,8 +59,8 @@ CHOICES = (
     Choice("c of the mixture regulariser", "c β = 1/4, from c = β = 1/2 (App. D.4)", "mixture regulariser"),
     Choice(
         "which data are beside a rollout",
-        "Figure 3, Tables 6, 7: all of D in turn, as in Algorithm 1; App. G.1, Tables 2, 5, 8: the examples whose "
-        "rollouts are drawn, so that the two share a prompt",
+        "all of D in turn, as in Algorithm 1; Tables 2 and 8, and App. G.1 at α = 0.1: the examples whose rollouts are "
+        "drawn, so that the two share a prompt",
         "data from the rollouts' prompts",
     ),
     Choice("reuse of rollouts", "8 times each, oldest replaced first", "uses of a rollout"),
