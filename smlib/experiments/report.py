@@ -38,7 +38,7 @@ class Choice:
 CHOICES = (
     Choice(
         "α for arithmetic",
-        "0.01, the paper's for text; 0.1 at first, until it had cost points on validation questions; App. G.1 with both",
+        "0.01, the paper's for text; 0.1 at first, until it had cost points on validation questions; App. G.1 has both",
         "entropy weight α",
     ),
     Choice("γ for arithmetic", "0.95, fixed beforehand; the sweep uses validation questions alone", "discount γ"),
