@@ -148,13 +148,13 @@ class Reproduction:
                 yield future.result()
 
     def stop(self) -> None:
-        """End every kernel and wait until `execute` has returned for each of them."""
+        """End every kernel with its workers, and wait until `execute` has returned for each of them."""
         self._stopped.set()
         running = self._running
         while running:
             for client in list(self._kernels.values()):
                 with suppress(Exception):  # it may be starting or ending: then there is nothing to kill yet
-                    os.kill(client.km.provisioner.pid, signal.SIGKILL)
+                    _kill(client)
             _, running = wait(running, timeout=0.5)
 
     def execute(self, task: Task) -> Outcome:
@@ -222,6 +222,15 @@ class Reproduction:
         if self.fresh_since is not None:
             environment["SMLIB_FRESH_SINCE"] = repr(self.fresh_since)
         return environment
+
+
+def _kill(client: PapermillNotebookClient) -> None:
+    """Kill a kernel and the processes that it started: jupyter gives each kernel a process group of its own."""
+    kernel = client.km.provisioner
+    if kernel.pgid and kernel.pgid != os.getpgrp():
+        os.killpg(kernel.pgid, signal.SIGKILL)
+    else:
+        os.kill(kernel.pid, signal.SIGKILL)
 
 
 @contextmanager
