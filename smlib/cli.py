@@ -95,11 +95,13 @@ def reproduce(
     figures_dir: Annotated[str, typer.Option(help="Where figures are kept.")] = "figures",
 ) -> None:
     """Rebuild figures and tables by running their notebooks; finished training runs are not repeated."""
-    from smlib.items import check_preset, get_item
+    from smlib.items import ITEMS, check_preset, get_item
 
     # A typing error is answered before papermill is loaded.
     check_preset(preset)
-    ids = [get_item(part).id for given in only or [] for part in given.split(",") if part]
+    ids = [get_item(part.strip()).id for given in only or [] for part in given.split(",") if part.strip()]
+    if only and not ids:
+        raise ResultError(f"--only names no item; known: {', '.join(ITEMS)}")
     from smlib.reproduce import Outcome, Reproduction, Task, plan
 
     tasks = plan(ids)
@@ -124,7 +126,7 @@ def reproduce(
     table = Table(title=f"smlib reproduce --preset {preset}", show_lines=True)
     for column in ("item", "notebook", "status", "time", "where", "why"):
         table.add_column(column, overflow="fold")
-    colours = {"done": "green", "failed": "red", "interrupted": "yellow", "no notebook": "dim"}
+    colours = {"done": "green", "failed": "red", "interrupted": "yellow", "no notebook": "red"}
     for outcome in outcomes:
         table.add_row(
             outcome.task.label,

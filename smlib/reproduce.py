@@ -57,7 +57,7 @@ class Outcome:
 
     @property
     def failed(self) -> bool:
-        return self.status in ("failed", "interrupted")
+        return self.status != "done"
 
 
 Listener = Callable[[Task, int, int], None]

@@ -113,6 +113,7 @@ def test_one_failure_does_not_stop_the_others(tmp_path: Path) -> None:
     work = Reproduction("smoke", results_dir=str(tmp_path / "results"), runs_dir=tmp_path / "runs")
     outcomes = work.run([Task("01_bad", (), bad), Task("02_good", (), good), Task("03_none", ("fig2",), None)])
     assert [outcome.status for outcome in outcomes] == ["failed", "done", "no notebook"]
+    assert [outcome.failed for outcome in outcomes] == [True, False, True]
     assert outcomes[0].why == "ZeroDivisionError: division by zero"
 
 
