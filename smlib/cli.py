@@ -90,21 +90,30 @@ def reproduce(
     preset: Annotated[str, typer.Option(help="smoke, quick, full or paper.")] = "quick",
     only: Annotated[list[str] | None, typer.Option(help="An item id, such as fig3; may be repeated.")] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Notebooks to run at a time.")] = 1,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Repeat finished runs.")] = False,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Repeat finished runs; one that was stopped goes on when given again.")
+    ] = False,
     results_dir: ResultsDir = "results",
     figures_dir: Annotated[str, typer.Option(help="Where figures are kept.")] = "figures",
 ) -> None:
     """Rebuild figures and tables by running their notebooks; finished training runs are not repeated."""
     from smlib.items import ITEMS, check_preset, get_item
+    from smlib.results import fresh_round
 
     # A typing error is answered before papermill is loaded.
     check_preset(preset)
     ids = [get_item(part.strip()).id for given in only or [] for part in given.split(",") if part.strip()]
     if only and not ids:
         raise ResultError(f"--only names no item; known: {', '.join(ITEMS)}")
+    unfinished = fresh_round(preset, results_dir)
     from smlib.reproduce import Outcome, Reproduction, Task, plan
 
     tasks = plan(ids)
+    if unfinished and not fresh:
+        cure = f"go on with `{unfinished.options}`, or delete {unfinished.path} to keep what there is"
+        print(f"smlib: {unfinished} is not finished, so old and new runs stand side by side: {cure}", file=sys.stderr)
+    elif unfinished and unfinished.covers([task.name for task in tasks]):
+        print(f"smlib: going on with {unfinished}; delete {unfinished.path} to begin anew", file=sys.stderr)
     console = Console()
     with _progress(console) as progress:
         lines = {task.name: progress.add_task(task.name, start=False, total=None) for task in tasks}

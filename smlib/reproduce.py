@@ -23,6 +23,7 @@ from papermill.exceptions import PapermillExecutionError
 from smlib.execution import KernelEngine, Watch, failing_line, line_of
 from smlib.files import ResultError, project_root
 from smlib.items import ITEMS, READ_ONLY_NOTEBOOKS, check_preset, get_item
+from smlib.results import begin_fresh
 
 KERNEL_START_SECONDS = 300
 KERNEL_START_ATTEMPTS = 3
@@ -103,12 +104,14 @@ class Reproduction:
         execution_timeout: int | None = None,
         listener: Listener = lambda task, finished, total: None,
     ) -> None:
-        """`fresh` repeats finished runs; `execution_timeout` limits a cell, in seconds (None: no limit)."""
+        """`fresh` repeats what was finished before it began, which may have been in a call that was killed
+        (`smlib.results.FreshRound`); `execution_timeout` limits a cell, in seconds (None: no limit)."""
         self.preset = check_preset(preset)
         if jobs < 1:
             raise ResultError(f"jobs is {jobs}; at least one notebook has to run at a time")
         self.jobs = jobs
-        self.fresh_since = time.time() if fresh else None
+        self.fresh = fresh
+        self.fresh_since: float | None = None
         self.parameters = {"preset": preset, "results_dir": results_dir, "figures_dir": figures_dir}
         self.folder = (runs_dir or project_root() / "runs") / preset
         self.execution_timeout = execution_timeout
@@ -121,7 +124,11 @@ class Reproduction:
         """Execute the tasks and return their outcomes in order; `report` hears of each as it ends.
 
         Ctrl-C and SIGTERM end the kernels; what was unfinished is `interrupted`, and finished runs stay cached.
+        Raises `ResultError` if another `--fresh` is unfinished.
         """
+        names = [task.name for task in tasks]
+        fresh = begin_fresh(names, self.preset, self.parameters["results_dir"]) if self.fresh else None
+        self.fresh_since = fresh.since if fresh else None
         outcomes: dict[str, Outcome] = {}
         with ThreadPoolExecutor(self.jobs) as pool, _terminate_like_interrupt():
             try:
@@ -135,7 +142,9 @@ class Reproduction:
                 self.stop()
         for task in tasks:
             outcomes.setdefault(task.name, Outcome(task, "interrupted", why="stopped by the user"))
-        return [outcomes[task.name] for task in tasks]
+        if fresh and not any(outcome.failed for outcome in outcomes.values()) and set(names) >= set(fresh.notebooks):
+            fresh.end()
+        return [outcomes[name] for name in names]
 
     def _run_group(self, pool: ThreadPoolExecutor, group: Sequence[Task], width: int) -> Iterator[Outcome]:
         waiting = list(group)

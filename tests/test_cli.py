@@ -113,6 +113,24 @@ def test_a_notebook_that_is_missing_is_a_failure(tmp_path: Path, monkeypatch: py
     assert "1 failed" in done.stdout
 
 
+def test_an_unfinished_fresh_call_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reproduce.Reproduction, "execute", lambda self, task: reproduce.Outcome(task, status))
+    arguments = ["reproduce", "--preset", "smoke", "--results-dir", str(tmp_path), "--only", "fig3"]
+    status = "interrupted"
+    assert runner.invoke(cli.app, arguments).stderr == ""
+    assert runner.invoke(cli.app, [*arguments, "--fresh"]).stderr == ""
+    plain = runner.invoke(cli.app, arguments).stderr
+    assert "is not finished, so old and new runs stand side by side" in plain
+    assert "go on with `--fresh --only fig3,tab1`, or delete " in plain
+    assert plain.count("\n") == 1
+    status = "done"
+    again = runner.invoke(cli.app, [*arguments, "--fresh"])
+    assert again.stderr.startswith("smlib: going on with the `--fresh --only fig3,tab1` begun ")
+    assert again.stderr.count("\n") == 1
+    assert again.exit_code == 0
+    assert runner.invoke(cli.app, arguments).stderr == ""
+
+
 def test_report_readme_writes_between_the_markers(tmp_path: Path) -> None:
     readme = tmp_path / "README.md"
     errata = f"{ERRATA_BEGIN}\nnone\n{ERRATA_END}"

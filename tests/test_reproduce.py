@@ -117,6 +117,39 @@ def test_one_failure_does_not_stop_the_others(tmp_path: Path) -> None:
     assert outcomes[0].why == "ZeroDivisionError: division by zero"
 
 
+def test_a_fresh_call_that_was_stopped_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The time before which a finished run counts as absent stays that of the first call until all is done."""
+    ends = {"04_arithmetic": "done", "06_overhead": "interrupted"}
+    seen: list[str | None] = []
+
+    def execute(self: Reproduction, task: Task) -> Outcome:
+        seen.append(self._environment(tmp_path / "marker", alone=False).get("SMLIB_FRESH_SINCE"))
+        return Outcome(task, ends[task.name])
+
+    def call(*names: str, fresh: bool = True) -> str | None:
+        seen.clear()
+        Reproduction("smoke", fresh=fresh, results_dir=str(tmp_path)).run([Task(name, (), None) for name in names])
+        assert len(set(seen)) == 1
+        return seen[0]
+
+    monkeypatch.setattr(Reproduction, "execute", execute)
+    marker = tmp_path / "smoke" / ".fresh-since"
+    assert call(*ends, fresh=False) is None
+    assert not marker.exists()
+    first = call(*ends)
+    assert first is not None
+    assert call(*ends) == first
+    assert call(*ends, fresh=False) is None
+    ends["06_overhead"] = "done"
+    assert call("06_overhead") == first  # a part of what was asked for
+    assert marker.exists()
+    with pytest.raises(ResultError, match="not finished"):
+        call("07_divergences")
+    assert call(*ends) == first
+    assert not marker.exists()
+    assert call(*ends) != first
+
+
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_ends_the_kernel_and_its_workers_and_says_so(tmp_path: Path, signum: signal.Signals) -> None:
     pid_file = tmp_path / "pids"
