@@ -178,7 +178,9 @@ def train_command(
     task: Annotated[str, typer.Option(help="add_or_sub_in_base, mul or list_prime_factors.")] = "add_or_sub_in_base",
     method: Annotated[str, typer.Option(help="mle, bc, sm, iqlearn, dagger or unlikelihood.")] = "sm",
     noise: Annotated[str, typer.Option(help="ground_truth, random or none.")] = "ground_truth",
-    eta: Annotated[float, typer.Option(help="Noise level of the demonstrations.")] = 0.1,
+    eta: Annotated[
+        float | None, typer.Option(help="Noise level of the demonstrations.", show_default="0.1; 0 with --noise none")
+    ] = None,
     alpha: Annotated[float, typer.Option(help="Entropy weight.")] = 0.1,
     gamma: Annotated[float, typer.Option(help="Discount.")] = 0.95,
     steps: Annotated[int, typer.Option(min=4, help="Gradient steps.")] = 2000,
@@ -223,13 +225,16 @@ def generate_command(
     from smlib.workbench import write, write_text
 
     # Greedy decoding without a memory can insert and delete the same token for ever.
-    config = SamplingConfig(
-        temperature=temperature,
-        top_p=top_p,
-        greedy=greedy,
-        exclude_deleted=greedy,
-        max_new_tokens=max_tokens or (24 if model is None else 128),
-    )
+    try:
+        config = SamplingConfig(
+            temperature=temperature,
+            top_p=top_p,
+            greedy=greedy,
+            exclude_deleted=greedy,
+            max_new_tokens=max_tokens or (24 if model is None else 128),
+        )
+    except ValueError as error:
+        raise ResultError(str(error)) from error
     seeds = range(seed, seed + count)
     if model is not None:
         write_text(model, prompt, config, seeds, download=download)
@@ -286,7 +291,7 @@ def main() -> None:
     try:
         app()
     except ResultError as error:
-        print(f"smlib: {error}", file=sys.stderr)
+        print(f"smlib: {' '.join(str(error).split())}", file=sys.stderr)
         raise SystemExit(2) from None
 
 
