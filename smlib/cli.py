@@ -91,7 +91,7 @@ def reproduce(
     only: Annotated[list[str] | None, typer.Option(help="An item id, such as fig3; may be repeated.")] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Notebooks to run at a time.")] = 1,
     fresh: Annotated[
-        bool, typer.Option("--fresh", help="Repeat finished runs; one that was stopped goes on when given again.")
+        bool, typer.Option("--fresh", help="Repeat finished runs, or go on with a --fresh that was stopped.")
     ] = False,
     results_dir: ResultsDir = "results",
     figures_dir: Annotated[str, typer.Option(help="Where figures are kept.")] = "figures",
@@ -179,7 +179,7 @@ def train_command(
     method: Annotated[str, typer.Option(help="mle, bc, sm, iqlearn, dagger or unlikelihood.")] = "sm",
     noise: Annotated[str, typer.Option(help="ground_truth, random or none.")] = "ground_truth",
     eta: Annotated[
-        float | None, typer.Option(help="Noise level of the demonstrations.", show_default="0.1; 0 with --noise none")
+        float | None, typer.Option(help="Noise level of the demonstrations; 0.1, or 0 with --noise none.")
     ] = None,
     alpha: Annotated[float, typer.Option(help="Entropy weight.")] = 0.1,
     gamma: Annotated[float, typer.Option(help="Discount.")] = 0.95,
