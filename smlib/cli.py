@@ -90,19 +90,30 @@ def reproduce(
     preset: Annotated[str, typer.Option(help="smoke, quick, full or paper.")] = "quick",
     only: Annotated[list[str] | None, typer.Option(help="An item id, such as fig3; may be repeated.")] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Notebooks to run at a time.")] = 1,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Repeat finished runs.")] = False,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Repeat finished runs, or go on with a --fresh that was stopped.")
+    ] = False,
     results_dir: ResultsDir = "results",
     figures_dir: Annotated[str, typer.Option(help="Where figures are kept.")] = "figures",
 ) -> None:
     """Rebuild figures and tables by running their notebooks; finished training runs are not repeated."""
-    from smlib.items import check_preset, get_item
+    from smlib.items import ITEMS, check_preset, get_item
+    from smlib.results import fresh_round
 
     # A typing error is answered before papermill is loaded.
     check_preset(preset)
-    ids = [get_item(part).id for given in only or [] for part in given.split(",") if part]
+    ids = [get_item(part.strip()).id for given in only or [] for part in given.split(",") if part.strip()]
+    if only and not ids:
+        raise ResultError(f"--only names no item; known: {', '.join(ITEMS)}")
+    unfinished = fresh_round(preset, results_dir)
     from smlib.reproduce import Outcome, Reproduction, Task, plan
 
     tasks = plan(ids)
+    if unfinished and not fresh:
+        cure = f"go on with `{unfinished.options}`, or delete {unfinished.path} to keep what there is"
+        print(f"smlib: {unfinished} is not finished, so old and new runs stand side by side: {cure}", file=sys.stderr)
+    elif unfinished and unfinished.covers([task.name for task in tasks]):
+        print(f"smlib: going on with {unfinished}; delete {unfinished.path} to begin anew", file=sys.stderr)
     console = Console()
     with _progress(console) as progress:
         lines = {task.name: progress.add_task(task.name, start=False, total=None) for task in tasks}
@@ -124,7 +135,7 @@ def reproduce(
     table = Table(title=f"smlib reproduce --preset {preset}", show_lines=True)
     for column in ("item", "notebook", "status", "time", "where", "why"):
         table.add_column(column, overflow="fold")
-    colours = {"done": "green", "failed": "red", "interrupted": "yellow", "no notebook": "dim"}
+    colours = {"done": "green", "failed": "red", "interrupted": "yellow", "no notebook": "red"}
     for outcome in outcomes:
         table.add_row(
             outcome.task.label,
@@ -167,7 +178,9 @@ def train_command(
     task: Annotated[str, typer.Option(help="add_or_sub_in_base, mul or list_prime_factors.")] = "add_or_sub_in_base",
     method: Annotated[str, typer.Option(help="mle, bc, sm, iqlearn, dagger or unlikelihood.")] = "sm",
     noise: Annotated[str, typer.Option(help="ground_truth, random or none.")] = "ground_truth",
-    eta: Annotated[float, typer.Option(help="Noise level of the demonstrations.")] = 0.1,
+    eta: Annotated[
+        float | None, typer.Option(help="Noise level of the demonstrations; 0.1, or 0 with --noise none.")
+    ] = None,
     alpha: Annotated[float, typer.Option(help="Entropy weight.")] = 0.01,
     gamma: Annotated[float, typer.Option(help="Discount.")] = 0.95,
     steps: Annotated[int, typer.Option(min=4, help="Gradient steps.")] = 2000,
@@ -212,13 +225,16 @@ def generate_command(
     from smlib.workbench import write, write_text
 
     # Greedy decoding without a memory can insert and delete the same token for ever.
-    config = SamplingConfig(
-        temperature=temperature,
-        top_p=top_p,
-        greedy=greedy,
-        exclude_deleted=greedy,
-        max_new_tokens=max_tokens or (24 if model is None else 128),
-    )
+    try:
+        config = SamplingConfig(
+            temperature=temperature,
+            top_p=top_p,
+            greedy=greedy,
+            exclude_deleted=greedy,
+            max_new_tokens=max_tokens or (24 if model is None else 128),
+        )
+    except ValueError as error:
+        raise ResultError(str(error)) from error
     seeds = range(seed, seed + count)
     if model is not None:
         write_text(model, prompt, config, seeds, download=download)
@@ -275,7 +291,7 @@ def main() -> None:
     try:
         app()
     except ResultError as error:
-        print(f"smlib: {error}", file=sys.stderr)
+        print(f"smlib: {' '.join(str(error).split())}", file=sys.stderr)
         raise SystemExit(2) from None
 
 

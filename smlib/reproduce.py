@@ -23,6 +23,7 @@ from papermill.exceptions import PapermillExecutionError
 from smlib.execution import KernelEngine, Watch, failing_line, line_of
 from smlib.files import ResultError, project_root
 from smlib.items import ITEMS, READ_ONLY_NOTEBOOKS, check_preset, get_item
+from smlib.results import begin_fresh
 
 KERNEL_START_SECONDS = 300
 KERNEL_START_ATTEMPTS = 3
@@ -57,7 +58,7 @@ class Outcome:
 
     @property
     def failed(self) -> bool:
-        return self.status in ("failed", "interrupted")
+        return self.status != "done"
 
 
 Listener = Callable[[Task, int, int], None]
@@ -103,12 +104,14 @@ class Reproduction:
         execution_timeout: int | None = None,
         listener: Listener = lambda task, finished, total: None,
     ) -> None:
-        """`fresh` repeats finished runs; `execution_timeout` limits a cell, in seconds (None: no limit)."""
+        """`fresh` repeats what was finished before it began, which may have been in a call that was killed
+        (`smlib.results.FreshRound`); `execution_timeout` limits a cell, in seconds (None: no limit)."""
         self.preset = check_preset(preset)
         if jobs < 1:
             raise ResultError(f"jobs is {jobs}; at least one notebook has to run at a time")
         self.jobs = jobs
-        self.fresh_since = time.time() if fresh else None
+        self.fresh = fresh
+        self.fresh_since: float | None = None
         self.parameters = {"preset": preset, "results_dir": results_dir, "figures_dir": figures_dir}
         self.folder = (runs_dir or project_root() / "runs") / preset
         self.execution_timeout = execution_timeout
@@ -121,7 +124,11 @@ class Reproduction:
         """Execute the tasks and return their outcomes in order; `report` hears of each as it ends.
 
         Ctrl-C and SIGTERM end the kernels; what was unfinished is `interrupted`, and finished runs stay cached.
+        Raises `ResultError` if another `--fresh` is unfinished.
         """
+        names = [task.name for task in tasks]
+        fresh = begin_fresh(names, self.preset, self.parameters["results_dir"]) if self.fresh else None
+        self.fresh_since = fresh.since if fresh else None
         outcomes: dict[str, Outcome] = {}
         with ThreadPoolExecutor(self.jobs) as pool, _terminate_like_interrupt():
             try:
@@ -135,7 +142,9 @@ class Reproduction:
                 self.stop()
         for task in tasks:
             outcomes.setdefault(task.name, Outcome(task, "interrupted", why="stopped by the user"))
-        return [outcomes[task.name] for task in tasks]
+        if fresh and not any(outcome.failed for outcome in outcomes.values()) and set(names) >= set(fresh.notebooks):
+            fresh.end()
+        return [outcomes[name] for name in names]
 
     def _run_group(self, pool: ThreadPoolExecutor, group: Sequence[Task], width: int) -> Iterator[Outcome]:
         waiting = list(group)
@@ -148,13 +157,13 @@ class Reproduction:
                 yield future.result()
 
     def stop(self) -> None:
-        """End every kernel and wait until `execute` has returned for each of them."""
+        """End every kernel with its workers, and wait until `execute` has returned for each of them."""
         self._stopped.set()
         running = self._running
         while running:
             for client in list(self._kernels.values()):
                 with suppress(Exception):  # it may be starting or ending: then there is nothing to kill yet
-                    os.kill(client.km.provisioner.pid, signal.SIGKILL)
+                    _kill(client)
             _, running = wait(running, timeout=0.5)
 
     def execute(self, task: Task) -> Outcome:
@@ -222,6 +231,15 @@ class Reproduction:
         if self.fresh_since is not None:
             environment["SMLIB_FRESH_SINCE"] = repr(self.fresh_since)
         return environment
+
+
+def _kill(client: PapermillNotebookClient) -> None:
+    """Kill a kernel and the processes that it started: jupyter gives each kernel a process group of its own."""
+    kernel = client.km.provisioner
+    if kernel.pgid and kernel.pgid != os.getpgrp():
+        os.killpg(kernel.pgid, signal.SIGKILL)
+    else:
+        os.kill(kernel.pid, signal.SIGKILL)
 
 
 @contextmanager

@@ -19,6 +19,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from smlib.files import (
@@ -41,12 +42,15 @@ __all__ = [
     "NUMERICS_VERSION",
     "PRESETS",
     "VERDICTS",
+    "FreshRound",
     "Item",
     "ResultError",
     "Run",
+    "begin_fresh",
     "check_preset",
     "config_hash",
     "finish",
+    "fresh_round",
     "get_item",
     "item_path",
     "ledger",
@@ -62,6 +66,8 @@ __all__ = [
 SCHEMA = 1
 SHARED = "shared"
 """A folder beside the items' for runs that several of them use, such as the pretrained model."""
+FRESH = ".fresh-since"
+"""A file of the preset's folder while a `smlib reproduce --fresh` is unfinished; see `FreshRound`."""
 
 
 class Run(dict[str, object]):
@@ -189,6 +195,65 @@ def _freshness(fresh: bool | None, path: Path, scratch: Path) -> tuple[bool, boo
         return what.exists() and what.stat().st_mtime < since
 
     return older(path), older(scratch)
+
+
+@dataclass(frozen=True)
+class FreshRound:
+    """A `smlib reproduce --fresh` that was begun and is not finished.
+
+    It is kept in a file, so that one that was killed can go on: runs that were finished since it began are not
+    repeated again. It belongs to the notebooks that were asked for, and is over when a call has done all of them.
+    """
+
+    path: Path
+    since: float
+    notebooks: tuple[str, ...]
+
+    def __str__(self) -> str:
+        begun = time.strftime("%Y-%m-%d %H:%M", time.localtime(self.since))
+        return f"the `{self.options}` begun {begun} in {self.path.parent}"
+
+    @property
+    def options(self) -> str:
+        """What to give `smlib reproduce` to go on."""
+        if {item.notebook for item in ITEMS.values()} <= set(self.notebooks):
+            return "--fresh"
+        return "--fresh --only " + ",".join(item.id for item in ITEMS.values() if item.notebook in self.notebooks)
+
+    def covers(self, notebooks: Sequence[str]) -> bool:
+        """Whether all of these are among the notebooks that are being repeated."""
+        return set(notebooks) <= set(self.notebooks)
+
+    def end(self) -> None:
+        """Everything is done: the next `--fresh` repeats it again."""
+        self.path.unlink(missing_ok=True)
+
+
+def fresh_round(preset: str, results_dir: str | os.PathLike[str] = "results") -> FreshRound | None:
+    """The unfinished `--fresh` of a preset, if there is one; raises `ResultError` if its file is damaged."""
+    path = resolve(results_dir) / check_preset(preset) / FRESH
+    if not path.exists():
+        return None
+    record = read_json(path)
+    since, notebooks = record.get("since"), record.get("notebooks")
+    if not isinstance(since, float) or not isinstance(notebooks, list):
+        raise ResultError(f"{path} does not say when a `--fresh` began, and of which notebooks; delete it")
+    return FreshRound(path, since, tuple(map(str, notebooks)))
+
+
+def begin_fresh(notebooks: Sequence[str], preset: str, results_dir: str | os.PathLike[str] = "results") -> FreshRound:
+    """Begin to repeat the runs of these notebooks, or go on with what was begun for them and others.
+
+    Raises `ResultError` if one was begun that leaves out some of them: its time is not theirs.
+    """
+    found = fresh_round(preset, results_dir)
+    if found is None:
+        path = resolve(results_dir) / preset / FRESH
+        found = FreshRound(path, time.time(), tuple(sorted(notebooks)))
+        write_atomically(path, canonical_json({"since": found.since, "notebooks": found.notebooks}))
+    elif not found.covers(notebooks):
+        raise ResultError(f"{found} is not finished: give `{found.options}` first, or delete {found.path} to drop it")
+    return found
 
 
 @contextmanager

@@ -4,14 +4,17 @@ A folder holds one policy: `settings.json` (what it was trained with), `metrics.
 and the weights in `policy/` when it is done. A killed run goes on when the same command is given again.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from safetensors import SafetensorError
 from transformers.utils.logging import disable_progress_bar
 
-from smlib.actions import Trajectory
+from smlib.actions import ActionSpace, Trajectory
+from smlib.checkpoints import CheckpointError
 from smlib.data.continuations import inner_decoder
 from smlib.data.demonstrations import TaskDemonstrations
 from smlib.data.tasks import Task, load_task
@@ -22,7 +25,10 @@ from smlib.methods import ObjectiveConfig, get_method
 from smlib.models import Policy, max_positions, tiny_policy
 from smlib.sampling import SamplingConfig
 from smlib.streaming import show, stream
-from smlib.training import TrainConfig, train
+from smlib.training import NonFiniteLossError, TrainConfig, train
+
+ETA = 0.1
+"""Noise level of the demonstrations where none is asked for."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +40,9 @@ class Settings:
         noise: `ground_truth`, `random` or `none`.
         training: the run; its `eta` is the noise level.
         dim, layers, heads, positions: shape of the tiny Llama.
+
+    Raises:
+        ValueError: a noise level that the noise cannot have; a seed that torch does not take.
     """
 
     task: str = "add_or_sub_in_base"
@@ -47,32 +56,39 @@ class Settings:
     heads: int = 4
     positions: int = 128
 
+    def __post_init__(self) -> None:
+        eta = self.training.eta
+        if self.noise == "none" and eta > 0.0:
+            raise ValueError(f"the noise `none` has eta = 0, not {eta}: leave eta out, or choose a noise")
+        if eta == 1.0:
+            raise ValueError("eta = 1 never reaches the end of an answer: choose one below 1")
+        _check_seed(self.training.seed)
+
     def load_task(self) -> Task:
         """The task with these splits; raises `ResultError` with the known names for an unknown one."""
-        try:
+        with _told(ValueError, OSError, ModuleNotFoundError):
             return load_task(
                 self.task, difficulty=self.difficulty, n_train=self.questions, n_val=self.validation, n_test=0
             )
-        except ValueError as error:
-            raise ResultError(str(error)) from None
 
 
 def settings_for(
-    method: str, *, steps: int, eta: float, alpha: float, gamma: float, seed: int, **data: str | int
+    method: str, *, steps: int, eta: float | None, alpha: float, gamma: float, seed: int, **data: str | int
 ) -> Settings:
     """Settings of a short run: half of it behavioural cloning, then a quarter to anneal β (App. E's proportions are
-    10,000 and 2,000 steps). Methods that take no noise get none. Raises `ResultError` for a value that cannot be used.
+    10,000 and 2,000 steps). Without `eta` it is `ETA`, and 0 with the noise `none`. Methods that take no noise get
+    none. Raises `ResultError` for a value that cannot be used.
     """
-    try:
+    with _told(ValueError):
         return _settings(method, steps, eta, alpha, gamma, seed, **data)
-    except ValueError as error:
-        raise ResultError(str(error)) from None
 
 
 def _settings(
-    method: str, steps: int, eta: float, alpha: float, gamma: float, seed: int, **data: str | int
+    method: str, steps: int, eta: float | None, alpha: float, gamma: float, seed: int, **data: str | int
 ) -> Settings:
     noisy = get_method(method).noise
+    if eta is None:
+        eta = 0.0 if data.get("noise") == "none" else ETA
     objective = ObjectiveConfig(
         method=method, alpha=alpha, gamma=gamma, bc_steps=steps // 2, anneal_steps=max(1, steps // 4)
     )
@@ -96,46 +112,72 @@ def fit(settings: Settings, folder: Path, init: Path | None = None) -> Mapping[s
     """Train in `folder` and save the policy; returns its validation accuracy at temperature 1 and greedily.
 
     `init` is a folder of an earlier policy to start from. Raises `ResultError` if the folder holds a policy of other
-    settings.
+    settings, if the settings cannot be used, and if the training stops at a checkpoint or a loss that is none.
     """
     task = settings.load_task()
     record = canonical_json({"settings": settings, "init": None if init is None else str(init)})
     described = folder / "settings.json"
-    if described.exists() and described.read_text(encoding="utf-8") != record:
-        raise ResultError(f"{folder} holds a run with other settings, in settings.json; name another folder")
-    try:
+    with _told(OSError):
+        if described.exists() and described.read_bytes() != record.encode():
+            raise ResultError(f"{folder} holds a run with other settings, in settings.json; name another folder")
+    # All this before anything is written: a folder belongs to the settings in it.
+    with _told(ValueError, after="; --noise says which"):
         data = TaskDemonstrations(task, task.train, settings.noise)
-    except ValueError as error:  # before anything is written: a folder belongs to the settings in it
-        raise ResultError(f"{error}; --noise says which") from None
-    write_atomically(described, record)
     disable_progress_bar()  # of loading and saving weights; training shows its own
-    if init is None:
-        policy = tiny_policy(
-            task.space,
-            dim=settings.dim,
-            layers=settings.layers,
-            heads=settings.heads,
-            positions=settings.positions,
-            seed=settings.training.seed,
-        )
-    else:
-        policy = Policy.load(_weights(init))
-    trained = train(policy, data, settings.training, folder).policy
+    policy = _new(settings, task) if init is None else _earlier(init, settings, task)
+    with _told(OSError, before=f"{folder} cannot be written: "):
+        write_atomically(described, record)
+    with _told(CheckpointError, NonFiniteLossError):
+        trained = train(policy, data, settings.training, folder).policy
     trained.save(folder / "policy")
     return {
         decoding: answer(trained, task, task.val, decoding=decoding).accuracy for decoding in ("t1", "greedy_exclude")
     }
 
 
+def _new(settings: Settings, task: Task) -> Policy:
+    return tiny_policy(
+        task.space,
+        dim=settings.dim,
+        layers=settings.layers,
+        heads=settings.heads,
+        positions=settings.positions,
+        seed=settings.training.seed,
+    )
+
+
+def _earlier(folder: Path, settings: Settings, task: Task) -> Policy:
+    """The policy in `folder`, if the run can start from it."""
+    policy = _load(folder, task.space)
+    method = settings.training.objective.method
+    if get_method(method).backspace and not policy.config.backspace:
+        raise ResultError(f"the policy in {folder} has no <bkspc>: {method} starts from one of a method that has it")
+    return policy
+
+
 def write(folder: Path, prompt: str, config: SamplingConfig, seed: int) -> Trajectory:
-    """Sample one completion of a prompt and show it as it is written, deleted tokens struck out."""
+    """Sample one completion of a prompt and show it as it is written, deleted tokens struck out.
+
+    Raises:
+        ResultError: no finished policy, a damaged one, a prompt that fills its context, a seed that is none.
+    """
     disable_progress_bar()
-    settings = read_json(folder / "settings.json")["settings"]
-    assert isinstance(settings, dict)
-    task = load_task(str(settings["task"]), n_train=0, n_val=0, n_test=0, difficulty=str(settings["difficulty"]))
+    task = _task_of(folder)
+    policy = _load(folder, task.space)
     ids = np.array([task.tokenizer.bos, *task.tokenizer.encode(prompt)], np.int32)
-    policy = Policy.load(_weights(folder))
+    _check_sampling(policy, ids.size, config, [seed])
     return show(stream(policy, ids, config, seed), task.space, task.tokenizer.decode)
+
+
+def _task_of(folder: Path) -> Task:
+    """The task that the policy in `folder` was trained on, without questions."""
+    _weights(folder)
+    described = folder / "settings.json"
+    settings = read_json(described).get("settings")
+    if not isinstance(settings, Mapping) or not {"task", "difficulty"} <= set(settings):
+        raise ResultError(f"{described} is none of `smlib train`: it does not name the task")
+    with _told(ValueError, ModuleNotFoundError, before=f"{described}: "):
+        return load_task(str(settings["task"]), n_train=0, n_val=0, n_test=0, difficulty=str(settings["difficulty"]))
 
 
 def write_text(
@@ -149,22 +191,16 @@ def write_text(
         download: whether the hub may be asked.
 
     Raises:
-        ResultError: no such model, a model that cannot be a policy, a prompt that fills the model's context.
+        ResultError: no such model, a model that cannot be a policy, a prompt that fills the model's context, a seed
+            that is none.
     """
     disable_progress_bar()
-    try:
+    with _told(OSError, ModuleNotFoundError, ValueError, SafetensorError):
         policy, tokenizer = load_policy(model, local_files_only=not download)
-    except (FileNotFoundError, ModuleNotFoundError, ValueError) as error:
-        raise ResultError(str(error)) from None
     if not (Path(model) / "policy.json").is_file():
         policy.forbid_backspace()
     ids = np.array([tokenizer.bos, *tokenizer.encode(prompt)], np.int32)
-    room = max_positions(policy.lm) - ids.size
-    if room < config.max_new_tokens:
-        raise ResultError(
-            f"the prompt has {ids.size} tokens and the model reads {max_positions(policy.lm)}: no room for "
-            f"{config.max_new_tokens} more; shorten the prompt or lower --max-tokens"
-        )
+    _check_sampling(policy, ids.size, config, seeds)
     return [show(stream(policy, ids, config, s), policy.space, inner_decoder(tokenizer)) for s in seeds]
 
 
@@ -173,3 +209,39 @@ def _weights(folder: Path) -> Path:
         hint = f"; a saved language model is read by --model {folder}" if (folder / "policy.json").exists() else ""
         raise ResultError(f"{folder} holds no finished policy: train one with `smlib train {folder}`{hint}")
     return folder / "policy"
+
+
+def _load(folder: Path, space: ActionSpace) -> Policy:
+    """The finished policy in `folder`, which has to have these actions."""
+    with _told(OSError, ValueError, SafetensorError, before=f"the policy in {folder} cannot be read: "):
+        policy = Policy.load(_weights(folder))
+    if policy.space != space:
+        raise ResultError(f"the policy in {folder} has the actions of another task: {policy.space}, not {space}")
+    return policy
+
+
+def _check_sampling(policy: Policy, prompt: int, config: SamplingConfig, seeds: Sequence[int]) -> None:
+    """Whether a prompt of so many tokens leaves room, and the seeds are seeds."""
+    reads = max_positions(policy.lm)
+    if reads - prompt < config.max_new_tokens:
+        raise ResultError(
+            f"the prompt has {prompt} tokens and the model reads {reads}: no room for {config.max_new_tokens} more; "
+            "shorten the prompt or lower --max-tokens"
+        )
+    with _told(ValueError):
+        for seed in seeds:
+            _check_seed(seed)
+
+
+def _check_seed(seed: int) -> None:
+    if not 0 <= seed < 2**63:
+        raise ValueError(f"a seed lies between 0 and 2^63 - 1, got {seed}")
+
+
+@contextmanager
+def _told(*kinds: type[Exception], before: str = "", after: str = "") -> Iterator[None]:
+    """Where what is raised of these kinds is about the input: the user is told in one line, without a traceback."""
+    try:
+        yield
+    except kinds as error:
+        raise ResultError(f"{before}{error}{after}") from error

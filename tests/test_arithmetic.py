@@ -1,6 +1,9 @@
 """Presets of the arithmetic experiment, answers and recovery, the ledger's lines."""
 
+import ctypes
 import dataclasses
+import signal
+import sys
 
 import numpy as np
 import pytest
@@ -109,11 +112,17 @@ def test_base_models_are_trained_once_and_read_after(tmp_path):
 
 
 def double(x):
-    return 2 * x
+    """Twice x, and the signal that the system sends to this process when its parent ends."""
+    found = ctypes.c_int(-1)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(2, ctypes.byref(found))  # PR_GET_PDEATHSIG
+    return 2 * x, found.value
 
 
-def test_parallel_calls_keep_their_order():
-    assert in_parallel(double, [{"x": i} for i in range(5)], processes=2) == [0, 2, 4, 6, 8]
+def test_parallel_calls_keep_their_order_and_end_with_their_parent():
+    found = in_parallel(double, [{"x": i} for i in range(5)], processes=2)
+    assert [value for value, _ in found] == [0, 2, 4, 6, 8]
+    assert sys.platform != "linux" or {sent for _, sent in found} == {signal.SIGKILL}
 
 
 def fake_runs(chosen, accuracy):

@@ -55,6 +55,8 @@ def test_status_of_a_damaged_result_is_one_line_and_no_traceback(tmp_path: Path)
     [
         (["reproduce", "--preset", "fast"], "unknown preset 'fast'; known: smoke, quick, full, paper"),
         (["reproduce", "--only", "fig9"], "unknown item 'fig9'; known: fig1, theory, fig2"),
+        (["reproduce", "--only", ""], "--only names no item; known: fig1, theory, fig2"),
+        (["reproduce", "--only", " ,", "--only", ""], "--only names no item"),
         (["reproduce", "--jobs", "0"], "greater than or equal to 1"),
     ],
 )
@@ -91,6 +93,42 @@ def test_reproduce_ends_with_one_table_and_fails_if_a_notebook_does(
     assert "ZeroDivisionError: division by zero" in done.stdout
     assert "In [3] `1 / 0`" in done.stdout
     assert "1 failed" in done.stdout
+
+
+def test_a_notebook_that_is_missing_is_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that a call for two items does not succeed with one."""
+    made = reproduce.Task("03_masking", ("fig2",), tmp_path / "03_masking.ipynb")
+    absent = reproduce.Task("04_arithmetic", ("fig3", "tab1"), None)
+    monkeypatch.setattr(reproduce, "plan", lambda ids: [made, absent])
+    execute = reproduce.Reproduction.execute
+    monkeypatch.setattr(
+        reproduce.Reproduction,
+        "execute",
+        lambda self, task: execute(self, task) if task == absent else reproduce.Outcome(task, "done"),
+    )
+    arguments = ["reproduce", "--preset", "smoke", "--results-dir", str(tmp_path), "--only", "fig2,fig3"]
+    done = runner.invoke(cli.app, arguments, env={"COLUMNS": "220"})
+    assert done.exit_code == 1
+    assert "04_arithmetic: no notebook" in done.stdout
+    assert "1 failed" in done.stdout
+
+
+def test_an_unfinished_fresh_call_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reproduce.Reproduction, "execute", lambda self, task: reproduce.Outcome(task, status))
+    arguments = ["reproduce", "--preset", "smoke", "--results-dir", str(tmp_path), "--only", "fig3"]
+    status = "interrupted"
+    assert runner.invoke(cli.app, arguments).stderr == ""
+    assert runner.invoke(cli.app, [*arguments, "--fresh"]).stderr == ""
+    plain = runner.invoke(cli.app, arguments).stderr
+    assert "is not finished, so old and new runs stand side by side" in plain
+    assert "go on with `--fresh --only fig3,tab1`, or delete " in plain
+    assert plain.count("\n") == 1
+    status = "done"
+    again = runner.invoke(cli.app, [*arguments, "--fresh"])
+    assert again.stderr.startswith("smlib: going on with the `--fresh --only fig3,tab1` begun ")
+    assert again.stderr.count("\n") == 1
+    assert again.exit_code == 0
+    assert runner.invoke(cli.app, arguments).stderr == ""
 
 
 def test_report_readme_writes_between_the_markers(tmp_path: Path) -> None:

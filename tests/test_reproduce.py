@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 from notebook_maker import write_notebook
 
@@ -112,13 +113,55 @@ def test_one_failure_does_not_stop_the_others(tmp_path: Path) -> None:
     work = Reproduction("smoke", results_dir=str(tmp_path / "results"), runs_dir=tmp_path / "runs")
     outcomes = work.run([Task("01_bad", (), bad), Task("02_good", (), good), Task("03_none", ("fig2",), None)])
     assert [outcome.status for outcome in outcomes] == ["failed", "done", "no notebook"]
+    assert [outcome.failed for outcome in outcomes] == [True, False, True]
     assert outcomes[0].why == "ZeroDivisionError: division by zero"
 
 
+def test_a_fresh_call_that_was_stopped_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The time before which a finished run counts as absent stays that of the first call until all is done."""
+    ends = {"04_arithmetic": "done", "06_overhead": "interrupted"}
+    seen: list[str | None] = []
+
+    def execute(self: Reproduction, task: Task) -> Outcome:
+        seen.append(self._environment(tmp_path / "marker", alone=False).get("SMLIB_FRESH_SINCE"))
+        return Outcome(task, ends[task.name])
+
+    def call(*names: str, fresh: bool = True) -> str | None:
+        seen.clear()
+        Reproduction("smoke", fresh=fresh, results_dir=str(tmp_path)).run([Task(name, (), None) for name in names])
+        assert len(set(seen)) == 1
+        return seen[0]
+
+    monkeypatch.setattr(Reproduction, "execute", execute)
+    marker = tmp_path / "smoke" / ".fresh-since"
+    assert call(*ends, fresh=False) is None
+    assert not marker.exists()
+    first = call(*ends)
+    assert first is not None
+    assert call(*ends) == first
+    assert call(*ends, fresh=False) is None
+    ends["06_overhead"] = "done"
+    assert call("06_overhead") == first  # a part of what was asked for
+    assert marker.exists()
+    with pytest.raises(ResultError, match="not finished"):
+        call("07_divergences")
+    assert call(*ends) == first
+    assert not marker.exists()
+    assert call(*ends) != first
+
+
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupt_ends_the_kernel_and_says_so(tmp_path: Path, signum: signal.Signals) -> None:
-    pid_file = tmp_path / "pid"
-    sleep = f"import os, time\nopen({str(pid_file)!r}, 'w').write(str(os.getpid()))\ntime.sleep(300)"
+def test_an_interrupt_ends_the_kernel_and_its_workers_and_says_so(tmp_path: Path, signum: signal.Signals) -> None:
+    pid_file = tmp_path / "pids"
+    sleep = (
+        "import multiprocessing, os, time\n"
+        "from concurrent.futures import ProcessPoolExecutor\n"
+        "pool = ProcessPoolExecutor(2, mp_context=multiprocessing.get_context('spawn'))\n"
+        "naps = [pool.submit(time.sleep, 300) for _ in range(2)]\n"
+        "pids = [os.getpid(), *(worker.pid for worker in multiprocessing.active_children())]\n"
+        f"print(*pids, file=open({str(pid_file)!r}, 'w'), flush=True)\n"
+        "naps[0].result()\n"
+    )
     notebook = write_notebook(tmp_path / "01_sleep.ipynb", sleep, FINISH)
     program = (
         "import signal, sys\n"
@@ -132,24 +175,25 @@ def test_an_interrupt_ends_the_kernel_and_says_so(tmp_path: Path, signum: signal
     )
     driver = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 60
-    while not (pid_file.exists() and pid_file.read_text()) and time.monotonic() < deadline:
+    while not (pid_file.exists() and pid_file.read_text().endswith("\n")) and time.monotonic() < deadline:
         time.sleep(0.05)
     driver.send_signal(signum)
     said, _ = driver.communicate(timeout=60)
     assert said.strip() == "interrupted - stopped by the user"
-    kernel = int(pid_file.read_text())
+    pids = [int(pid) for pid in pid_file.read_text().split()]
+    assert len(pids) == 3
     deadline = time.monotonic() + 10
-    while alive(kernel) and time.monotonic() < deadline:
+    while any(map(alive, pids)) and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert not alive(kernel)
+    assert not any(map(alive, pids))
 
 
 def alive(pid: int) -> bool:
+    """Whether a process runs; one that has ended and was not waited for does not."""
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
         return False
-    return True
 
 
 def test_the_plan_knows_every_item_and_puts_the_report_last(repository: Path) -> None:

@@ -169,6 +169,32 @@ def test_fresh_computes_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert run(tmp_path, compute=never) == {"accuracy": 0.8}
 
 
+def test_a_fresh_round_is_kept_until_it_ends(tmp_path: Path) -> None:
+    assert results.fresh_round("quick", tmp_path) is None
+    begun = results.begin_fresh(["04_arithmetic", "06_overhead"], "quick", tmp_path)
+    assert begun.path == tmp_path / "quick" / ".fresh-since"
+    assert results.fresh_round("quick", tmp_path) == begun
+    assert results.fresh_round("full", tmp_path) is None
+    assert results.begin_fresh(["06_overhead", "04_arithmetic"], "quick", tmp_path) == begun  # the time is the first's
+    assert results.begin_fresh(["06_overhead"], "quick", tmp_path) == begun
+    assert begun.options == "--fresh --only fig3,tab1,tab3,tab4"
+    with pytest.raises(ResultError, match=r"is not finished: give `--fresh --only fig3,tab1,tab3,tab4` first, or"):
+        results.begin_fresh(["06_overhead", "12_report"], "quick", tmp_path)
+    begun.end()
+    assert results.fresh_round("quick", tmp_path) is None
+    everything = results.begin_fresh([item.notebook for item in ITEMS.values()], "quick", tmp_path)
+    assert everything.since > begun.since
+    assert everything.options == "--fresh"
+
+
+@pytest.mark.parametrize("text", ["{torn", "{}", '{"since": "monday", "notebooks": []}'])
+def test_a_damaged_fresh_round_is_named(tmp_path: Path, text: str) -> None:
+    (tmp_path / "quick").mkdir()
+    (tmp_path / "quick" / ".fresh-since").write_text(text)
+    with pytest.raises(ResultError, match=r"\.fresh-since"):
+        results.fresh_round("quick", tmp_path)
+
+
 def test_nan_in_a_result_is_named_and_nothing_is_written(tmp_path: Path) -> None:
     with pytest.raises(ResultError, match=r"fig3/sm\.losses\[1\] is nan"):
         run(tmp_path, compute=lambda scratch: {"losses": [1.0, float("nan")]})
