@@ -240,8 +240,13 @@ class Policy(nn.Module):
             self.offset.load_state_dict({k.removeprefix("offset."): v for k, v in extra.items() if k != "w_bkspc"})
 
     def forbid_backspace(self) -> "Policy":
-        """The same policy with `<bkspc>` switched off, in place."""
+        """The same policy with `<bkspc>` switched off, in place, until `allow_backspace` switches it on again."""
         self.config = replace(self.config, backspace=False)
+        return self
+
+    def allow_backspace(self) -> "Policy":
+        """The same policy with `<bkspc>` switched on, in place; its row is as it was when it was switched off."""
+        self.config = replace(self.config, backspace=True)
         return self
 
     def remove_offset_head(self) -> "Policy":

@@ -139,29 +139,31 @@ def train(
     *,
     evaluate: Callable[[Policy], dict[str, float]] | None = None,
     progress: bool | None = None,
+    without_backspace: bool = False,
 ) -> TrainResult:
     """Algorithm 1. "Input: Dataset D of data sequences, gradient-based optimizer step, number of train steps, ..."
 
     Args:
-        policy: trained in place. Its `<bkspc>` is switched off for methods that have none.
+        policy: trained in place. Its `<bkspc>` is switched off for methods that have none, and stays so.
         data: the training set.
         config: all parameters.
         folder: for checkpoints and `metrics.jsonl`; a run that was killed goes on from here.
         evaluate: called every `eval_every` steps (on a validation split, never the test set); its numbers are logged.
         progress: show a bar; by default where there is a terminal or a live notebook to show it.
+        without_backspace: train a method that has `<bkspc>` without it (an ablation). It takes clean demonstrations.
 
     Raises:
         NonFiniteLossError: with the step, the loss's parts and the batch's file. CheckpointError: a foreign checkpoint.
+        ValueError: a policy whose `<bkspc>` is switched off, for a method that needs it.
     """
     from accelerate import Accelerator
     from transformers import get_cosine_schedule_with_warmup
 
+    method = get_method(config.objective.method)
+    _settle_backspace(policy, config, without_backspace)
     work = Path(folder)
     work.mkdir(parents=True, exist_ok=True)
     accelerator = Accelerator()
-    method = get_method(config.objective.method)
-    if not method.backspace:
-        policy.forbid_backspace()
     optimizer = torch.optim.AdamW(_groups(policy, config), lr=config.learning_rate, betas=(0.9, 0.95))
     schedule = get_cosine_schedule_with_warmup(optimizer, config.warmup_steps, config.steps)
     buffer = ReplayBuffer(len(data), config.buffer_size, config.seed)
@@ -235,6 +237,26 @@ def train(
     log.flush()
     policy.eval()
     return TrainResult(policy, log.rows)
+
+
+def _settle_backspace(policy: Policy, config: TrainConfig, without: bool) -> None:
+    """Switches `<bkspc>` off where the method has none; one that is off already is never switched on unasked."""
+    name = config.objective.method
+    if not get_method(name).backspace:
+        policy.forbid_backspace()
+    elif without:
+        if config.eta > 0.0 or name == "dagger":  # their labels hold deletions, which would have probability 0
+            raise ValueError(
+                f"without_backspace: {name} with eta={config.eta} has demonstrations that delete; "
+                "set eta=0, and train dagger with its backspace"
+            )
+        policy.forbid_backspace()
+    elif not policy.config.backspace:
+        raise ValueError(
+            f"{name} deletes with <bkspc>, which is switched off in this policy (training by mle or unlikelihood does "
+            "that): call policy.allow_backspace() first, build the policy anew, or pass without_backspace=True for an "
+            "ablation"
+        )
 
 
 @contextlib.contextmanager

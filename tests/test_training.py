@@ -81,6 +81,26 @@ def test_every_method_learns_to_copy(method, tmp_path):
     assert (result.policy.config.backspace) == METHODS[method].backspace
 
 
+@pytest.mark.parametrize("eta", [0.0, 0.2])
+def test_a_backspace_that_is_switched_off_is_not_trained_with(eta, tmp_path):
+    trained = train(policy(), Copying(), config("mle"), tmp_path / "a", progress=False).policy
+    with pytest.raises(ValueError, match=r"sm deletes with <bkspc>, which is switched off.*policy.allow_backspace\(\)"):
+        train(trained, Copying(), config("sm", eta=eta), tmp_path / "b", progress=False)
+    assert not (tmp_path / "b").exists()
+    again = train(trained.allow_backspace(), Copying(), config("sm", eta=eta), tmp_path / "b", progress=False)
+    assert all(np.isfinite(row["loss"]) for row in again.history)
+    assert again.policy.config.backspace
+
+
+def test_an_ablation_says_that_it_has_no_backspace(tmp_path):
+    made = train(policy(), Copying(), config("sm", eta=0.0), tmp_path, progress=False, without_backspace=True)
+    assert not made.policy.config.backspace
+    assert all(np.isfinite(row["loss"]) for row in made.history)
+    for method, eta in (("sm", 0.2), ("dagger", 0.0)):
+        with pytest.raises(ValueError, match="has demonstrations that delete; set eta=0"):
+            train(policy(), Copying(), config(method, eta=eta), tmp_path, progress=False, without_backspace=True)
+
+
 def test_same_seed_same_weights_and_another_seed_others(tmp_path):
     runs = [
         weights(train(policy(), Copying(), config(seed=s), tmp_path / str(i), progress=False))

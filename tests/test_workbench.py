@@ -25,6 +25,14 @@ def test_train_then_generate(tmp_path: Path) -> None:
         workbench.fit(other, Path(folder))
 
 
+def test_a_policy_without_backspace_is_no_start_for_a_method_that_deletes(tmp_path: Path) -> None:
+    first, second = str(tmp_path / "mle"), str(tmp_path / "sm")
+    runner.invoke(cli.app, ["train", first, "--method", "mle", *SMALL], catch_exceptions=False)
+    done = runner.invoke(cli.app, ["train", second, "--init", first, *SMALL])
+    assert done.exit_code != 0
+    assert "<bkspc>, which is switched off in this policy" in str(done.exception)
+
+
 def test_methods_without_noise_get_none() -> None:
     settings = workbench.settings_for("mle", steps=8, eta=0.1, alpha=0.1, gamma=0.9, seed=0, noise="ground_truth")
     assert (settings.noise, settings.training.eta) == ("none", 0.0)
