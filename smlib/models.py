@@ -103,6 +103,11 @@ class Policy(nn.Module):
         """Device of the parameters."""
         return self.w_bkspc.device
 
+    @property
+    def max_positions(self) -> int | None:
+        """Context length of the model, in tokens; None where its configuration does not say."""
+        return getattr(self.lm.config.get_text_config(), "max_position_embeddings", None)
+
     def hidden(
         self,
         tokens: Int[Tensor, "R S"],

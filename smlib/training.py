@@ -28,7 +28,7 @@ from smlib.metrics import METRICS, MetricsLog
 from smlib.models import Policy
 from smlib.packing import PackedBatch, pack
 from smlib.rollouts import Entry, EpochOrder, ReplayBuffer, refill_interval
-from smlib.sampling import SamplingConfig, sample
+from smlib.sampling import SamplingConfig, check_context, sample
 
 
 class NonFiniteLossError(FloatingPointError):
@@ -154,13 +154,16 @@ def train(
 
     Raises:
         NonFiniteLossError: with the step, the loss's parts and the batch's file. CheckpointError: a foreign checkpoint.
-        ValueError: a policy whose `<bkspc>` is switched off, for a method that needs it.
+        ValueError: a policy whose `<bkspc>` is switched off, for a method that needs it; trajectories that are longer
+            than the model's context.
     """
     from accelerate import Accelerator
     from transformers import get_cosine_schedule_with_warmup
 
     method = get_method(config.objective.method)
     _settle_backspace(policy, config, without_backspace)
+    if method.rollouts:
+        _check_rollouts_fit(policy, data, config)
     work = Path(folder)
     work.mkdir(parents=True, exist_ok=True)
     accelerator = Accelerator()
@@ -204,7 +207,9 @@ def train(
                 groups += [[_rollout(entries[i])] for i in part]
                 flags += [[True] for _ in part]
             parts.append(groups)
-            batches.append(pack(groups, policy.space, model=flags, row_len=config.row_len).to(accelerator.device))
+            packed = pack(groups, policy.space, model=flags, row_len=config.row_len)
+            _check_fits(policy, packed)
+            batches.append(packed.to(accelerator.device))
         whole = sizes(batches) if config.accumulation > 1 else None
         with _dropout_of_step(config.seed, k, accelerator):
             for groups, batch in zip(parts, batches, strict=True):
@@ -257,6 +262,24 @@ def _settle_backspace(policy: Policy, config: TrainConfig, without: bool) -> Non
             "that): call policy.allow_backspace() first, build the policy anew, or pass without_backspace=True for an "
             "ablation"
         )
+
+
+def _check_rollouts_fit(policy: Policy, data: Dataset, config: TrainConfig) -> None:
+    """Looks at the prompts of up to 1,024 examples before a long run starts; `sample` looks at every one it is given.
+
+    A finished rollout has `<eos>` beside its tokens, which the model reads when it is trained on.
+    """
+    rng = np.random.default_rng(0)
+    some = np.unique(np.linspace(0, len(data) - 1, 1_024).astype(int)).tolist()
+    prompt = max(data.rollout_prompt(i, rng).size for i in some)
+    what = f"rollouts, of a prompt of {prompt} tokens, rollout_tokens={config.rollout_tokens} and <eos>,"
+    check_context(policy, prompt + config.rollout_tokens + 1, what, "lower rollout_tokens, or shorten the prompts")
+
+
+def _check_fits(policy: Policy, batch: PackedBatch) -> None:
+    """Whatever a data set gives: the longest state of a batch, on the way to the device."""
+    remedy = "shorten the data's examples (context=... of Continuations), or lower rollout_tokens"
+    check_context(policy, int(batch.positions.max()) + 1, "the trajectories of a batch", remedy)
 
 
 @contextlib.contextmanager

@@ -101,6 +101,22 @@ def test_an_ablation_says_that_it_has_no_backspace(tmp_path):
             train(policy(), Copying(), config(method, eta=eta), tmp_path, progress=False, without_backspace=True)
 
 
+def test_what_does_not_fit_into_the_models_context_is_refused_before_it_is_trained_on(tmp_path):
+    whole = config("sm", rollout_tokens=29)  # 2 + 29 + <eos> are the 32 positions
+    train(policy(), Copying(), whole, tmp_path / "a", progress=False)
+    message = r"rollout_tokens=30 and <eos>, take 33 tokens, and the model's context is 32: lower rollout_tokens"
+    with pytest.raises(ValueError, match=message):
+        train(policy(), Copying(), config("sm", rollout_tokens=30), tmp_path / "b", progress=False)
+    assert not (tmp_path / "b").exists()
+
+    class Long(Copying):
+        def reference(self, index):
+            return np.array([2 + index] * 40 + [1], np.int32)
+
+    with pytest.raises(ValueError, match=r"of a batch take 43 tokens, .* is 32: shorten the data's examples"):
+        train(policy(), Long(), config("mle"), tmp_path / "c", progress=False)
+
+
 def test_same_seed_same_weights_and_another_seed_others(tmp_path):
     runs = [
         weights(train(policy(), Copying(), config(seed=s), tmp_path / str(i), progress=False))
