@@ -76,6 +76,8 @@ class TrainConfig:
             steps * batch_size / times_seen, and those that are in it from the start.
         rollout_tokens: length limit of a rollout, after its prompt. rollout_noise: execution noise in rollouts, tokens
             from the example's noise law (the paper does not say whether rollouts run under the noisy dynamics).
+        rollout_batch: rollouts sampled side by side, see `sample`; a model of billions of parameters has a key/value
+            cache of a gigabyte for a few thousand tokens. None: as many as 32,768 tokens make, 256 at most.
         row_len: slots of a packed row; None for the longest block. chunk: states whose logits are held at a time.
         accumulation: the batch is processed in this many parts.
         log_every, eval_every, checkpoint_every: steps.
@@ -106,6 +108,7 @@ class TrainConfig:
     seed: int = 0
     bkspc_rate: float = field(default=1.0, metadata=ADDED_LATER)
     paired: bool = field(default=False, metadata=added_later(before=True))
+    rollout_batch: int | None = field(default=None, metadata=ADDED_LATER)
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "refill", "buffer_size", "accumulation", "log_every", "rollout_tokens"):
@@ -114,6 +117,8 @@ class TrainConfig:
         for name in ("eta", "rollout_noise"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ValueError(f"{name} is a probability, got {getattr(self, name)}")
+        if self.rollout_batch is not None and self.rollout_batch < 1:
+            raise ValueError(f"rollout_batch must be at least 1, or None, got {self.rollout_batch}")
         if self.bkspc_rate <= 0.0:
             raise ValueError(f"bkspc_rate is a positive factor, got {self.bkspc_rate}")
         if self.batch_size % self.accumulation:
@@ -307,7 +312,8 @@ class _RolloutSource:
         prompts = [self.data.rollout_prompt(i, rng) for i in examples]
         seeds = rng.integers(0, 2**63, size=len(examples)).tolist()
         laws = [self.data.noise_law(i) for i in examples] if self.sampling.needs_noise_law else None
-        rollouts = sample(self.policy, prompts, self.sampling, seeds, noise_laws=laws).trajectories
+        size = self.config.rollout_batch
+        rollouts = sample(self.policy, prompts, self.sampling, seeds, noise_laws=laws, batch_size=size).trajectories
         if self.config.objective.method != "dagger":
             return rollouts
         return [

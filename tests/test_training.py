@@ -15,10 +15,12 @@ import torch
 from smlib.actions import Trajectory
 from smlib.checkpoints import CheckpointError
 from smlib.data.noise import NoiseLaw, expert_trajectory
+from smlib.files import plain
 from smlib.losses import sizes
 from smlib.methods import METHODS, ObjectiveConfig, get_method, objective
 from smlib.models import tiny_policy
 from smlib.packing import pack
+from smlib.results import config_hash
 from smlib.training import NonFiniteLossError, TrainConfig, train
 from tests.oracles import SPACE, float64_policy
 
@@ -233,6 +235,27 @@ def test_accumulation_sees_the_same_batch(tmp_path):
         assert a["loss"] == pytest.approx(b["loss"], rel=1e-2)
 
 
+def test_rollouts_are_sampled_in_batches_of_the_size_that_is_asked_for(tmp_path, monkeypatch):
+    from smlib import training
+
+    sizes_asked, real = [], training.sample
+
+    def watched(*arguments, batch_size, **options):
+        sizes_asked.append(batch_size)
+        return real(*arguments, batch_size=batch_size, **options)
+
+    monkeypatch.setattr(training, "sample", watched)
+    usual = train(policy(), Copying(), config(), tmp_path / "a", progress=False)
+    small = train(policy(), Copying(), config(rollout_batch=1), tmp_path / "b", progress=False)
+    assert set(sizes_asked) == {None, 1}
+    assert [row["loss"] for row in small.history] == pytest.approx([row["loss"] for row in usual.history], rel=1e-4)
+
+
+def test_a_size_of_rollout_batches_that_is_not_given_leaves_a_runs_identity():
+    assert config_hash(config()) == config_hash(config(rollout_batch=None)) != config_hash(config(rollout_batch=8))
+    assert "rollout_batch" not in plain(config())
+
+
 def test_a_folder_belongs_to_its_data_and_to_what_training_started_from(tmp_path):
     class Other(Copying):
         def rollout_prompt(self, index, rng):
@@ -360,6 +383,7 @@ def test_a_loss_that_is_not_finite_stops_with_its_batch(tmp_path):
         ({"steps": 0}, "steps must be at least 1"),
         ({"eta": 1.5}, "eta is a probability, got 1.5"),
         ({"bkspc_rate": 0.0}, "positive factor"),
+        ({"rollout_batch": 0}, "rollout_batch must be at least 1"),
         ({"accumulation": 3}, "no multiple of accumulation"),
         ({"checkpoint_every": 5}, "no multiple of log_every"),
         ({"times_seen": 0.1, "refill": 1}, "generate at least"),
