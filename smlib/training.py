@@ -1,9 +1,8 @@
 """Algorithm 1: training an autoregressive model against a SequenceMatch objective.
 
-The loop of `train` is the paper's, line by line; the comments in quotation marks are its text. It runs on Accelerate,
-which moves batches to the device; it has run on CPUs alone so far. No generator carries state from step to step: noise,
-draws from the buffer and rollouts follow from the seed and the step, and a run that was killed resumes to the same
-bytes.
+The loop of `train` is the paper's, line by line; the comments in quotation marks are its text. It runs in one process
+on one device, which Accelerate finds; on CPUs alone so far. No generator carries state from step to step: noise, draws
+from the buffer and rollouts follow from the seed and the step, and a run that was killed resumes to the same bytes.
 """
 
 import contextlib
@@ -160,18 +159,23 @@ def train(
     Raises:
         NonFiniteLossError: with the step, the loss's parts and the batch's file. CheckpointError: a foreign checkpoint.
         ValueError: a policy whose `<bkspc>` is switched off, for a method that needs it; trajectories that are longer
-            than the model's context.
+            than the model's context. RuntimeError: several processes.
     """
     from accelerate import Accelerator
     from transformers import get_cosine_schedule_with_warmup
 
+    accelerator = Accelerator()
+    if accelerator.num_processes > 1:
+        raise RuntimeError(
+            f"training runs in one process on one device, and {accelerator.num_processes} were started: start it "
+            "without `accelerate launch` or `torchrun`"
+        )
     method = get_method(config.objective.method)
     _settle_backspace(policy, config, without_backspace)
     if method.rollouts:
         _check_rollouts_fit(policy, data, config)
     work = Path(folder)
     work.mkdir(parents=True, exist_ok=True)
-    accelerator = Accelerator()
     optimizer = torch.optim.AdamW(_groups(policy, config), lr=config.learning_rate, betas=(0.9, 0.95))
     schedule = get_cosine_schedule_with_warmup(optimizer, config.warmup_steps, config.steps)
     buffer = ReplayBuffer(len(data), config.buffer_size, config.seed)
@@ -195,10 +199,9 @@ def train(
             buffer.enter(config.refill, k)  # "Remove oldest model sequences from B"
         if sampling:  # "Populate B with trajectories T ~ l_theta": the new ones, and all of them when rollouts start
             buffer.populate([e for e in buffer.entries if e.rollout is None], rollouts, k)
-        draw = k * accelerator.num_processes + accelerator.process_index  # each process its own part of the batch
-        entries = buffer.draw(config.batch_size, draw)  # "Sample ... trajectories T_data ~ D and ... T_model ~ B"
-        examples = [e.example if config.paired else order[draw * len(entries) + i] for i, e in enumerate(entries)]
-        rng = np.random.default_rng([config.seed, 3, k, accelerator.process_index])
+        entries = buffer.draw(config.batch_size, k)  # "Sample ... trajectories T_data ~ D and ... T_model ~ B"
+        examples = [e.example if config.paired else order[k * len(entries) + i] for i, e in enumerate(entries)]
+        rng = np.random.default_rng([config.seed, 3, k, 0])  # the 0 keeps the noise of earlier runs
         loss_parts: dict[str, float] = {}
         parts: list[list[list[Trajectory]]] = []
         batches: list[PackedBatch] = []
@@ -216,7 +219,7 @@ def train(
             _check_fits(policy, packed)
             batches.append(packed.to(accelerator.device))
         whole = sizes(batches) if config.accumulation > 1 else None
-        with _dropout_of_step(config.seed, k, accelerator):
+        with _dropout_of_step(config.seed, k, accelerator.device):
             for groups, batch in zip(parts, batches, strict=True):
                 loss = objective(model, batch, config.objective, k, config.chunk, whole)  # "Compute g = grad J(...)"
                 if not is_finite(loss):
@@ -240,7 +243,7 @@ def train(
         if evaluate is not None and config.eval_every and (done % config.eval_every == 0 or done == config.steps):
             log.write(done, {f"val_{name}": value for name, value in evaluate(policy).items()})
             model.train()
-        if config.checkpoint_every and done % config.checkpoint_every == 0 and accelerator.is_main_process:
+        if config.checkpoint_every and done % config.checkpoint_every == 0:
             log.flush()
             save_checkpoint(work, done, identity, state)
     bar.close()
@@ -288,11 +291,10 @@ def _check_fits(policy: Policy, batch: PackedBatch) -> None:
 
 
 @contextlib.contextmanager
-def _dropout_of_step(seed: int, step: int, accelerator: Any) -> Iterator[None]:
+def _dropout_of_step(seed: int, step: int, device: torch.device) -> Iterator[None]:
     """Lets torch's generators follow from seed and step, for dropout; the caller's are left as they were."""
-    devices = [accelerator.device] if accelerator.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(int(np.random.default_rng([seed, 6, step, accelerator.process_index]).integers(2**63)))
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(int(np.random.default_rng([seed, 6, step, 0]).integers(2**63)))
         yield
 
 
