@@ -229,7 +229,7 @@ class Policy(nn.Module):
             extra = load_file(folder / "policy.safetensors")
         except (json.JSONDecodeError, KeyError, TypeError, SafetensorError) as error:
             raise ValueError(f"{folder} is a corrupt or foreign checkpoint: {error}") from error
-        policy = cls((base or _load_lm)(folder / "lm"), config)
+        policy = cls((base or load_lm)(folder / "lm"), config)
         policy.load_extra_state(extra, folder)
         return policy
 
@@ -313,13 +313,19 @@ def tiny_policy(
     return policy.to(dtype)
 
 
-def _load_lm(path: Path) -> Any:
+def load_lm(path: Path, dtype: torch.dtype | None = None) -> Any:
+    """The language model in a policy's `lm` folder; with the weights' own dtype where none is asked for."""
     from transformers import AutoModelForCausalLM
 
     if not (path / "config.json").is_file():
         raise ValueError(f"{path} has no config.json: an adapter needs its base model, see Policy.load(base=...)")
     return AutoModelForCausalLM.from_pretrained(
-        path, attn_implementation="sdpa", local_files_only=True, trust_remote_code=False, use_safetensors=True
+        path,
+        dtype=dtype or "auto",
+        attn_implementation="sdpa",
+        local_files_only=True,
+        trust_remote_code=False,
+        use_safetensors=True,
     )
 
 
