@@ -205,6 +205,14 @@ def test_beta_is_one_then_falls_to_the_floor():
     assert ObjectiveConfig(method="bc", bc_steps=0).beta(50) == 1.0
 
 
+def test_the_mixture_regulariser_is_chi_squares_unless_it_is_asked_for():
+    assert ObjectiveConfig().mixture is True
+    assert ObjectiveConfig(divergence="js").mixture is False
+    assert ObjectiveConfig(divergence="js", mixture=True).mixture is True
+    assert ObjectiveConfig(mixture=False).mixture is False
+    assert plain(ObjectiveConfig(divergence="js"))["mixture"] is False  # a run's identity holds what was done
+
+
 @pytest.mark.parametrize("method", ["mle", "bc", "sm", "dagger", "iqlearn", "unlikelihood"])
 def test_the_parts_of_a_batch_add_up_to_its_gradient(method):
     """Demonstrations with noise are of different lengths, so a mean of the parts' means would be another loss."""
