@@ -14,8 +14,8 @@ import json
 import os
 import shutil
 import warnings
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from safetensors.torch import load_file
 
 from smlib.actions import ActionSpace
 from smlib.data.tokenizers import FixedTokenizer, PretrainedTokenizer, TextTokenizer
-from smlib.models import Policy, PolicyConfig
+from smlib.models import Policy, PolicyConfig, load_lm
 from smlib.probing import ModelError, probe
 from smlib.smollm2 import smollm2_folder
 
@@ -47,7 +47,10 @@ class Lora:
 
 @dataclass(frozen=True)
 class Source:
-    """Where a policy's language model comes from; saved beside adapters, which need it again."""
+    """Where a policy's language model comes from and how; saved beside adapters, which need it again.
+
+    A folder's `name` is its absolute path: adapters are loaded from other working directories too.
+    """
 
     name: str
     lora: Lora | None = None
@@ -61,9 +64,9 @@ def load_policy(
     *,
     lora: Lora | None = None,
     four_bit: bool = False,
-    gradient_checkpointing: bool = False,
+    gradient_checkpointing: bool | None = None,
     offset_head: bool = True,
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | None = None,
     device: torch.device | str = "cpu",
     local_files_only: bool = True,
     vocab_size: int | None = None,
@@ -72,32 +75,43 @@ def load_policy(
 ) -> tuple[Policy, TextTokenizer]:
     """A policy and its tokeniser.
 
+    A saved policy comes with its own adapters, vocabulary and tokeniser; the other arguments hold for it too.
+
     Args:
         name_or_path: `smollm2`; a folder that `save_policy` wrote; a folder or hub name of a causal language model.
         lora: train adapters and leave the weights as they are; all weights are trained when omitted.
         four_bit: NF4 weights with double quantisation (bitsandbytes); needs `lora`, since they cannot be trained.
-        gradient_checkpointing: recompute activations in the backward pass.
-        offset_head: whether to add the head of App. E.
+        gradient_checkpointing: recompute activations in the backward pass. Omitted: as a policy was saved, or not.
+        offset_head: whether to add the head of App. E; False takes it from a saved policy.
         dtype: of the weights, and of the arithmetic on 4-bit weights. Adapters and added parameters are float32.
+            Omitted: as a policy was saved, or float32.
         device: where the weights are loaded to.
         local_files_only: False allows the hub to be asked. Code in a repository is never run, pickles never read.
         vocab_size: rows of the head that are tokens, if that is less than all of them.
         tokenizer: instead of the one beside the model.
-        seed: of the adapters' and the offset head's initial weights; the global generator is left as it was.
+        seed: of the adapters' and the offset head's initial weights, of which a saved policy has none; the global
+            generator is left as it was.
 
     Raises:
         FileNotFoundError: no such model here. ModuleNotFoundError: the package with the weights is missing.
         ModelError: the model cannot be a policy; the message says why.
-        ValueError: a tokeniser without `<eos>`, or with more tokens than the model.
+        ValueError: a tokeniser without `<eos>`, or with more tokens than the model; a saved policy with an argument
+            that cannot hold for it.
     """
-    if four_bit and lora is None:
-        raise ValueError("4-bit weights cannot be trained: give lora=Lora(...) as well")
     folder = Path(name_or_path)
     if (folder / "policy.json").is_file():
-        if lora is not None or four_bit:
-            raise ValueError(f"{folder} is a saved policy: its own source.json says how its model is loaded")
-        return _load_saved(folder, device, local_files_only)
-    source = Source(str(name_or_path), lora, four_bit, gradient_checkpointing, str(dtype).removeprefix("torch."))
+        given = {"lora": lora, "four_bit": four_bit or None, "vocab_size": vocab_size, "tokenizer": tokenizer}
+        own = ", ".join(name for name, value in given.items() if value is not None)
+        if own:
+            raise ValueError(
+                f"{folder} is a saved policy with adapters, vocabulary and tokeniser of its own: leave out {own}, or "
+                "load the model that it was trained from"
+            )
+        policy, tokens = _load_saved(folder, device, local_files_only, dtype, gradient_checkpointing)
+        return (policy if offset_head else policy.remove_offset_head()), tokens
+    if four_bit and lora is None:
+        raise ValueError("4-bit weights cannot be trained: give lora=Lora(...) as well")
+    source = Source(_absolute(str(name_or_path)), lora, four_bit, bool(gradient_checkpointing), _name(dtype))
     lm = _base(source, device, local_files_only)
     tokens = tokenizer or _tokenizer(_location(source.name), local_files_only, vocab_size or _head_rows(lm))
     space = ActionSpace(tokens.vocab_size, eos=tokens.eos, bos=tokens.bos)
@@ -150,19 +164,32 @@ def save_policy(policy: Policy, tokenizer: TextTokenizer, folder: str | os.PathL
     return target
 
 
-def _load_saved(folder: Path, device: torch.device | str, local_files_only: bool) -> tuple[Policy, TextTokenizer]:
-    base: Callable[[Path], Any] | None = None
+def _load_saved(
+    folder: Path,
+    device: torch.device | str,
+    local_files_only: bool,
+    dtype: torch.dtype | None,
+    gradient_checkpointing: bool | None,
+) -> tuple[Policy, TextTokenizer]:
     source = Source("")
     if (folder / SOURCE).is_file():
         stored = json.loads((folder / SOURCE).read_text())
         source = Source(**{**stored, "lora": Lora(**stored["lora"]) if stored["lora"] else None})
-    if source.lora is not None:
+    if gradient_checkpointing is not None:
+        source = replace(source, gradient_checkpointing=gradient_checkpointing)
+    if dtype is not None:
+        source = replace(source, dtype=_name(dtype))
 
-        def base(adapters: Path) -> Any:
-            from peft import PeftModel
+    def base(saved: Path) -> Any:
+        if source.lora is None:
+            lm = load_lm(saved, dtype)
+            if source.gradient_checkpointing:
+                _checkpoint_activations(lm)
+            return lm
+        from peft import PeftModel
 
-            with _without_pefts_warning():
-                return PeftModel.from_pretrained(_base(source, device, local_files_only), adapters, is_trainable=True)
+        with _without_pefts_warning():
+            return PeftModel.from_pretrained(_base(source, device, local_files_only), saved, is_trainable=True)
 
     policy = Policy.load(folder, base)
     policy.w_bkspc.data = policy.w_bkspc.data.float()
@@ -181,6 +208,14 @@ def _load_saved(folder: Path, device: torch.device | str, local_files_only: bool
 
 def _location(name: str) -> str:
     return str(smollm2_folder()) if name == "smollm2" else name
+
+
+def _absolute(name: str) -> str:
+    return str(Path(name).resolve()) if name != "smollm2" and Path(name).is_dir() else name
+
+
+def _name(dtype: torch.dtype | None) -> str:
+    return str(dtype or torch.float32).removeprefix("torch.")
 
 
 def _base(source: Source, device: torch.device | str, local_files_only: bool) -> Any:
@@ -225,14 +260,18 @@ def _base(source: Source, device: torch.device | str, local_files_only: bool) ->
     if source.lora is not None:
         lm.requires_grad_(False)
     if source.gradient_checkpointing:
-        kwargs = {"use_reentrant": False}  # the other form needs inputs with gradients, which frozen embeddings lack
-        if hasattr(lm, "activation_checkpointing_enable"):
-            lm.activation_checkpointing_enable(activation_checkpointing_kwargs=kwargs)
-        else:  # its name in earlier releases of transformers
-            lm.gradient_checkpointing_enable(gradient_checkpointing_kwargs=kwargs)
-        lm.config.use_cache = False  # of the training pass; sampling brings its own cache
+        _checkpoint_activations(lm)
     _warn_of_window(lm, source.name)
     return lm
+
+
+def _checkpoint_activations(lm: Any) -> None:
+    kwargs = {"use_reentrant": False}  # the other form needs inputs with gradients, which frozen embeddings lack
+    if hasattr(lm, "activation_checkpointing_enable"):
+        lm.activation_checkpointing_enable(activation_checkpointing_kwargs=kwargs)
+    else:  # its name in earlier releases of transformers
+        lm.gradient_checkpointing_enable(gradient_checkpointing_kwargs=kwargs)
+    lm.config.use_cache = False  # of the training pass; sampling brings its own cache
 
 
 def _with_adapters(lm: Any, lora: Lora) -> Any:

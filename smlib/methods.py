@@ -78,7 +78,8 @@ class ObjectiveConfig:
         divergence: key of `smlib.divergences.DIVERGENCES`.
         alpha: entropy weight; the paper gives 0.01 for text and nothing for arithmetic.
         gamma: discount; 0.998 for text.
-        mixture: the mixture regulariser over rollouts (chi^2-mixture). mixture_weight: its c beta, 1/4 by D.4.
+        mixture: the mixture regulariser over rollouts. None becomes True for chi^2 (chi^2-mixture, the paper's) and
+            False for the others; `dataclasses.replace` keeps what it became. mixture_weight: its c beta, 1/4 by D.4.
         bc_steps: gradient steps on BC alone, k of App. E. anneal_steps: over how many steps beta then falls from 1.
         beta_floor: where it ends.
         unlikelihood_weight: weight of the unlikelihood term.
@@ -88,7 +89,7 @@ class ObjectiveConfig:
     divergence: str = "chi2"
     alpha: float = 0.01
     gamma: float = 0.998
-    mixture: bool = True
+    mixture: bool | None = None
     mixture_weight: float = 0.25
     bc_steps: int = 10_000
     anneal_steps: int = 2_000
@@ -98,6 +99,8 @@ class ObjectiveConfig:
     def __post_init__(self) -> None:
         get_method(self.method)
         divergences.get(self.divergence)
+        if self.mixture is None:
+            object.__setattr__(self, "mixture", self.divergence == "chi2")
         check_alpha(self.alpha)
         check_gamma(self.gamma)
         if not 0.0 <= self.beta_floor <= 1.0:
@@ -152,7 +155,7 @@ def objective_of_visits(visits: VisitValues, config: ObjectiveConfig, step: int)
             divergence=divergences.get(config.divergence),
             alpha=config.alpha,
             gamma=config.gamma,
-            mixture=config.mixture,
+            mixture=bool(config.mixture),
             mixture_weight=config.mixture_weight,
         )
     elif config.method == "iqlearn":

@@ -103,6 +103,11 @@ class Policy(nn.Module):
         """Device of the parameters."""
         return self.w_bkspc.device
 
+    @property
+    def max_positions(self) -> int | None:
+        """Context length of the model, in tokens; None where its configuration does not say."""
+        return getattr(self.lm.config.get_text_config(), "max_position_embeddings", None)
+
     def hidden(
         self,
         tokens: Int[Tensor, "R S"],
@@ -224,7 +229,7 @@ class Policy(nn.Module):
             extra = load_file(folder / "policy.safetensors")
         except (json.JSONDecodeError, KeyError, TypeError, SafetensorError) as error:
             raise ValueError(f"{folder} is a corrupt or foreign checkpoint: {error}") from error
-        policy = cls((base or _load_lm)(folder / "lm"), config)
+        policy = cls((base or load_lm)(folder / "lm"), config)
         policy.load_extra_state(extra, folder)
         return policy
 
@@ -240,8 +245,13 @@ class Policy(nn.Module):
             self.offset.load_state_dict({k.removeprefix("offset."): v for k, v in extra.items() if k != "w_bkspc"})
 
     def forbid_backspace(self) -> "Policy":
-        """The same policy with `<bkspc>` switched off, in place."""
+        """The same policy with `<bkspc>` switched off, in place, until `allow_backspace` switches it on again."""
         self.config = replace(self.config, backspace=False)
+        return self
+
+    def allow_backspace(self) -> "Policy":
+        """The same policy with `<bkspc>` switched on, in place; its row is as it was when it was switched off."""
+        self.config = replace(self.config, backspace=True)
         return self
 
     def remove_offset_head(self) -> "Policy":
@@ -303,13 +313,19 @@ def tiny_policy(
     return policy.to(dtype)
 
 
-def _load_lm(path: Path) -> Any:
+def load_lm(path: Path, dtype: torch.dtype | None = None) -> Any:
+    """The language model in a policy's `lm` folder; with the weights' own dtype where none is asked for."""
     from transformers import AutoModelForCausalLM
 
     if not (path / "config.json").is_file():
         raise ValueError(f"{path} has no config.json: an adapter needs its base model, see Policy.load(base=...)")
     return AutoModelForCausalLM.from_pretrained(
-        path, attn_implementation="sdpa", local_files_only=True, trust_remote_code=False, use_safetensors=True
+        path,
+        dtype=dtype or "auto",
+        attn_implementation="sdpa",
+        local_files_only=True,
+        trust_remote_code=False,
+        use_safetensors=True,
     )
 
 

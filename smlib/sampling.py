@@ -22,7 +22,7 @@ from smlib.decoding import SamplingConfig
 from smlib.edit_batch import EditBatch, SamplesActions, SampleStats, checked_ids, checked_prompt, evaluating
 from smlib.noise_dynamics import TokenLaw
 
-__all__ = ["SampleResult", "SampleStats", "SamplingConfig", "sample"]
+__all__ = ["SampleResult", "SampleStats", "SamplingConfig", "check_context", "sample"]
 
 ROWS, SLOTS = 256, 32_768  # default batch: rows beyond the first gain nothing, slots beyond the second cost gigabytes
 
@@ -64,7 +64,7 @@ def sample(
 
     Raises:
         ValueError: an empty or invalid prompt, a wrong number of seeds or laws, a missing noise law,
-            non-finite logits.
+            non-finite logits, a prompt that leaves no room for `max_new_tokens` in the model's context.
     """
     space = policy.space
     roots = [checked_prompt(i, prompt, space) for i, prompt in enumerate(prompts)]
@@ -82,7 +82,10 @@ def sample(
         standing = [_checked_prefix(i, prefix, config, space) for i, prefix in enumerate(prefixes)]
     if len(standing) != len(roots):
         raise ValueError(f"{len(roots)} prompts but {len(standing)} prefixes: one each")
-    slots = max(map(len, roots), default=1) + config.max_new_tokens
+    longest = max(map(len, roots), default=1)
+    slots = longest + config.max_new_tokens
+    needs = f"a prompt of {longest} tokens and max_new_tokens={config.max_new_tokens}"
+    check_context(policy, slots, needs, "lower max_new_tokens, or shorten the prompts")
     rows = max(1, min(ROWS, SLOTS // slots)) if batch_size is None else batch_size
     if rows < 1:
         raise ValueError(f"batch_size={rows}: expected >= 1")
@@ -105,6 +108,16 @@ def sample(
             trajectories.update(zip(chunk, batch.trajectories(), strict=True))
             stats += batch.stats
     return SampleResult([trajectories[i] for i in range(len(roots))], stats)
+
+
+def check_context(policy: object, tokens: int, what: str, remedy: str) -> None:
+    """Raises ValueError if `what` takes more tokens than the policy's model can tell apart by their positions.
+
+    Rotary positions would go on in silence, to distances that the model was never trained on; learnt ones end.
+    """
+    most = getattr(policy, "max_positions", None)
+    if most is not None and tokens > most:
+        raise ValueError(f"{what} take {tokens} tokens, and the model's context is {most}: {remedy}")
 
 
 def _checked_prefix(

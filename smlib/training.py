@@ -1,9 +1,8 @@
 """Algorithm 1: training an autoregressive model against a SequenceMatch objective.
 
-The loop of `train` is the paper's, line by line; the comments in quotation marks are its text. It runs on Accelerate,
-which moves batches to the device; it has run on CPUs alone so far. No generator carries state from step to step: noise,
-draws from the buffer and rollouts follow from the seed and the step, and a run that was killed resumes to the same
-bytes.
+The loop of `train` is the paper's, line by line; the comments in quotation marks are its text. It runs in one process
+on one device, which Accelerate finds; on CPUs alone so far. No generator carries state from step to step: noise, draws
+from the buffer and rollouts follow from the seed and the step, and a run that was killed resumes to the same bytes.
 """
 
 import contextlib
@@ -28,7 +27,7 @@ from smlib.metrics import METRICS, MetricsLog
 from smlib.models import Policy
 from smlib.packing import PackedBatch, pack
 from smlib.rollouts import Entry, EpochOrder, ReplayBuffer, refill_interval
-from smlib.sampling import SamplingConfig, sample
+from smlib.sampling import SamplingConfig, check_context, sample
 
 
 class NonFiniteLossError(FloatingPointError):
@@ -76,6 +75,8 @@ class TrainConfig:
             steps * batch_size / times_seen, and those that are in it from the start.
         rollout_tokens: length limit of a rollout, after its prompt. rollout_noise: execution noise in rollouts, tokens
             from the example's noise law (the paper does not say whether rollouts run under the noisy dynamics).
+        rollout_batch: rollouts sampled side by side, see `sample`; a model of billions of parameters has a key/value
+            cache of a gigabyte for a few thousand tokens. None: as many as 32,768 tokens make, 256 at most.
         row_len: slots of a packed row; None for the longest block. chunk: states whose logits are held at a time.
         accumulation: the batch is processed in this many parts.
         log_every, eval_every, checkpoint_every: steps.
@@ -106,6 +107,7 @@ class TrainConfig:
     seed: int = 0
     bkspc_rate: float = field(default=1.0, metadata=ADDED_LATER)
     paired: bool = field(default=False, metadata=added_later(before=True))
+    rollout_batch: int | None = field(default=None, metadata=ADDED_LATER)
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "refill", "buffer_size", "accumulation", "log_every", "rollout_tokens"):
@@ -114,6 +116,8 @@ class TrainConfig:
         for name in ("eta", "rollout_noise"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ValueError(f"{name} is a probability, got {getattr(self, name)}")
+        if self.rollout_batch is not None and self.rollout_batch < 1:
+            raise ValueError(f"rollout_batch must be at least 1, or None, got {self.rollout_batch}")
         if self.bkspc_rate <= 0.0:
             raise ValueError(f"bkspc_rate is a positive factor, got {self.bkspc_rate}")
         if self.batch_size % self.accumulation:
@@ -139,29 +143,39 @@ def train(
     *,
     evaluate: Callable[[Policy], dict[str, float]] | None = None,
     progress: bool | None = None,
+    without_backspace: bool = False,
 ) -> TrainResult:
     """Algorithm 1. "Input: Dataset D of data sequences, gradient-based optimizer step, number of train steps, ..."
 
     Args:
-        policy: trained in place. Its `<bkspc>` is switched off for methods that have none.
+        policy: trained in place. Its `<bkspc>` is switched off for methods that have none, and stays so.
         data: the training set.
         config: all parameters.
         folder: for checkpoints and `metrics.jsonl`; a run that was killed goes on from here.
         evaluate: called every `eval_every` steps (on a validation split, never the test set); its numbers are logged.
         progress: show a bar; by default where there is a terminal or a live notebook to show it.
+        without_backspace: train a method that has `<bkspc>` without it (an ablation). It takes clean demonstrations.
 
     Raises:
         NonFiniteLossError: with the step, the loss's parts and the batch's file. CheckpointError: a foreign checkpoint.
+        ValueError: a policy whose `<bkspc>` is switched off, for a method that needs it; trajectories that are longer
+            than the model's context. RuntimeError: several processes.
     """
     from accelerate import Accelerator
     from transformers import get_cosine_schedule_with_warmup
 
+    accelerator = Accelerator()
+    if accelerator.num_processes > 1:
+        raise RuntimeError(
+            f"training runs in one process on one device, and {accelerator.num_processes} were started: start it "
+            "without `accelerate launch` or `torchrun`"
+        )
+    method = get_method(config.objective.method)
+    _settle_backspace(policy, config, without_backspace)
+    if method.rollouts:
+        _check_rollouts_fit(policy, data, config)
     work = Path(folder)
     work.mkdir(parents=True, exist_ok=True)
-    accelerator = Accelerator()
-    method = get_method(config.objective.method)
-    if not method.backspace:
-        policy.forbid_backspace()
     optimizer = torch.optim.AdamW(_groups(policy, config), lr=config.learning_rate, betas=(0.9, 0.95))
     schedule = get_cosine_schedule_with_warmup(optimizer, config.warmup_steps, config.steps)
     buffer = ReplayBuffer(len(data), config.buffer_size, config.seed)
@@ -185,10 +199,9 @@ def train(
             buffer.enter(config.refill, k)  # "Remove oldest model sequences from B"
         if sampling:  # "Populate B with trajectories T ~ l_theta": the new ones, and all of them when rollouts start
             buffer.populate([e for e in buffer.entries if e.rollout is None], rollouts, k)
-        draw = k * accelerator.num_processes + accelerator.process_index  # each process its own part of the batch
-        entries = buffer.draw(config.batch_size, draw)  # "Sample ... trajectories T_data ~ D and ... T_model ~ B"
-        examples = [e.example if config.paired else order[draw * len(entries) + i] for i, e in enumerate(entries)]
-        rng = np.random.default_rng([config.seed, 3, k, accelerator.process_index])
+        entries = buffer.draw(config.batch_size, k)  # "Sample ... trajectories T_data ~ D and ... T_model ~ B"
+        examples = [e.example if config.paired else order[k * len(entries) + i] for i, e in enumerate(entries)]
+        rng = np.random.default_rng([config.seed, 3, k, 0])  # the 0 keeps the noise of earlier runs
         loss_parts: dict[str, float] = {}
         parts: list[list[list[Trajectory]]] = []
         batches: list[PackedBatch] = []
@@ -202,9 +215,11 @@ def train(
                 groups += [[_rollout(entries[i])] for i in part]
                 flags += [[True] for _ in part]
             parts.append(groups)
-            batches.append(pack(groups, policy.space, model=flags, row_len=config.row_len).to(accelerator.device))
+            packed = pack(groups, policy.space, model=flags, row_len=config.row_len)
+            _check_fits(policy, packed)
+            batches.append(packed.to(accelerator.device))
         whole = sizes(batches) if config.accumulation > 1 else None
-        with _dropout_of_step(config.seed, k, accelerator):
+        with _dropout_of_step(config.seed, k, accelerator.device):
             for groups, batch in zip(parts, batches, strict=True):
                 loss = objective(model, batch, config.objective, k, config.chunk, whole)  # "Compute g = grad J(...)"
                 if not is_finite(loss):
@@ -228,7 +243,7 @@ def train(
         if evaluate is not None and config.eval_every and (done % config.eval_every == 0 or done == config.steps):
             log.write(done, {f"val_{name}": value for name, value in evaluate(policy).items()})
             model.train()
-        if config.checkpoint_every and done % config.checkpoint_every == 0 and accelerator.is_main_process:
+        if config.checkpoint_every and done % config.checkpoint_every == 0:
             log.flush()
             save_checkpoint(work, done, identity, state)
     bar.close()
@@ -237,12 +252,49 @@ def train(
     return TrainResult(policy, log.rows)
 
 
+def _settle_backspace(policy: Policy, config: TrainConfig, without: bool) -> None:
+    """Switches `<bkspc>` off where the method has none; one that is off already is never switched on unasked."""
+    name = config.objective.method
+    if not get_method(name).backspace:
+        policy.forbid_backspace()
+    elif without:
+        if config.eta > 0.0 or name == "dagger":  # their labels hold deletions, which would have probability 0
+            raise ValueError(
+                f"without_backspace: {name} with eta={config.eta} has demonstrations that delete; "
+                "set eta=0, and train dagger with its backspace"
+            )
+        policy.forbid_backspace()
+    elif not policy.config.backspace:
+        raise ValueError(
+            f"{name} deletes with <bkspc>, which is switched off in this policy (training by mle or unlikelihood does "
+            "that): call policy.allow_backspace() first, build the policy anew, or pass without_backspace=True for an "
+            "ablation"
+        )
+
+
+def _check_rollouts_fit(policy: Policy, data: Dataset, config: TrainConfig) -> None:
+    """Looks at the prompts of up to 1,024 examples before a long run starts; `sample` looks at every one it is given.
+
+    A finished rollout has `<eos>` beside its tokens, which the model reads when it is trained on.
+    """
+    rng = np.random.default_rng(0)
+    some = np.unique(np.linspace(0, len(data) - 1, 1_024).astype(int)).tolist()
+    prompt = max(data.rollout_prompt(i, rng).size for i in some)
+    what = f"rollouts, of a prompt of {prompt} tokens, rollout_tokens={config.rollout_tokens} and <eos>,"
+    check_context(policy, prompt + config.rollout_tokens + 1, what, "lower rollout_tokens, or shorten the prompts")
+
+
+def _check_fits(policy: Policy, batch: PackedBatch) -> None:
+    """Whatever a data set gives: the longest state of a batch, on the way to the device."""
+    remedy = "shorten the data's examples (context=... of Continuations), or lower rollout_tokens"
+    check_context(policy, int(batch.positions.max()) + 1, "the trajectories of a batch", remedy)
+
+
 @contextlib.contextmanager
-def _dropout_of_step(seed: int, step: int, accelerator: Any) -> Iterator[None]:
+def _dropout_of_step(seed: int, step: int, device: torch.device) -> Iterator[None]:
     """Lets torch's generators follow from seed and step, for dropout; the caller's are left as they were."""
-    devices = [accelerator.device] if accelerator.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(int(np.random.default_rng([seed, 6, step, accelerator.process_index]).integers(2**63)))
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(int(np.random.default_rng([seed, 6, step, 0]).integers(2**63)))
         yield
 
 
@@ -262,7 +314,8 @@ class _RolloutSource:
         prompts = [self.data.rollout_prompt(i, rng) for i in examples]
         seeds = rng.integers(0, 2**63, size=len(examples)).tolist()
         laws = [self.data.noise_law(i) for i in examples] if self.sampling.needs_noise_law else None
-        rollouts = sample(self.policy, prompts, self.sampling, seeds, noise_laws=laws).trajectories
+        size = self.config.rollout_batch
+        rollouts = sample(self.policy, prompts, self.sampling, seeds, noise_laws=laws, batch_size=size).trajectories
         if self.config.objective.method != "dagger":
             return rollouts
         return [

@@ -118,6 +118,43 @@ def test_adapters_save_and_load_bit_for_bit(kind, tmp_path):
         load_policy(tmp_path / "mine", lora=Lora())
 
 
+def test_a_saved_policy_takes_no_arguments_that_cannot_hold_for_it(tmp_path):
+    policy, tokenizer = load_policy(saved_model(tmp_path / "base"))
+    save_policy(policy, tokenizer, tmp_path / "mine")
+    for given in ({"lora": Lora()}, {"four_bit": True}, {"vocab_size": 48}, {"tokenizer": tokenizer}):
+        with pytest.raises(ValueError, match=f"is a saved policy .*leave out .*{next(iter(given))}"):
+            load_policy(tmp_path / "mine", **given)
+    assert load_policy(tmp_path / "mine", offset_head=False)[0].offset is None
+
+
+@pytest.mark.parametrize("lora", [None, Lora(2, 4)])
+def test_dtype_and_gradient_checkpointing_of_a_saved_policy(lora, tmp_path):
+    policy, tokenizer = load_policy(saved_model(tmp_path / "base"), lora=lora, gradient_checkpointing=True)
+    save_policy(policy, tokenizer, tmp_path / "mine")
+
+    def loaded(**options):
+        found = load_policy(tmp_path / "mine", **options)[0]
+        assert found.w_bkspc.dtype == torch.float32
+        return found.lm.get_input_embeddings().weight.dtype, bool(found.lm.is_gradient_checkpointing)
+
+    assert loaded() == (torch.float32, True)
+    assert loaded(dtype=torch.bfloat16) == (torch.bfloat16, True)
+    assert loaded(gradient_checkpointing=False) == (torch.float32, False)
+    half, tokenizer = load_policy(tmp_path / "mine", dtype=torch.bfloat16)
+    save_policy(half, tokenizer, tmp_path / "half")
+    assert load_policy(tmp_path / "half")[0].lm.get_input_embeddings().weight.dtype == torch.bfloat16
+
+
+def test_adapters_find_their_model_from_another_folder(tmp_path, monkeypatch):
+    saved_model(tmp_path / "base")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    policy, tokenizer = load_policy("base", lora=Lora(2, 4))
+    save_policy(policy, tokenizer, "mine")
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert load_policy("../mine")[0].space == policy.space
+
+
 def test_the_paper_preset_on_a_miniature_of_its_model(tmp_path):
     """NF4, LoRA, gradient checkpointing, bfloat16, offset head: two steps, save, load, sample."""
     paper = experiment.preset("paper")

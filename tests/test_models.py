@@ -74,6 +74,12 @@ def test_forbidden_backspace_has_no_probability_and_no_gradient():
     assert policy.w_bkspc.grad is None or torch.all(policy.w_bkspc.grad == 0)
 
 
+def test_backspace_is_switched_on_again_as_it_was():
+    policy, batch = float64_policy(), pack([[TRAJECTORY]], SPACE)
+    before = policy.state_logits(batch)
+    assert torch.equal(policy.forbid_backspace().allow_backspace().state_logits(batch), before)
+
+
 def test_saved_and_loaded_policies_agree_bit_for_bit(tmp_path):
     policy = small()
     with torch.no_grad():

@@ -178,6 +178,17 @@ def test_policies_of_other_families_equal_the_oracle(family, prompts):
     assert all(SPACE.bkspc not in t.labels for t in sample(policy, prompts, config, range(len(prompts))).trajectories)
 
 
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_more_than_the_models_context_is_refused(family):
+    policy = Policy(lm_of(family, SPACE), PolicyConfig(SPACE)).double().eval()  # 64 positions
+    prompts = [[0, 2], [0, 2, 3, 4]]
+    whole = SamplingConfig(max_new_tokens=60, allow_backspace=False)
+    assert len(sample(policy, prompts, whole, [0, 1]).trajectories) == 2
+    message = r"4 tokens and max_new_tokens=61 take 65 tokens, and the model's context is 64: lower max_new_tokens"
+    with pytest.raises(ValueError, match=message):
+        sample(policy, prompts, SamplingConfig(max_new_tokens=61), [0, 1])
+
+
 @settings(max_examples=20, deadline=None)
 @given(
     seed=st.integers(0, 2**32),

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 
+import accelerate
 import numpy as np
 import pytest
 import torch
@@ -15,10 +16,12 @@ import torch
 from smlib.actions import Trajectory
 from smlib.checkpoints import CheckpointError
 from smlib.data.noise import NoiseLaw, expert_trajectory
+from smlib.files import plain
 from smlib.losses import sizes
 from smlib.methods import METHODS, ObjectiveConfig, get_method, objective
 from smlib.models import tiny_policy
 from smlib.packing import pack
+from smlib.results import config_hash
 from smlib.training import NonFiniteLossError, TrainConfig, train
 from tests.oracles import SPACE, float64_policy
 
@@ -79,6 +82,49 @@ def test_every_method_learns_to_copy(method, tmp_path):
     losses = [row["loss"] for row in result.history]
     assert losses[-1] < losses[0] - 0.5
     assert (result.policy.config.backspace) == METHODS[method].backspace
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.2])
+def test_a_backspace_that_is_switched_off_is_not_trained_with(eta, tmp_path):
+    trained = train(policy(), Copying(), config("mle"), tmp_path / "a", progress=False).policy
+    with pytest.raises(ValueError, match=r"sm deletes with <bkspc>, which is switched off.*policy.allow_backspace\(\)"):
+        train(trained, Copying(), config("sm", eta=eta), tmp_path / "b", progress=False)
+    assert not (tmp_path / "b").exists()
+    again = train(trained.allow_backspace(), Copying(), config("sm", eta=eta), tmp_path / "b", progress=False)
+    assert all(np.isfinite(row["loss"]) for row in again.history)
+    assert again.policy.config.backspace
+
+
+def test_an_ablation_says_that_it_has_no_backspace(tmp_path):
+    made = train(policy(), Copying(), config("sm", eta=0.0), tmp_path, progress=False, without_backspace=True)
+    assert not made.policy.config.backspace
+    assert all(np.isfinite(row["loss"]) for row in made.history)
+    for method, eta in (("sm", 0.2), ("dagger", 0.0)):
+        with pytest.raises(ValueError, match="has demonstrations that delete; set eta=0"):
+            train(policy(), Copying(), config(method, eta=eta), tmp_path, progress=False, without_backspace=True)
+
+
+def test_what_does_not_fit_into_the_models_context_is_refused_before_it_is_trained_on(tmp_path):
+    whole = config("sm", rollout_tokens=29)  # 2 + 29 + <eos> are the 32 positions
+    train(policy(), Copying(), whole, tmp_path / "a", progress=False)
+    message = r"rollout_tokens=30 and <eos>, take 33 tokens, and the model's context is 32: lower rollout_tokens"
+    with pytest.raises(ValueError, match=message):
+        train(policy(), Copying(), config("sm", rollout_tokens=30), tmp_path / "b", progress=False)
+    assert not (tmp_path / "b").exists()
+
+    class Long(Copying):
+        def reference(self, index):
+            return np.array([2 + index] * 40 + [1], np.int32)
+
+    with pytest.raises(ValueError, match=r"of a batch take 43 tokens, .* is 32: shorten the data's examples"):
+        train(policy(), Long(), config("mle"), tmp_path / "c", progress=False)
+
+
+def test_several_processes_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(accelerate.Accelerator, "num_processes", 2)
+    with pytest.raises(RuntimeError, match="one process on one device, and 2 were started"):
+        train(policy(), Copying(), config(), tmp_path / "a", progress=False)
+    assert not (tmp_path / "a").exists()
 
 
 def test_same_seed_same_weights_and_another_seed_others(tmp_path):
@@ -159,6 +205,14 @@ def test_beta_is_one_then_falls_to_the_floor():
     assert ObjectiveConfig(method="bc", bc_steps=0).beta(50) == 1.0
 
 
+def test_the_mixture_regulariser_is_chi_squares_unless_it_is_asked_for():
+    assert ObjectiveConfig().mixture is True
+    assert ObjectiveConfig(divergence="js").mixture is False
+    assert ObjectiveConfig(divergence="js", mixture=True).mixture is True
+    assert ObjectiveConfig(mixture=False).mixture is False
+    assert plain(ObjectiveConfig(divergence="js"))["mixture"] is False  # a run's identity holds what was done
+
+
 @pytest.mark.parametrize("method", ["mle", "bc", "sm", "dagger", "iqlearn", "unlikelihood"])
 def test_the_parts_of_a_batch_add_up_to_its_gradient(method):
     """Demonstrations with noise are of different lengths, so a mean of the parts' means would be another loss."""
@@ -195,6 +249,27 @@ def test_accumulation_sees_the_same_batch(tmp_path):
     for a, b in zip(one.history, two.history, strict=True):
         assert a.keys() == b.keys()
         assert a["loss"] == pytest.approx(b["loss"], rel=1e-2)
+
+
+def test_rollouts_are_sampled_in_batches_of_the_size_that_is_asked_for(tmp_path, monkeypatch):
+    from smlib import training
+
+    sizes_asked, real = [], training.sample
+
+    def watched(*arguments, batch_size, **options):
+        sizes_asked.append(batch_size)
+        return real(*arguments, batch_size=batch_size, **options)
+
+    monkeypatch.setattr(training, "sample", watched)
+    usual = train(policy(), Copying(), config(), tmp_path / "a", progress=False)
+    small = train(policy(), Copying(), config(rollout_batch=1), tmp_path / "b", progress=False)
+    assert set(sizes_asked) == {None, 1}
+    assert [row["loss"] for row in small.history] == pytest.approx([row["loss"] for row in usual.history], rel=1e-4)
+
+
+def test_a_size_of_rollout_batches_that_is_not_given_leaves_a_runs_identity():
+    assert config_hash(config()) == config_hash(config(rollout_batch=None)) != config_hash(config(rollout_batch=8))
+    assert "rollout_batch" not in plain(config())
 
 
 def test_a_folder_belongs_to_its_data_and_to_what_training_started_from(tmp_path):
@@ -324,6 +399,7 @@ def test_a_loss_that_is_not_finite_stops_with_its_batch(tmp_path):
         ({"steps": 0}, "steps must be at least 1"),
         ({"eta": 1.5}, "eta is a probability, got 1.5"),
         ({"bkspc_rate": 0.0}, "positive factor"),
+        ({"rollout_batch": 0}, "rollout_batch must be at least 1"),
         ({"accumulation": 3}, "no multiple of accumulation"),
         ({"checkpoint_every": 5}, "no multiple of log_every"),
         ({"times_seen": 0.1, "refill": 1}, "generate at least"),

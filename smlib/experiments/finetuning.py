@@ -135,7 +135,7 @@ def _compute(
         policy.shift_value(config.initial_value)
     seed = config.training.seed
     data = TaskDemonstrations(task, task.train, config.noise)
-    history = train(policy, data, config.training, scratch).history
+    history = train(policy, data, config.training, scratch, without_backspace="backspace" in without).history
     limits: dict[str, Any] = {"seed": seed, "max_new_tokens": config.max_new_tokens, "batch": config.answers_at_a_time}
     splits = {"val": task.val, "test": task.test} if test else {"val": task.val}
     result: dict[str, object] = {
