@@ -8,6 +8,12 @@ Normalisation. J is an expectation over trajectories, so sums over data and over
 number of trajectories, and the whole by the mean discounted number of visits of a data trajectory. That keeps all
 losses on the scale of one action's log-likelihood. (Dividing each example by its own length would be inconsistent:
 footnote 1.) A batch that is processed in parts divides the sums of each part by the sizes of the whole (`Sizes`).
+
+Branches. Eq. 4 holds where data and rollouts start alike. A rollout of running text starts inside a text of the data:
+its first actions are the data's. With them its value terms telescope to V(s_0)/2, as those of the data do, whatever the
+policy did afterwards; without them they would be V of the prefix, and V(s_0) would be pushed up against it for nothing.
+The squared rewards of these first actions are left out (App. E: "we mask the prompt when calculating the
+regularization"), and the exponents of those that follow count from the end of the prompt, as elsewhere.
 """
 
 from collections.abc import Sequence
@@ -58,6 +64,7 @@ class VisitValues:
         step: [N] exponent of the discount. start, end: [B] exponents at the initial and the terminal state.
         model: [N] True at the visits of rollouts. trajectory_model: [B] True for rollouts.
         whole: sizes of the batch that these visits are a part of; None if they are all of it.
+        branches: rollouts start inside a text of the data, not where it starts (see above).
     """
 
     logit: Float[Tensor, " N"]
@@ -71,6 +78,7 @@ class VisitValues:
     model: Bool[Tensor, " N"]
     trajectory_model: Bool[Tensor, " B"]
     whole: Sizes | None = None
+    branches: bool = False
 
     @property
     def log_prob(self) -> Float[Tensor, " N"]:
@@ -87,7 +95,11 @@ class Loss:
 
 
 def visit_values(
-    label_logit: Float[Tensor, " N"], value: Float[Tensor, " U"], batch: PackedBatch, whole: Sizes | None = None
+    label_logit: Float[Tensor, " N"],
+    value: Float[Tensor, " U"],
+    batch: PackedBatch,
+    whole: Sizes | None = None,
+    branches: bool = False,
 ) -> VisitValues:
     """Arranges the logit of each visit's label and the value of each needed state by visit."""
     start = batch.step[torch.cumsum(batch.length, 0) - batch.length]
@@ -103,6 +115,7 @@ def visit_values(
         model=batch.model[batch.trajectory],
         trajectory_model=batch.model,
         whole=whole,
+        branches=branches,
     )
 
 
@@ -172,7 +185,8 @@ def sequencematch(
     penalised = on_data(divergence.phi(alpha * reward) / alpha)
     penalised_end = at_end(divergence.phi(alpha * end_reward) / (alpha * (1.0 - gamma)), False)
     value_data = on_data(drop) / 2 + at_end(visits.terminal_value, False) / 2
-    value_model = on_model(drop) / 2 + at_end(visits.terminal_value, True) / 2
+    # What a branch adds to V(s_0)/2 telescopes to nothing.
+    value_model = value_data if visits.branches else on_model(drop) / 2 + at_end(visits.terminal_value, True) / 2
     parts = {"phi": -penalised, "phi_end": -penalised_end, "value_data": value_data, "value_model": value_model}
     if mixture:
         squares = on_model(reward.square()) + at_end(end_reward.square() / (1.0 - gamma), True)
@@ -193,6 +207,7 @@ def sequencematch_chi2(
     J = sum_data g^i log p(a_i|s_i) + (V(s_0) - V(u_0))/2 - alpha/4 [sum_data g^i r_i^2 + g^N (1-gamma) V(s_N)^2],
 
     and the mixture's squares over the rollouts. Maximum likelihood weighted by gamma^i, plus a squared reward penalty.
+    For branches u_0 is the data's own s_0, and V(s_0) - V(u_0) is 0.
     """
     check_gamma(gamma)
     check_alpha(alpha)
@@ -204,9 +219,11 @@ def sequencematch_chi2(
     end_squares = end_weight * (1.0 - gamma) * visits.terminal_value.square()
     data, rollout = ~visits.model, visits.trajectory_model
     start = start_weight * visits.initial_value
+    initial_data = start[~rollout].sum() / n_data
+    initial_model = initial_data if visits.branches else start[rollout].sum() / n_model
     parts = {
         "nll": -(weight * visits.log_prob)[data].sum() / n_data,
-        "initial": (start[rollout].sum() / n_model - start[~rollout].sum() / n_data) / 2,
+        "initial": (initial_model - initial_data) / 2,
         "squares_data": alpha / 4 * (squares[data].sum() + end_squares[~rollout].sum()) / n_data,
     }
     if mixture:

@@ -123,6 +123,7 @@ def objective(
     step: int,
     chunk: int | None,
     whole: Sizes | None = None,
+    branches: bool = False,
 ) -> Loss:
     """The loss of one packed batch of data and rollouts at a training step: one forward pass for both.
 
@@ -130,6 +131,7 @@ def objective(
         policy: returns (logit of each label, value of each state), or with `chunk` = "logits" the logits.
         chunk: states whose logits are held at a time, see `Policy.forward`.
         whole: sizes of the batch of which this is a part; the losses of the parts add up to that of the whole.
+        branches: rollouts start inside a text of the data (`losses`).
     """
     if config.method == "unlikelihood":
         logits = policy(batch, logits=True)
@@ -140,7 +142,7 @@ def objective(
             repeats = Loss(share * repeats.total, {name: share * part for name, part in repeats.parts.items()})
         return Loss(nll.total + config.unlikelihood_weight * repeats.total, {**nll.parts, **repeats.parts})
     label_logit, value = policy(batch, chunk)
-    return objective_of_visits(visit_values(label_logit, value, batch, whole), config, step)
+    return objective_of_visits(visit_values(label_logit, value, batch, whole, branches), config, step)
 
 
 def objective_of_visits(visits: VisitValues, config: ObjectiveConfig, step: int) -> Loss:

@@ -18,6 +18,8 @@ NUMERICS_VERSION: Mapping[str, int] = MappingProxyType(
         "masking": 1,  # Figure 2: Algorithm A and the trie packing
         "data": 1,  # questions, corpora, noise
         "training": 1,  # losses, Algorithm 1, replay buffer, models
+        "branches": 2,  # rollouts from inside a text; 1 left V(<bos>) and V of the prompt uncancelled
+        "unlikelihood": 2,  # 1 counted <eos> among the tokens not to repeat where it is <bos> too
         "sampling": 1,  # generation with backspace
         "evaluation": 1,  # accuracy, MAUVE, rep-n, entropy, BLEU
         "bench": 1,  # what a benchmark times

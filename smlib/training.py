@@ -36,7 +36,13 @@ class NonFiniteLossError(FloatingPointError):
 
 @runtime_checkable
 class Dataset(Protocol):
-    """What Algorithm 1 asks of a data set D."""
+    """What Algorithm 1 asks of a data set D.
+
+    Attributes:
+        branches: whether rollouts start inside a demonstration (running text), not where it starts.
+    """
+
+    branches: bool
 
     def __len__(self) -> int: ...
 
@@ -221,7 +227,8 @@ def train(
         whole = sizes(batches) if config.accumulation > 1 else None
         with _dropout_of_step(config.seed, k, accelerator.device):
             for groups, batch in zip(parts, batches, strict=True):
-                loss = objective(model, batch, config.objective, k, config.chunk, whole)  # "Compute g = grad J(...)"
+                # "Compute g = grad J(...)"
+                loss = objective(model, batch, config.objective, k, config.chunk, whole, data.branches)
                 if not is_finite(loss):
                     _stop(loss, k, groups, work)
                 accelerator.backward(loss.total)

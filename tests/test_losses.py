@@ -19,7 +19,7 @@ from smlib.losses import (
     visit_values,
 )
 from smlib.packing import pack
-from tests.oracles import SPACE, float64_policy
+from tests.oracles import SPACE, float64_policy, replayed_values
 
 GAMMAS = st.sampled_from([0.3, 0.9, 0.998])
 ALPHAS = st.sampled_from([1e-3, 0.1, 2.0])
@@ -119,6 +119,63 @@ def test_telescoped_chi2_equals_eq_4(case, alpha, gamma, mixture):
     short = sequencematch_chi2(visits, alpha=alpha, gamma=gamma, mixture=mixture)
     torch.testing.assert_close(whole.total, short.total, rtol=1e-10, atol=1e-10)
     torch.testing.assert_close(gradients(whole.total, case[0]), gradients(short.total, case[0]), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["chi2", "js"])
+@pytest.mark.parametrize("mixture", [True, False])
+def test_branches_are_whole_rollouts_whose_prompts_squares_are_masked(name, mixture):
+    # Two texts from <bos> and a rollout from inside each. The slow way visits every state of the rollouts from <bos>
+    # on, the data's tokens among them, and leaves out these visits in the squares alone.
+    alpha, gamma, phi, bkspc = 0.3, 0.9, get(name).phi, SPACE.bkspc
+    texts = [[2, 3, 4, 5, 1], [6, 5, 4, 1]]
+    prefixes, own = [2, 1], [[5, bkspc, 6, 1], [2, 2, 1]]
+
+    def path(actions):
+        return Trajectory.make([0], actions, actions, space=SPACE)
+
+    def gradient(loss, policy):
+        loss.backward()
+        return torch.cat([p.grad.flatten() for p in policy.parameters() if p.grad is not None])
+
+    policy = float64_policy()
+    groups = [
+        [path(text), Trajectory.make([0, *text[:p]], actions, actions, space=SPACE)]
+        for text, p, actions in zip(texts, prefixes, own, strict=True)
+    ]
+    batch = pack(groups, SPACE, model=[[False, True]] * 2)
+    visits = visit_values(*policy(batch), batch, branches=True)
+    settings_ = {"alpha": alpha, "gamma": gamma, "mixture": mixture}
+    fast = sequencematch(visits, divergence=get(name), **settings_).total
+    if name == "chi2":
+        torch.testing.assert_close(sequencematch_chi2(visits, **settings_).total, fast, rtol=1e-10, atol=1e-10)
+
+    again = float64_policy()
+    data = [replayed_values(again, [path(text)], [False]) for text in texts]
+    whole = [
+        replayed_values(again, [path([*text[:p], *actions])], [True])
+        for text, p, actions in zip(texts, prefixes, own, strict=True)
+    ]
+    j = 0.0
+    for v in data:
+        n, end = len(v.step), (1 - gamma) * v.terminal_value[0]
+        for i in range(n):
+            j = j + gamma**i * phi(alpha * (v.logit[i] - gamma * v.next_value[i])) / alpha
+            j = j - gamma**i / 2 * (v.value[i] - gamma * v.next_value[i])
+        j = j + gamma**n * (phi(alpha * end) / (alpha * (1 - gamma)) - v.terminal_value[0] / 2)
+    for v, p in zip(whole, prefixes, strict=True):
+        n, end = len(v.step), (1 - gamma) * v.terminal_value[0]
+        for i in range(n):
+            j = j - gamma**i / 2 * (v.value[i] - gamma * v.next_value[i])
+            if mixture and i >= p:
+                j = j - gamma ** (i - p) * alpha / 4 * (v.logit[i] - gamma * v.next_value[i]) ** 2
+        j = j - gamma**n / 2 * v.terminal_value[0]
+        if mixture:
+            j = j - gamma ** (n - p) / (1 - gamma) * alpha / 4 * end**2
+    slow = -j / sum(gamma**i for text in texts for i in range(len(text)))
+    torch.testing.assert_close(fast, slow, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(gradient(fast, policy), gradient(slow, again), rtol=1e-7, atol=1e-9)
+    alone = visit_values(*policy(batch), batch)  # as if they started at their prompts: V(<bos>) does not cancel
+    assert abs(sequencematch(alone, divergence=get(name), **settings_).total - slow) > 1e-3
 
 
 @given(tables(), GAMMAS)

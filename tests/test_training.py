@@ -29,6 +29,7 @@ from tests.oracles import SPACE, float64_policy
 class Copying:
     """Repeat the prompt's last token twice: five questions."""
 
+    branches = False
     law = NoiseLaw.uniform([2, 3, 4, 5, 6])
 
     def __len__(self):

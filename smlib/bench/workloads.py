@@ -69,6 +69,8 @@ LLAMA: dict[str, Any] = {"dim": 4096, "layers": 32, "heads": 32, "mlp": 11_008, 
 class TextShape:
     """Random tokens in the text experiment's shape: a document of `context` tokens, rollouts from a prefix of it."""
 
+    branches = True
+
     def __init__(self, shape: Shape, documents: int = 64, seed: int = 0) -> None:
         rng = np.random.default_rng(seed)
         self.shape, self.space = shape, ActionSpace(shape.vocab, eos=1, bos=0)

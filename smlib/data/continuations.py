@@ -3,7 +3,8 @@
 A demonstration starts at `<bos>`, is cut at the context length with its last action executed as `<eos>`, and carries
 mistakes at rate eta, tokens drawn from a law over the vocabulary. A rollout starts after a random number of the same
 text's tokens, so it is a branch of the text's trie and shares those slots in a packed row (`smlib.packing`). That
-prompt is no part of the rollout's own loss ("we mask the prompt", App. E).
+prompt's squared rewards are no part of the rollout's loss ("we mask the prompt when calculating the regularization",
+App. E); its values are, and make every trajectory start at `<bos>` (`smlib.losses`).
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -32,6 +33,8 @@ class Continuations:
     Raises:
         ValueError: no passages, or one too short for a prompt and a continuation; lengths or a noise law out of range.
     """
+
+    branches = True
 
     def __init__(
         self,

@@ -19,6 +19,8 @@ class TaskDemonstrations:
         noise: a kind of `Task.noise`.
     """
 
+    branches = False
+
     def __init__(self, task: Task, examples: Sequence[Example], noise: str = "none") -> None:
         self.task = task
         self.prompts = [task.prompt_ids(e) for e in examples]

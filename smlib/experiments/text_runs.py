@@ -9,6 +9,7 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -25,6 +26,8 @@ from smlib.results import Run, run_cached
 from smlib.training import TrainConfig, train
 
 VERSIONS = ("data", "training", "sampling", "evaluation")
+OF_METHOD: Mapping[str, tuple[str, ...]] = MappingProxyType({"sm": ("branches",), "unlikelihood": ("unlikelihood",)})
+"""What else a method's numbers rest on."""
 
 
 @dataclass(frozen=True)
@@ -103,8 +106,9 @@ def fine_tune_text(
         return _compute(config, scratch, preset, results_dir, keep)
 
     seeds = [config.training.seed]
+    keys = (*VERSIONS, *OF_METHOD.get(config.training.objective.method, ()))
     return run_cached(
-        "tab2", name, config, compute, preset=preset, seeds=seeds, version_key=VERSIONS, results_dir=results_dir
+        "tab2", name, config, compute, preset=preset, seeds=seeds, version_key=keys, results_dir=results_dir
     )
 
 
