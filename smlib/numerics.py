@@ -17,6 +17,7 @@ NUMERICS_VERSION: Mapping[str, int] = MappingProxyType(
         "tabular": 1,  # Section 3: exact MDPs, optima of J
         "masking": 1,  # Figure 2: Algorithm A and the trie packing
         "data": 1,  # questions, corpora, noise
+        "translation": 2,  # pairs from locale data; 1 split them by whole contents, an interval's ends apart
         "training": 1,  # losses, Algorithm 1, replay buffer, models
         "sampling": 1,  # generation with backspace
         "evaluation": 1,  # accuracy, MAUVE, rep-n, entropy, BLEU
