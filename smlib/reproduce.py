@@ -28,6 +28,8 @@ KERNEL_START_SECONDS = 300
 KERNEL_START_ATTEMPTS = 3
 LAST = ("12_report", "00_overview")
 """Notebooks that read what the others write, in the order they run."""
+ALONE = ("06_overhead",)
+"""Notebooks that measure time: nothing runs beside them, whatever `jobs` is."""
 
 
 @dataclass(frozen=True)
@@ -123,9 +125,9 @@ class Reproduction:
         outcomes: dict[str, Outcome] = {}
         with ThreadPoolExecutor(self.jobs) as pool, _terminate_like_interrupt():
             try:
-                first = [task for task in tasks if task.name not in LAST]
-                last = [task for task in tasks if task.name in LAST]
-                for group, width in ((first, self.jobs), *(([task], 1) for task in last)):
+                single = [task for task in tasks if task.name in ALONE + LAST]
+                first = [task for task in tasks if task not in single]
+                for group, width in ((first, self.jobs), *(([task], 1) for task in single)):
                     for outcome in self._run_group(pool, group, width):
                         outcomes[outcome.task.name] = outcome
                         report(outcome)
@@ -195,7 +197,7 @@ class Reproduction:
                 progress_bar=False,
                 start_timeout=KERNEL_START_SECONDS,
                 execution_timeout=self.execution_timeout,
-                environment=self._environment(marker),
+                environment=self._environment(marker, alone=task.name in ALONE),
                 kernels=self._kernels,
                 kernel_key=task.name,
                 watch=watch,
@@ -211,9 +213,9 @@ class Reproduction:
             return watch.where, "it ended without reaching smlib.results.finish(...) in its last cell"
         return "", ""
 
-    def _environment(self, marker: Path) -> dict[str, str]:
+    def _environment(self, marker: Path, alone: bool) -> dict[str, str]:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        threads = str(max(1, cores // self.jobs))
+        threads = str(cores if alone else max(1, cores // self.jobs))
         names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
         environment = {**os.environ, **dict.fromkeys(names, threads), "SMLIB_FINISH_MARKER": str(marker)}
         environment.pop("SMLIB_FRESH_SINCE", None)

@@ -16,8 +16,7 @@ from smlib.results import item_path
 def test_a_committed_figure_is_what_its_results_say(name: str, repository: Path, tmp_path: Path) -> None:
     item, _ = committed.FIGURES[name]
     kept = figures.figure_path(name, "full", repository / "figures")
-    if not item_path(item, "full", repository / "results").exists():
-        pytest.skip(f"{item} has no full result yet")
+    assert item_path(item, "full", repository / "results").exists(), f"{item} has no full result: run its notebook"
     assert kept.exists(), f"results/full/{item}.json is there and {kept.name} is not: run the notebook"
     again = figures.save(committed.redraw(name, "full", repository / "results"), name, "full", tmp_path)
     assert again.read_bytes() == kept.read_bytes()

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 from notebook_maker import write_notebook
 
+from smlib import reproduce
 from smlib.files import ResultError
 from smlib.items import ITEMS, READ_ONLY_NOTEBOOKS
 from smlib.reproduce import Outcome, Reproduction, Task, plan
@@ -89,6 +91,21 @@ def test_two_notebooks_side_by_side_share_the_cores(tmp_path: Path) -> None:
     assert f"threads {threads}" in (tmp_path / "runs/smoke/01_side.ipynb").read_text()
 
 
+def test_what_measures_time_runs_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reproduce, "ALONE", ("01_timed",))
+    stamp = "import time\nprint('from', time.time())\ntime.sleep(1)\nprint('to', time.time())"
+    names = ("01_timed", "02_side", "03_side")
+    tasks = [Task(n, (), write_notebook(tmp_path / f"{n}.ipynb", stamp, WRITE, FINISH)) for n in names]
+    work = Reproduction("smoke", jobs=2, results_dir=str(tmp_path / "results"), runs_dir=tmp_path / "runs")
+    assert [outcome.status for outcome in work.run(tasks)] == ["done"] * 3
+    spans = {}
+    for name in names:
+        text = (tmp_path / f"runs/smoke/{name}.ipynb").read_text()
+        spans[name] = [float(re.search(rf"{end} (\d+\.\d+)", text)[1]) for end in ("from", "to")]  # type: ignore[index]
+    timed = spans.pop("01_timed")
+    assert all(timed[0] > other[1] or timed[1] < other[0] for other in spans.values())
+
+
 def test_one_failure_does_not_stop_the_others(tmp_path: Path) -> None:
     bad = write_notebook(tmp_path / "01_bad.ipynb", "1 / 0", FINISH)
     good = write_notebook(tmp_path / "02_good.ipynb", WRITE, FINISH)
@@ -104,9 +121,11 @@ def test_an_interrupt_ends_the_kernel_and_says_so(tmp_path: Path, signum: signal
     sleep = f"import os, time\nopen({str(pid_file)!r}, 'w').write(str(os.getpid()))\ntime.sleep(300)"
     notebook = write_notebook(tmp_path / "01_sleep.ipynb", sleep, FINISH)
     program = (
-        "import sys\n"
+        "import signal, sys\n"
         "from pathlib import Path\n"
         "from smlib.reproduce import Reproduction, Task\n"
+        # Whoever runs the tests in the background of a shell hands down an ignored SIGINT.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         f"work = Reproduction('smoke', runs_dir=Path({str(tmp_path / 'runs')!r}))\n"
         f"(outcome,) = work.run([Task('01_sleep', (), Path({str(notebook)!r}))])\n"
         "print(outcome.status, '-', outcome.why)\n"

@@ -137,7 +137,7 @@ def test_ablations_are_written_and_drawn(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_uses_of_a_rollout_change_nothing_but_the_uses() -> None:
     cells = ablations.cells("full", ablations.EVERYTHING)
-    default = cells["sm-paired=False-s0"].training
+    default = cells[f"{ablations.DEFAULT}-s0"].training
     for value in (1.0, 32.0):
         changed = cells[f"sm-times_seen={value}-s0"].training
         assert dataclasses.replace(changed, times_seen=default.times_seen) == default
@@ -170,16 +170,16 @@ def test_regimes_change_all_methods_alike_and_share_the_default(
     for name in regimes.REGIMES:
         per_method = [full[f"{name}/{m}-s0"][3] for m in method_tables.METHODS]
         assert len({(c.n_train, c.training.steps, c.training.learning_rate, c.base) for c in per_method}) == 1
-    assert full["alpha=0.01/bc-s0"] == full["default/bc-s0"]
-    assert full["alpha=0.01/sm-s0"][3].training.objective.alpha == 0.01
-    assert full["alpha=0.01/sm-s0"][1] == "sm-alpha=0.01-s0"  # the sweep's run, not a second one
+    assert full["alpha=0.1/bc-s0"] == full["default/bc-s0"]
+    assert full["alpha=0.1/sm-s0"][3].training.objective.alpha == 0.1
+    assert full["alpha=0.1/sm-s0"][1] == "sm-alpha=0.1-s0"  # the sweep's run, not a second one
     assert full["n_train=1000/sm-s0"][1] == "sm-n_train=1000-s0"
     assert full["base=small/mle-s0"][3].base.model.dim < full["default/mle-s0"][3].base.model.dim
     assert full["base=100000/mle-s0"][3].base.questions < full["default/mle-s0"][3].base.questions
     assert full["steps=4500/sm-s0"][3].training.objective.bc_steps == 1_500  # a third, as everywhere
     replace_training(monkeypatch, ablations, regimes)
     found = regimes.study("smoke", tmp_path)
-    assert [row["regime"] for row in found["rows"][::2]] == ["default", "alpha=0.01"]
+    assert [row["regime"] for row in found["rows"][::2]] == ["default", "alpha=0.1"]
     assert found["rows"][0]["differences"]["bc-mle"]["difference"] == pytest.approx(
         found["rows"][0]["accuracy"]["bc"]["value"] - found["rows"][0]["accuracy"]["mle"]["value"], abs=1e-3
     )

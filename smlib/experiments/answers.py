@@ -23,10 +23,12 @@ DECODINGS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         "greedy_exclude": {"greedy": True, "exclude_deleted": True},
         "top_p": {"top_p": 0.9},
         "min_p": {"min_p": 0.1},
+        "no_backspace": {"allow_backspace": False},
         "truncation": {"truncation_eta": 0.1, "allow_backspace": False},
     }
 )
-"""Decoding rules. `truncation` samples from p^2 / (p + 0.1 u), u the law of digit noise: cloned backspaces, for MLE."""
+"""Decoding rules. `truncation` samples from p^2 / (p + 0.1 u), u the law of digit noise: what a perfect clone's
+backspaces make of p. `no_backspace` renormalises a policy over the tokens: what is left of its language model."""
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from smlib.evaluation import Estimate, clustered_interval
+from smlib.evaluation import Estimate, clustered_interval, paired_difference
 from smlib.experiments import scores
 from smlib.experiments.arithmetic import ArithmeticPreset, preset
 from smlib.experiments.verdicts import RULE, Comparison, Rate, judge
@@ -67,6 +67,25 @@ def claims(chosen: ArithmeticPreset, runs: Mapping[str, scores.Result], decoding
     return made
 
 
+def parts(runs: Mapping[str, scores.Result]) -> list[dict[str, object]]:
+    """How far each editing policy is from MLE at temperature 1, in three steps that can be measured apart.
+
+    `model`: with `<bkspc>` forbidden, over MLE: what learning from noised answers did to the language model.
+    `edits`: with its own `<bkspc>`, over itself without: what editing gives back.
+    `perfect`: sampled from p^2 / (p + 0.1 u) of its own p, over itself without: what the edits of a perfect clone
+    of digit noise would give (Sec. 4.2, notebook 02).
+    """
+    base = scores.correctness(seeds_of(runs, "mle"))
+    made: list[dict[str, object]] = []
+    for cell in sorted({k.rsplit("-s", 1)[0] for k in runs} - {"mle"}):
+        found = seeds_of(runs, cell)
+        own, without, law = (scores.correctness(found, "test", d) for d in ("t1", "no_backspace", "truncation"))
+        steps = {"model": (without, base), "edits": (own, without), "perfect": (law, without)}
+        tests = {name: scores.paired_record(paired_difference(a, b)) for name, (a, b) in steps.items()}
+        made.append({"cell": cell, **tests})
+    return made
+
+
 def write_fig3(name: str, runs: Mapping[str, scores.Result], results_dir: str | Path = "results") -> None:
     """The ledger's line for Figure 3: the three methods with digit noise of the middle level, at temperature 1."""
     chosen = preset(name)
@@ -76,7 +95,7 @@ def write_fig3(name: str, runs: Mapping[str, scores.Result], results_dir: str | 
     cells = {"MLE": "mle", "BC": f"bc-{kind}-{level}", "SM": f"sm-{kind}-{level}"}
     headline = {title: scores.accuracy(seeds_of(runs, cell)) for title, cell in cells.items()}
     rows = []
-    for decoding in ("t1", "greedy", "greedy_exclude", "top_p", "min_p", "truncation"):
+    for decoding in ("t1", "greedy", "greedy_exclude", "top_p", "min_p", "no_backspace", "truncation"):
         for cell in sorted({k.rsplit("-s", 1)[0] for k in runs}):
             found = seeds_of(runs, cell)
             if decoding in found[0]["test"]:
@@ -95,6 +114,7 @@ def write_fig3(name: str, runs: Mapping[str, scores.Result], results_dir: str | 
             "rule": RULE,
             "comparisons": list(judgement.comparisons),
             "points": {d: curves(chosen, runs, d) for d in ("t1", "greedy")},
+            "parts": parts(runs),
             "training": {k: _history(v) for k, v in runs.items() if k.endswith(f"-s{chosen.seeds[0]}")},
         },
         sources=list(runs.values()),

@@ -67,6 +67,11 @@ def row(label: str, estimate: Estimate, paper: float | str | None = None) -> dic
     return {"label": label, "paper": paper, "ours": number(estimate.value), "error": error}
 
 
+def paired_record(test: PairedTest) -> dict[str, float]:
+    """A paired test as JSON types: difference, ends of its interval, p-value."""
+    return {name: number(getattr(test, name), 6) for name in ("difference", "low", "high", "p_value")}
+
+
 def estimate_record(estimate: Estimate) -> dict[str, object]:
     """An estimate as JSON types; an infinite end is None."""
     ends = {name: getattr(estimate, name) for name in ("value", "low", "high")}

@@ -32,6 +32,7 @@ DECODINGS = {
     "greedy_exclude": "greedy, no repeats",
     "top_p": "top-p 0.9",
     "min_p": "min-p 0.1",
+    "no_backspace": "temperature 1, <bkspc> forbidden",
     "truncation": "truncation, p²/(p + ηu)",
 }
 RATES = {
@@ -86,16 +87,16 @@ def methods(study: Mapping[str, Any]) -> Figure:
     order = ["mle", *(name for family in FAMILIES.values() for name in family)]
     rows = sorted(study["methods"], key=lambda row: order.index(row["name"]) if row["name"] in order else len(order))
     known = [d for d in DECODINGS if any(d in row["accuracy"] for row in rows)]
-    names = ("blue", "orange", "green", "purple", "vermilion", "grey")
-    shapes = dict(zip(known, ("o", "s", "D", "^", "v", "X"), strict=False))
+    names = ("blue", "orange", "green", "purple", "vermilion", "sky", "grey")
+    shapes = dict(zip(known, ("o", "s", "D", "^", "v", "P", "X"), strict=False))
     colors = dict(zip(known, (PALETTE[name] for name in names), strict=False))
-    made, axis = figure(height=0.9 + 0.5 * len(rows), width=8.0)
+    made, axis = figure(height=0.9 + 0.65 * len(rows), width=8.0)
     for y, row in enumerate(rows):
         for i, decoding in enumerate(known):
             if decoding in row["accuracy"]:
                 record = row["accuracy"][decoding]
                 axis.errorbar(
-                    record["value"], y + 0.14 * (i - (len(known) - 1) / 2), xerr=_ends(record),
+                    record["value"], y + 0.11 * (i - (len(known) - 1) / 2), xerr=_ends(record),
                     color=colors[decoding], marker=shapes[decoding], markersize=5, linestyle="none",
                 )  # fmt: skip
     for decoding in known:
@@ -192,6 +193,7 @@ def regimes(study: Mapping[str, Any], decoding: str = "t1") -> Figure:
     axis.set_ylim(len(rows) - 0.5, -0.5)
     n = rows[0]["n_seeds"]
     seeds = f"{n} seed{'s' if n > 1 else ''}"
+    axis.locator_params(axis="x", nbins=5)
     axis.set(xlabel=f"difference in accuracy, {DECODINGS[decoding]},\nvalidation questions, {seeds}")
     made.legend(*axis.get_legend_handles_labels(), loc="outside upper center", ncols=3)
     return made

@@ -132,6 +132,35 @@ def predicted_gain(item: Mapping[str, Any]) -> pd.DataFrame:
     return pd.DataFrame({"points over MLE at temperature 1": {k: f"{100 * v:+.1f}" for k, v in gains.items()}})
 
 
+def parts(item: Mapping[str, Any]) -> Figure:
+    """Each editing policy's way from MLE: its language model, its edits, and what perfect edits would give."""
+    rows = item["details"]["parts"]
+    looks = {
+        "model": ("<bkspc> forbidden, minus MLE", "grey", "o"),
+        "edits": ("own edits, minus <bkspc> forbidden", "blue", "D"),
+        "perfect": ("law of perfect digit edits, η = 0.1, minus <bkspc> forbidden", "orange", "s"),
+    }
+    made, ax = figure(height=1.4 + 0.42 * len(rows), width=8.0)
+    ax.axvline(0, color=PALETTE["grey"], lw=1)
+    for shift, (part, (title, colour, marker)) in zip((-0.22, 0.0, 0.22), looks.items(), strict=True):
+        x = [row[part]["difference"] for row in rows]
+        ends = [[row[part]["difference"] - row[part]["low"] for row in rows]]
+        ends += [[row[part]["high"] - row[part]["difference"] for row in rows]]
+        y = [i + shift for i in range(len(rows))]
+        ax.errorbar(x, y, xerr=ends, color=PALETTE[colour], marker=marker, markersize=5, linestyle="none", label=title)
+    ax.set_yticks(range(len(rows)), [_cell_title(row["cell"]) for row in rows])
+    ax.set_ylim(len(rows) - 0.4, -0.6)
+    ax.set_xlabel("difference in accuracy at temperature 1")
+    made.legend(*ax.get_legend_handles_labels(), loc="outside upper center", ncols=1)
+    return made
+
+
+def _cell_title(cell: str) -> str:
+    method, kind, level = cell.split("-")
+    noise = {"ground_truth": f"digit noise, η = {level}", "random": f"random tokens, η = {level}", "none": "no noise"}
+    return f"{method.upper()}, {noise[kind]}"
+
+
 def comparisons(item: Mapping[str, Any]) -> pd.DataFrame:
     """The paper's claims about Figure 3, our paired difference and what it says."""
     return pd.DataFrame(

@@ -63,6 +63,7 @@ FIGURES: Mapping[str, tuple[str, Draw]] = MappingProxyType(
         "fig2_slots": ("fig2", _whole(masking.slots_needed)),
         "fig3": ("fig3", _whole(arithmetic.accuracy_against_noise)),
         "fig3_greedy": ("fig3", _whole(arithmetic.accuracy_against_noise, "greedy")),
+        "fig3_parts": ("fig3", _whole(arithmetic.parts)),
         "fig3_training": ("fig3", _whole(arithmetic.training_curves)),
         "tab1": ("tab1", _whole(arithmetic.recovery)),
         "tab2_metrics": ("tab2", _whole(text.metrics)),
