@@ -2,10 +2,10 @@
 (App. G.2).
 
 A pair says one to three things: numbers and ordinals in words, dates, times, intervals of both, durations,
-quantities with units, amounts of money, percentages, large numbers. Each thing has a key for its content,
-such as `date:2017-03-03`, and a hash of that key alone decides whether it belongs to the training, validation
-or test pairs. So nothing that a test pair says is said in a training pair. Its parts may be: an interval of the
-training pairs may end at a time of the test pairs, and a number that they spell may count kilometres there.
+quantities with units, amounts of money, percentages, large numbers. It is made of numbers, dates and times, and a hash
+of each, such as `date:2017-03-03`, alone decides whether it belongs to the training, validation or test pairs; an
+interval ends in the split in which it begins. So no number, date or time that a test pair says is said in a training
+pair: what is spelt there does not count kilometres here.
 
 opus_books, the corpus of the paper, comes through `datasets` where asked for.
 """
@@ -17,7 +17,7 @@ import random
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache
 from itertools import count
-from typing import Any
+from typing import Any, NamedTuple
 
 from smlib.data.mathematics import Example
 
@@ -42,7 +42,13 @@ _CURRENCIES = (
     "INR", "CNY", "BRL", "MXN", "ZAR", "EGP", "MAD", "ILS", "THB",
 )  # fmt: skip
 
-Content = tuple[str, Callable[[str], str]]  # key, and the text in a locale
+
+class Content(NamedTuple):
+    """One thing that a pair says: its key, the numbers, dates and times in it, and its text in a locale."""
+
+    key: str
+    parts: tuple[str, ...]
+    text: Callable[[str], str]
 
 
 def stream(
@@ -56,7 +62,7 @@ def stream(
     """Endless pairs of one split, in an order fixed by the arguments; prompts as in the arithmetic tasks.
 
     Args:
-        split: `train`, `val` or `test`; they share no content, though a content may be part of another.
+        split: `train`, `val` or `test`; they share no number, date or time.
         difficulty: how many things a pair says: `easy` one, `medium` two, `hard` three, `all` one to three.
         seed: selects the stream.
         exclude: keys that must not occur.
@@ -110,8 +116,9 @@ def opus_books(rows: Iterable[Mapping[str, Any]] | None = None) -> Iterator[Exam
             yield pair_example(english, french, key=english.lower())
 
 
+@lru_cache(maxsize=2**16)
 def split_of(key: str) -> str:
-    """Which split a content belongs to: decided by a hash of its key, whatever the seed."""
+    """Which split a number, date, time or other key belongs to: decided by its hash, whatever the seed."""
     bucket = digest(key) % 100
     return "test" if bucket < _HELD_OUT else "val" if bucket < 2 * _HELD_OUT else "train"
 
@@ -126,16 +133,21 @@ def _pair(rng: random.Random, split: str, least: int, most: int) -> Example:
     style = rng.choice(("standard", "or"))
     format_list = _packages()["babel.lists"].format_list
     english, french = (
-        _plain(format_list([text(locale) for _, text in contents], style=style, locale=locale)) for locale in _LOCALES
+        _plain(format_list([c.text(locale) for c in contents], style=style, locale=locale)) for locale in _LOCALES
     )
-    return pair_example(english, french, key=" & ".join(sorted(key for key, _ in contents)))
+    return pair_example(english, french, key=" & ".join(sorted(c.key for c in contents)))
 
 
 def _content(rng: random.Random, split: str) -> Content:
+    kind = rng.choice(_KINDS)  # before anything is refused, so that every split has as many intervals
     while True:
-        content = rng.choice(_KINDS)(rng)
-        if split_of(content[0]) == split:
+        content = kind(rng)
+        if all(split_of(part) == split for part in content.parts):
             return content
+
+
+def _number(value: float) -> str:
+    return f"number:{abs(value):.12g}"
 
 
 def _plain(text: str) -> str:
@@ -149,19 +161,19 @@ def _magnitude(rng: random.Random, most: int) -> int:
 
 def _cardinal(rng: random.Random) -> Content:
     n = _magnitude(rng, 10**6)
-    return f"cardinal:{n}", lambda locale: _words(n, locale)
+    return Content(f"cardinal:{n}", (_number(n),), lambda locale: _words(n, locale))
 
 
 def _ordinal(rng: random.Random) -> Content:
     n = _magnitude(rng, 10**4)
-    return f"ordinal:{n}", lambda locale: _words(n, locale, to="ordinal")
+    return Content(f"ordinal:{n}", (_number(n),), lambda locale: _words(n, locale, to="ordinal"))
 
 
 def _decimal(rng: random.Random) -> Content:
     n, digits = _magnitude(rng, 10**3), rng.randint(1, 99)
     sign = rng.choice((1, 1, -1))
     value = sign * round(n + digits / 100, 2)
-    return f"decimal:{value}", lambda locale: _words(value, locale)
+    return Content(f"decimal:{value}", (_number(value),), lambda locale: _words(value, locale))
 
 
 def _day(rng: random.Random) -> datetime.date:
@@ -170,29 +182,37 @@ def _day(rng: random.Random) -> datetime.date:
 
 def _date(rng: random.Random) -> Content:
     day, form = _day(rng), rng.choice(("medium", "long", "full"))
-    return f"date:{day}", lambda locale: str(_packages()["babel.dates"].format_date(day, form, locale=locale))
+    key = f"date:{day}"
+    return Content(key, (key,), lambda locale: str(_packages()["babel.dates"].format_date(day, form, locale=locale)))
 
 
 def _time(rng: random.Random) -> Content:
     minute = rng.randrange(24 * 60)
     clock = datetime.time(*divmod(minute, 60))
-    return f"time:{clock}", lambda locale: str(_packages()["babel.dates"].format_time(clock, "short", locale=locale))
+    key = f"time:{clock:%H:%M}"
+    return Content(
+        key, (key,), lambda locale: str(_packages()["babel.dates"].format_time(clock, "short", locale=locale))
+    )
 
 
 def _date_interval(rng: random.Random) -> Content:
     first = _day(rng)
     last = first + datetime.timedelta(days=_magnitude(rng, 400))
-    key = f"dates:{first}/{last}"
-    return key, lambda locale: str(_packages()["babel.dates"].format_interval(first, last, "yMMMd", locale=locale))
+    return Content(
+        f"dates:{first}/{last}",
+        (f"date:{first}", f"date:{last}"),
+        lambda locale: str(_packages()["babel.dates"].format_interval(first, last, "yMMMd", locale=locale)),
+    )
 
 
 def _time_interval(rng: random.Random) -> Content:
     first = datetime.datetime(2000, 1, 1, rng.randrange(23), rng.randrange(60))
     last = first.replace(hour=rng.randint(first.hour + 1, 23), minute=rng.randrange(60))
     skeleton = {"en": "hm", "fr": "Hm"}
-    key = f"times:{first:%H:%M}/{last:%H:%M}"
-    return key, lambda locale: str(
-        _packages()["babel.dates"].format_interval(first, last, skeleton[locale], locale=locale)
+    return Content(
+        f"times:{first:%H:%M}/{last:%H:%M}",
+        (f"time:{first:%H:%M}", f"time:{last:%H:%M}"),
+        lambda locale: str(_packages()["babel.dates"].format_interval(first, last, skeleton[locale], locale=locale)),
     )
 
 
@@ -202,10 +222,14 @@ def _duration(rng: random.Random) -> Content:
     )
     n, direction = rng.randint(1, 120), rng.choice((0, 1, -1))
     delta = datetime.timedelta(seconds=seconds * n * (direction or 1))
-    return f"duration:{n} {unit} {direction}", lambda locale: str(
-        _packages()["babel.dates"].format_timedelta(
-            delta, granularity=unit, threshold=1e9, add_direction=direction != 0, locale=locale
-        )
+    return Content(
+        f"duration:{n} {unit} {direction}",
+        (_number(n),),
+        lambda locale: str(
+            _packages()["babel.dates"].format_timedelta(
+                delta, granularity=unit, threshold=1e9, add_direction=direction != 0, locale=locale
+            )
+        ),
     )
 
 
@@ -214,32 +238,50 @@ def _quantity(rng: random.Random) -> Content:
     n: float = _magnitude(rng, 2000)
     if rng.random() < 0.3:
         n = round(n + rng.randint(1, 9) / 10, 1)
-    return f"unit:{n} {unit}", lambda locale: str(_packages()["babel.units"].format_unit(n, unit, locale=locale))
+    return Content(
+        f"unit:{n} {unit}",
+        (_number(n),),
+        lambda locale: str(_packages()["babel.units"].format_unit(n, unit, locale=locale)),
+    )
 
 
 def _money(rng: random.Random) -> Content:
     currency, amount = rng.choice(_CURRENCIES), float(_magnitude(rng, 10**5))
     if rng.random() < 0.5:
         amount = round(amount + rng.randint(1, 99) / 100, 2)
-    return f"money:{amount} {currency}", lambda locale: str(
-        _packages()["babel.numbers"].format_currency(amount, currency, locale=locale, format_type="name")
+    return Content(
+        f"money:{amount} {currency}",
+        (_number(amount),),
+        lambda locale: str(
+            _packages()["babel.numbers"].format_currency(amount, currency, locale=locale, format_type="name")
+        ),
     )
 
 
 def _percent(rng: random.Random) -> Content:
     per_mille = rng.randrange(1, 2000)
-    return f"percent:{per_mille}", lambda locale: str(
-        _packages()["babel.numbers"].format_percent(
-            per_mille / 1000, "#,##0.#%" if locale == "en" else "#,##0.# %", locale=locale
-        )
+    return Content(
+        f"percent:{per_mille}",
+        (_number(per_mille / 10),),
+        lambda locale: str(
+            _packages()["babel.numbers"].format_percent(
+                per_mille / 1000, "#,##0.#%" if locale == "en" else "#,##0.# %", locale=locale
+            )
+        ),
     )
 
 
 def _large(rng: random.Random) -> Content:
     tenths, power = rng.randrange(10, 10_000), rng.choice((6, 9))
     value = tenths * 10 ** (power - 1)
-    return f"large:{value}", lambda locale: str(
-        _packages()["babel.numbers"].format_compact_decimal(value, format_type="long", locale=locale, fraction_digits=1)
+    return Content(
+        f"large:{value}",
+        (_number(tenths / 10), _number(value)),
+        lambda locale: str(
+            _packages()["babel.numbers"].format_compact_decimal(
+                value, format_type="long", locale=locale, fraction_digits=1
+            )
+        ),
     )
 
 
