@@ -56,7 +56,7 @@ def ratios(tables: Mapping[str, Mapping[str, Any]], paper: Mapping[str, tuple[fl
     Args:
         tables: runs of `tab3` and `tab4` by their title; paper: (gradient step, amortised) of the same titles.
     """
-    made, axes = figure(height=3.4)
+    made, axes = figure(height=3.4, width=9.0)
     labels, theirs, errors, ours, low, high = [], [], [], [], [], []
     for title, run in tables.items():
         for place, what in enumerate(("step", "amortised")):
@@ -73,7 +73,8 @@ def ratios(tables: Mapping[str, Mapping[str, Any]], paper: Mapping[str, tuple[fl
     axes.bar(x - 0.2, theirs, yerr=errors, **hollow, **bars)
     axes.bar(x + 0.2, ours, yerr=[low, high], color=PALETTE["blue"], label="here, quartiles over turns", **bars)
     axes.axhline(1, color=PALETTE["grey"], linestyle=":", linewidth=1.5)
-    axes.set(xticks=x, xticklabels=labels, ylabel="time of SequenceMatch\n/ time of MLE")
+    axes.set_xticks(x, labels, fontsize=9)
+    axes.set(ylabel="time of SequenceMatch\n/ time of MLE")
     axes.grid(axis="x", visible=False)
     axes.legend()
     return made
