@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from smlib.actions import ActionSpace
+from smlib.files import canonical_json
 from smlib.results import config_hash
 from smlib.rollouts import ReplayBuffer
 
@@ -47,16 +48,29 @@ def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
 def run_identity(config: object, policy: nn.Module, data: Any) -> str:
     """A hash of the configuration, of what the policy starts from and of some of the data (`training.Dataset`).
 
-    The same lines run again, after the text or the model behind them has changed, are another run.
+    The same lines run again, after the text or the model behind them has changed, are another run. With adapters that
+    is also the frozen model under them, and how they are scaled.
     """
     seen = hashlib.sha256()
     for name, p in trainable(policy).items():
-        some = p.detach().flatten()[:: max(1, p.numel() // 1024)]
-        seen.update(f"{name}{tuple(p.shape)}".encode() + some.float().cpu().numpy().tobytes())
+        seen.update(_glimpse(name, p))
+    frozen = {name: p for name, p in policy.named_parameters() if not p.requires_grad}
+    if frozen:
+        for name, p in frozen.items():
+            seen.update(_glimpse(name, p))
+        source = getattr(getattr(policy, "lm", None), "smlib_source", None)
+        if source is not None:  # its name is left out: a folder that was moved holds the same weights
+            seen.update(canonical_json([source.lora, source.four_bit, source.dtype]).encode())
     for i in np.unique(np.linspace(0, len(data) - 1, 32).astype(int)).tolist():
         shown = data.demonstration(i, np.random.default_rng(0), 0.0, 1)
         seen.update(shown.prompt.tobytes() + b"/" + shown.realised.tobytes() + b";")
     return config_hash({"config": config, "examples": len(data), "start": seen.hexdigest()})
+
+
+def _glimpse(name: str, p: nn.Parameter) -> bytes:
+    """Name, shape and about a thousand values of a parameter."""
+    some = p.detach().flatten()[:: max(1, p.numel() // 1024)]
+    return f"{name}{tuple(p.shape)}".encode() + some.float().cpu().numpy().tobytes()
 
 
 def save_checkpoint(folder: Path, step: int, identity: str, state: TrainingState) -> None:

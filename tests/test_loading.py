@@ -13,6 +13,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from smlib import smollm2
 from smlib.actions import ActionSpace, Trajectory
+from smlib.checkpoints import run_identity
 from smlib.data.continuations import Continuations, inner_decoder
 from smlib.data.text import Article, passages
 from smlib.data.tokenizers import PretrainedTokenizer
@@ -93,6 +94,35 @@ def test_lora_trains_adapters_and_the_new_parameters_alone(tmp_path):
     assert all("lora_" in n or n == "w_bkspc" or n.startswith("offset.") for n in trained)
     assert any("lora_A" in n for n in trained)
     assert not any("lm_head" in n for n in trained)
+
+
+def test_a_run_with_adapters_belongs_to_its_base_and_their_scale(tmp_path):
+    class Data:
+        def __len__(self):
+            return 1
+
+        def demonstration(self, index, rng, eta, burst):
+            return probe_trajectory(ActionSpace(48, eos=2, bos=1), list(range(3, 20)))
+
+    def identity(kind="base", **options):
+        return run_identity({}, load_policy(tmp_path / kind, **options)[0], Data())
+
+    saved_model(tmp_path / "base")
+    shutil.copytree(tmp_path / "base", tmp_path / "moved")
+    lm = transformers.AutoModelForCausalLM.from_pretrained(saved_model(tmp_path / "other"))
+    lm.model.layers[1].mlp.up_proj.weight.data += 0.1
+    lm.save_pretrained(tmp_path / "other")
+    known = identity(lora=Lora(2, 4))
+    assert known == identity(lora=Lora(2, 4)) == identity("moved", lora=Lora(2, 4), gradient_checkpointing=True)
+    changed = [
+        identity(lora=Lora(2, 8)),
+        identity(lora=Lora(2, 4, dropout=0.1)),
+        identity(lora=Lora(2, 4), four_bit=True),
+        identity(lora=Lora(2, 4), dtype=torch.bfloat16),
+        identity("other", lora=Lora(2, 4)),
+        identity(),
+    ]
+    assert len({known, *changed}) == 7
 
 
 def texts(n: int = 6) -> list[str]:
