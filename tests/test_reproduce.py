@@ -174,11 +174,11 @@ def test_an_interrupt_ends_the_kernel_and_its_workers_and_says_so(tmp_path: Path
         "print(outcome.status, '-', outcome.why)\n"
     )
     driver = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300  # a busy machine is slow to start a kernel
     while not (pid_file.exists() and pid_file.read_text().endswith("\n")) and time.monotonic() < deadline:
         time.sleep(0.05)
     driver.send_signal(signum)
-    said, _ = driver.communicate(timeout=60)
+    said, _ = driver.communicate(timeout=300)
     assert said.strip() == "interrupted - stopped by the user"
     pids = [int(pid) for pid in pid_file.read_text().split()]
     assert len(pids) == 3
