@@ -15,7 +15,7 @@ import os
 import shutil
 import warnings
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,35 +28,11 @@ from smlib.data.tokenizers import FixedTokenizer, PretrainedTokenizer, TextToken
 from smlib.models import Policy, PolicyConfig, load_lm
 from smlib.probing import ModelError, probe
 from smlib.smollm2 import smollm2_folder
+from smlib.sources import Lora, Source
+
+__all__ = ["Lora", "ModelError", "Source", "load_policy", "load_tokenizer", "save_policy"]
 
 SOURCE = "source.json"
-
-
-@dataclass(frozen=True)
-class Lora:
-    """Low-rank adapters on every linear layer but the head. The paper: r = 64, alpha = 16.
-
-    Attributes:
-        r: rank. alpha: adapters are scaled by alpha / r. dropout: of their inputs.
-    """
-
-    r: int = 16
-    alpha: int = 16
-    dropout: float = 0.0
-
-
-@dataclass(frozen=True)
-class Source:
-    """Where a policy's language model comes from and how; saved beside adapters, which need it again.
-
-    A folder's `name` is its absolute path: adapters are loaded from other working directories too.
-    """
-
-    name: str
-    lora: Lora | None = None
-    four_bit: bool = False
-    gradient_checkpointing: bool = False
-    dtype: str = "float32"
 
 
 def load_policy(

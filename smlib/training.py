@@ -11,56 +11,31 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from smlib.actions import Ids, Trajectory
+from smlib.actions import Trajectory
 from smlib.checkpoints import TrainingState, load_checkpoint, run_identity, save_checkpoint, trainable
-from smlib.data.noise import NoiseLaw, edit_expert_labels
+from smlib.data.noise import edit_expert_labels
+from smlib.dataset import Dataset
 from smlib.files import ADDED_LATER, added_later
 from smlib.losses import Loss, sizes
 from smlib.methods import ObjectiveConfig, get_method, is_finite, objective
 from smlib.metrics import METRICS, MetricsLog
 from smlib.models import Policy
 from smlib.packing import PackedBatch, pack
+from smlib.preflight import check_fits, check_rollouts_fit, settle_backspace
 from smlib.rollouts import Entry, EpochOrder, ReplayBuffer, refill_interval
-from smlib.sampling import SamplingConfig, check_context, sample
+from smlib.sampling import SamplingConfig, sample
+
+__all__ = ["Dataset", "NonFiniteLossError", "TrainConfig", "TrainResult", "train"]
 
 
 class NonFiniteLossError(FloatingPointError):
     """The loss is NaN or infinite; the message names the step, the parts and the file with the batch."""
-
-
-@runtime_checkable
-class Dataset(Protocol):
-    """What Algorithm 1 asks of a data set D.
-
-    Attributes:
-        branches: whether rollouts start inside a demonstration (running text), not where it starts.
-    """
-
-    branches: bool
-
-    def __len__(self) -> int: ...
-
-    def demonstration(self, index: int, rng: np.random.Generator, eta: float, burst: int) -> Trajectory:
-        """An expert trajectory of example `index`, with noise of level eta (Sec. 4.2)."""
-        ...
-
-    def rollout_prompt(self, index: int, rng: np.random.Generator) -> Ids:
-        """Where a rollout of the example starts."""
-        ...
-
-    def reference(self, index: int) -> Ids:
-        """The answer after that prompt, `<eos>` last; what DAgger's edit expert steers to."""
-        ...
-
-    def noise_law(self, index: int) -> NoiseLaw:
-        """The law of the example's noise tokens."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -177,9 +152,9 @@ def train(
             "without `accelerate launch` or `torchrun`"
         )
     method = get_method(config.objective.method)
-    _settle_backspace(policy, config, without_backspace)
+    settle_backspace(policy, config.objective.method, config.eta, without_backspace)
     if method.rollouts:
-        _check_rollouts_fit(policy, data, config)
+        check_rollouts_fit(policy, data, config.rollout_tokens)
     work = Path(folder)
     work.mkdir(parents=True, exist_ok=True)
     optimizer = torch.optim.AdamW(_groups(policy, config), lr=config.learning_rate, betas=(0.9, 0.95))
@@ -222,7 +197,7 @@ def train(
                 flags += [[True] for _ in part]
             parts.append(groups)
             packed = pack(groups, policy.space, model=flags, row_len=config.row_len)
-            _check_fits(policy, packed)
+            check_fits(policy, packed)
             batches.append(packed.to(accelerator.device))
         whole = sizes(batches) if config.accumulation > 1 else None
         with _dropout_of_step(config.seed, k, accelerator.device):
@@ -257,44 +232,6 @@ def train(
     log.flush()
     policy.eval()
     return TrainResult(policy, log.rows)
-
-
-def _settle_backspace(policy: Policy, config: TrainConfig, without: bool) -> None:
-    """Switches `<bkspc>` off where the method has none; one that is off already is never switched on unasked."""
-    name = config.objective.method
-    if not get_method(name).backspace:
-        policy.forbid_backspace()
-    elif without:
-        if config.eta > 0.0 or name == "dagger":  # their labels hold deletions, which would have probability 0
-            raise ValueError(
-                f"without_backspace: {name} with eta={config.eta} has demonstrations that delete; "
-                "set eta=0, and train dagger with its backspace"
-            )
-        policy.forbid_backspace()
-    elif not policy.config.backspace:
-        raise ValueError(
-            f"{name} deletes with <bkspc>, which is switched off in this policy (training by mle or unlikelihood does "
-            "that): call policy.allow_backspace() first, build the policy anew, or pass without_backspace=True for an "
-            "ablation"
-        )
-
-
-def _check_rollouts_fit(policy: Policy, data: Dataset, config: TrainConfig) -> None:
-    """Looks at the prompts of up to 1,024 examples before a long run starts; `sample` looks at every one it is given.
-
-    A finished rollout has `<eos>` beside its tokens, which the model reads when it is trained on.
-    """
-    rng = np.random.default_rng(0)
-    some = np.unique(np.linspace(0, len(data) - 1, 1_024).astype(int)).tolist()
-    prompt = max(data.rollout_prompt(i, rng).size for i in some)
-    what = f"rollouts, of a prompt of {prompt} tokens, rollout_tokens={config.rollout_tokens} and <eos>,"
-    check_context(policy, prompt + config.rollout_tokens + 1, what, "lower rollout_tokens, or shorten the prompts")
-
-
-def _check_fits(policy: Policy, batch: PackedBatch) -> None:
-    """Whatever a data set gives: the longest state of a batch, on the way to the device."""
-    remedy = "shorten the data's examples (context=... of Continuations), or lower rollout_tokens"
-    check_context(policy, int(batch.positions.max()) + 1, "the trajectories of a batch", remedy)
 
 
 @contextlib.contextmanager

@@ -138,7 +138,7 @@ def fake_runs(chosen, accuracy):
         rules = ("t1", "greedy", "no_backspace", "truncation")
         decodings = {d: {"correct": bits(), "backspace_rate": 0.1} for d in rules}
         runs[name] = {"test": decodings, "history": {"step": [1], "loss": [1.0]}, "completions": []}
-        shares = {"first_backspace": bits(0.95), "all_removed": bits(0.9), "correct": bits(0.7)}
+        shares = {"first_backspace": bits(0.95), "all_removed": bits(0.45), "correct": bits(0.7)}
         runs[name]["recovery"] = {str(d): shares for d in (1, 2, 3, 4)}
     return runs
 
@@ -159,9 +159,9 @@ def test_verdicts_follow_the_bits(accuracy, verdict, tmp_path, monkeypatch):
     arithmetic_items.write_fig3("full", runs, tmp_path)
     arithmetic_items.write_tab1("full", runs, tmp_path)
     assert made["fig3"]["verdict"] == verdict
-    assert made["tab1"]["verdict"] == "direction only"  # 0.9 removed does not reach the paper's 4 of 4
+    assert made["tab1"]["verdict"] == "direction only"  # less than half removed is nearer to none than to 4 of 4
     deleted = next(row["ours"] for row in made["tab1"]["rows"] if row["label"] == "mistake deleted, SM")
-    assert deleted == pytest.approx(0.9, abs=0.03)
+    assert deleted == pytest.approx(0.45, abs=0.05)
     assert f"all deleted {deleted:.3f}" in made["tab1"]["ours"]
     cloned = [runs[f"bc-ground_truth-0.2-s{s}"]["recovery"][d]["all_removed"] for s in range(3) for d in "13"]
     bc = np.mean([float(bit) for bits in cloned for bit in bits])

@@ -98,7 +98,7 @@ def test_ours_and_generate_make_the_same_number_of_tokens():
     stats = generation.ours(SHAPE, **sizes, backspace=0.0)()
     assert (stats.actions, stats.insertions, stats.forward_tokens) == (18, 16, 16)
     assert generation.theirs(SHAPE, **sizes, cache=None)().shape == (2, 12)
-    fifth = generation.ours(SHAPE, **{**sizes, "new": 200}, backspace=0.2)()
+    fifth = generation.ours(SHAPE, batch=5, prompt=3, new=80, backspace=0.2)()
     assert abs(fifth.backspaces / fifth.actions - 0.2) < 5 * 0.4 / np.sqrt(400)  # five standard errors
 
 

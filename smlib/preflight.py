@@ -1,0 +1,53 @@
+"""What is checked before and while a policy is trained: that it can delete, and that trajectories fit its context."""
+
+import numpy as np
+
+from smlib.dataset import Dataset
+from smlib.methods import get_method
+from smlib.models import Policy
+from smlib.packing import PackedBatch
+from smlib.sampling import check_context
+
+
+def settle_backspace(policy: Policy, name: str, eta: float, without: bool) -> None:
+    """Switches `<bkspc>` off where the method has none; one that is off already is never switched on unasked.
+
+    Args:
+        name: of the method. eta: noise level of its demonstrations. without: train it without `<bkspc>` all the same.
+
+    Raises:
+        ValueError: `<bkspc>` is off and the method needs it; `without`, and demonstrations that delete.
+    """
+    if not get_method(name).backspace:
+        policy.forbid_backspace()
+    elif without:
+        if eta > 0.0 or name == "dagger":  # their labels hold deletions, which would have probability 0
+            raise ValueError(
+                f"without_backspace: {name} with eta={eta} has demonstrations that delete; "
+                "set eta=0, and train dagger with its backspace"
+            )
+        policy.forbid_backspace()
+    elif not policy.config.backspace:
+        raise ValueError(
+            f"{name} deletes with <bkspc>, which is switched off in this policy (training by mle or unlikelihood does "
+            "that): call policy.allow_backspace() first, build the policy anew, or pass without_backspace=True for an "
+            "ablation"
+        )
+
+
+def check_rollouts_fit(policy: Policy, data: Dataset, rollout_tokens: int) -> None:
+    """Looks at the prompts of up to 1,024 examples before a long run starts; `sample` looks at every one it is given.
+
+    A finished rollout has `<eos>` beside its tokens, which the model reads when it is trained on.
+    """
+    rng = np.random.default_rng(0)
+    some = np.unique(np.linspace(0, len(data) - 1, 1_024).astype(int)).tolist()
+    prompt = max(data.rollout_prompt(i, rng).size for i in some)
+    what = f"rollouts, of a prompt of {prompt} tokens, rollout_tokens={rollout_tokens} and <eos>,"
+    check_context(policy, prompt + rollout_tokens + 1, what, "lower rollout_tokens, or shorten the prompts")
+
+
+def check_fits(policy: Policy, batch: PackedBatch) -> None:
+    """Whatever a data set gives: the longest state of a batch, on the way to the device."""
+    remedy = "shorten the data's examples (context=... of Continuations), or lower rollout_tokens"
+    check_context(policy, int(batch.positions.max()) + 1, "the trajectories of a batch", remedy)
