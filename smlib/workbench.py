@@ -19,10 +19,11 @@ from smlib.data.continuations import inner_decoder
 from smlib.data.demonstrations import TaskDemonstrations
 from smlib.data.tasks import Task, load_task
 from smlib.experiments.answers import answer
+from smlib.experiments.pretraining import TinyModel
 from smlib.files import ResultError, canonical_json, read_json, write_atomically
 from smlib.loading import load_policy
 from smlib.methods import ObjectiveConfig, get_method
-from smlib.models import Policy, max_positions, tiny_policy
+from smlib.models import Policy, max_positions
 from smlib.sampling import SamplingConfig
 from smlib.streaming import show, stream
 from smlib.training import NonFiniteLossError, TrainConfig, train
@@ -136,14 +137,8 @@ def fit(settings: Settings, folder: Path, init: Path | None = None) -> Mapping[s
 
 
 def _new(settings: Settings, task: Task) -> Policy:
-    return tiny_policy(
-        task.space,
-        dim=settings.dim,
-        layers=settings.layers,
-        heads=settings.heads,
-        positions=settings.positions,
-        seed=settings.training.seed,
-    )
+    shape = TinyModel(settings.dim, settings.layers, settings.heads, settings.positions, settings.training.seed)
+    return shape.build(task)
 
 
 def _earlier(folder: Path, settings: Settings, task: Task) -> Policy:

@@ -48,6 +48,9 @@ def test_other_objectives(tmp_path, method):
     data, settings = (Branching(), config(paired=True)) if inside else (Copying(), config(method))
     history = train(policy(), data, settings, tmp_path, progress=False).history
     assert [row["loss"] for row in history if "loss" in row] == pytest.approx(OTHERS[method], rel=2e-3)
+    late = [row for row in history if "value_model" in row]
+    assert bool(late) == inside  # V(<bos>) of a branch is that of the data, which the losses are too coarse to show
+    assert all(row["value_model"] == row["value_data"] for row in late)
 
 
 def test_sampling_version_1():

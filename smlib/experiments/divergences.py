@@ -26,7 +26,7 @@ from smlib.results import write_item
 ITEM = "g1"
 KIND = "ground_truth"
 FACTOR = 3.0
-DECODINGS_STRONG = ("t1", "greedy", "greedy_exclude", "top_p")
+DECODINGS_STRONG = ("t1", "greedy", "greedy_exclude", "top_p")  # the runs at the larger alpha have no others
 
 
 @dataclass(frozen=True)

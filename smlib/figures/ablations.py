@@ -47,8 +47,10 @@ def _ends(record: Mapping[str, Any]) -> list[list[float]]:
 
 
 def sweeps(study: Mapping[str, Any], columns: int = 4) -> Figure:
-    """Validation accuracy of each value, 95 % intervals; the default filled, BC as a dashed line with its interval, over
-    the same seeds."""
+    """Validation accuracy of each value, 95 % intervals; the default filled, BC as a dashed line with its interval.
+
+    A panel is over the seeds that all its runs have.
+    """
     found = study["sweeps"]
     lines = -(-len(found) // columns)
     made, axes = figure(lines, columns, height=0.9 + 2.0 * lines, width=10.0, sharey=True, squeeze=False)
@@ -194,7 +196,8 @@ def regimes(study: Mapping[str, Any], decoding: str = "t1") -> Figure:
     axis.set_yticks(range(len(rows)), [f"{row['title']}\n(MLE {row['accuracy']['mle']['value']:.2f})" for row in rows])
     axis.set_ylim(len(rows) - 0.5, -0.5)
     axis.locator_params(axis="x", nbins=5)
-    axis.set(xlabel=f"difference in accuracy, {DECODINGS[decoding]},\nvalidation questions, {counted(rows[0]['n_seeds'], 'seed')}")
+    seeds = counted(rows[0]["n_seeds"], "seed")
+    axis.set(xlabel=f"difference in accuracy, {DECODINGS[decoding]},\nvalidation questions, {seeds}")
     made.legend(*axis.get_legend_handles_labels(), loc="outside upper center", ncols=3)
     return made
 

@@ -36,7 +36,8 @@ def _restricted(item: Item, runs: Runs) -> Figure:
 
 
 def _ratios(item: Item, runs: Runs) -> Figure:
-    return overhead.ratios(dict(zip(overhead.PAPER, (runs["tab3/table"], runs["apart"], runs["table"]), strict=True)), overhead.PAPER)
+    tables = (runs["tab3/table"], runs["as_trained"], runs["table"])
+    return overhead.ratios(dict(zip(overhead.PAPER, tables, strict=True)), overhead.PAPER)
 
 
 def _breakdown(item: Item, runs: Runs) -> Figure:

@@ -35,7 +35,9 @@ def verdicts(study: Mapping[str, Any]) -> Figure:
         axis.plot(columns.index(item["verdict"]), y, color=color, marker=marker, markersize=11, linestyle="none")
     axis.set_xticks(range(len(columns)), [name.replace(" ", "\n") for name in columns])
     axis.xaxis.tick_top()
-    axis.set_yticks(range(len(items)), [f"{i['id']}: {title}" for i, title in zip(items, titles, strict=True)], fontsize=10)
+    axis.set_yticks(
+        range(len(items)), [f"{i['id']}: {title}" for i, title in zip(items, titles, strict=True)], fontsize=10
+    )
     axis.set_ylim(len(items) - 0.5, -0.5)
     axis.set_xlim(-0.5, len(columns) - 0.5)
     return made
