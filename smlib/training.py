@@ -8,6 +8,7 @@ from the buffer and rollouts follow from the seed and the step, and a run that w
 import contextlib
 import json
 import os
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -174,6 +175,7 @@ def train(
     _settle_backspace(policy, config, without_backspace)
     if method.rollouts:
         _check_rollouts_fit(policy, data, config)
+    _warn_of_cloning_alone(config)
     work = Path(folder)
     work.mkdir(parents=True, exist_ok=True)
     optimizer = torch.optim.AdamW(_groups(policy, config), lr=config.learning_rate, betas=(0.9, 0.95))
@@ -269,6 +271,17 @@ def _settle_backspace(policy: Policy, config: TrainConfig, without: bool) -> Non
             f"{name} deletes with <bkspc>, which is switched off in this policy (training by mle or unlikelihood does "
             "that): call policy.allow_backspace() first, build the policy anew, or pass without_backspace=True for an "
             "ablation"
+        )
+
+
+def _warn_of_cloning_alone(config: TrainConfig) -> None:
+    """A short trial of a schedule for a long run never reaches the objective that it is named after."""
+    goal = config.objective
+    if get_method(goal.method).annealed and goal.beta_floor < 1.0 and goal.beta(config.steps - 1) == 1.0:
+        warnings.warn(
+            f"with bc_steps={goal.bc_steps} all of this run's steps={config.steps} are behavioural cloning, and none "
+            f"is {goal.method}: lower bc_steps and anneal_steps, or raise steps",
+            stacklevel=3,
         )
 
 
