@@ -55,7 +55,8 @@ def load_policy(
 
     Args:
         name_or_path: `smollm2`; a folder that `save_policy` wrote; a folder or hub name of a causal language model.
-        lora: train adapters and leave the weights as they are; all weights are trained when omitted.
+        lora: train adapters and leave the weights as they are, those of the head too, which the paper trains; all
+            weights are trained when omitted.
         four_bit: NF4 weights with double quantisation (bitsandbytes); needs `lora`, since they cannot be trained.
         gradient_checkpointing: recompute activations in the backward pass. Omitted: as a policy was saved, or not.
         offset_head: whether to add the head of App. E; False takes it from a saved policy.

@@ -1,7 +1,8 @@
 """The policy: a causal language model, one unembedding row for `<bkspc>`, and the logit offset head of App. E.
 
 Nothing of the model itself changes: `<bkspc>` is an action and never an input, so it needs an output row beside the
-head and no embedding. The logits of the vocabulary stay bit-identical, tied or not, with adapters or 4-bit weights.
+head and no embedding. The logits of the vocabulary stay bit-identical, tied or not, with adapters or 4-bit weights; a
+16-bit head alone is multiplied in float32, and its logits are then more exact than the model's own.
 """
 
 import json
@@ -21,7 +22,7 @@ from smlib.actions import ActionSpace
 from smlib.attention import check_attention, use_pieces
 from smlib.offset_head import OffsetHead
 from smlib.packing import PackedBatch
-from smlib.unembedding import picked_and_partition, recomputed
+from smlib.unembedding import picked_and_partition, recomputed, wide
 
 FORMAT = "smlib-policy-1"
 
@@ -111,9 +112,7 @@ class Policy(nn.Module):
 
         Without positions the offset is left out: p(a|s) is the same, V(s) is not. Sampling asks for that.
         """
-        tokens = self.lm.get_output_embeddings()(hidden)[:, : self.space.vocab_size]
-        if tokens.dtype in (torch.bfloat16, torch.float16):
-            tokens = tokens.float()  # V(s) and rewards are differences of large numbers: 8 bits are too few for them
+        tokens = self._token_logits(hidden)
         edit = (hidden.to(self.w_bkspc.dtype) @ self.w_bkspc)[:, None].to(tokens.dtype)
         if not self.config.backspace:
             edit = torch.full_like(edit, -torch.inf)
@@ -158,9 +157,17 @@ class Policy(nn.Module):
             )
         return torch.empty_like(picked).index_copy(0, order, picked), values
 
+    def _token_logits(self, hidden: Float[Tensor, "N d"]) -> Float[Tensor, "N V"]:
+        """What the head makes of hidden vectors; one with adapters or quantised weights rounds to its own precision."""
+        head, n = self.lm.get_output_embeddings(), self.space.vocab_size
+        if type(head) is nn.Linear and wide(head.weight) is not head.weight:
+            bias = None if head.bias is None else wide(head.bias[:n])
+            return nn.functional.linear(wide(hidden), wide(head.weight[:n]), bias)
+        return wide(head(hidden)[:, :n])
+
     def _rows(self, weight: Tensor) -> Tensor:
         """The unembedding with the row of `<bkspc>`, where that is an action."""
-        rows = weight[: self.space.vocab_size]
+        rows = wide(weight[: self.space.vocab_size])
         return torch.cat([rows, self.w_bkspc[None].to(rows.dtype)]) if self.config.backspace else rows
 
     def extra_state(self) -> dict[str, Tensor]:

@@ -1,9 +1,11 @@
 """What is checked before and while a policy is trained: that it can delete, and that trajectories fit its context."""
 
+import warnings
+
 import numpy as np
 
 from smlib.dataset import Dataset
-from smlib.methods import get_method
+from smlib.methods import ObjectiveConfig, get_method
 from smlib.models import Policy
 from smlib.packing import PackedBatch
 from smlib.sampling import check_context
@@ -45,6 +47,16 @@ def check_rollouts_fit(policy: Policy, data: Dataset, rollout_tokens: int) -> No
     prompt = max(data.rollout_prompt(i, rng).size for i in some)
     what = f"rollouts, of a prompt of {prompt} tokens, rollout_tokens={rollout_tokens} and <eos>,"
     check_context(policy, prompt + rollout_tokens + 1, what, "lower rollout_tokens, or shorten the prompts")
+
+
+def warn_of_cloning_alone(goal: ObjectiveConfig, steps: int) -> None:
+    """A short trial of a schedule for a long run never reaches the objective that it is named after."""
+    if get_method(goal.method).annealed and goal.beta_floor < 1.0 and goal.beta(steps - 1) == 1.0:
+        warnings.warn(
+            f"with bc_steps={goal.bc_steps} all of this run's steps={steps} are behavioural cloning, and none is "
+            f"{goal.method}: lower bc_steps and anneal_steps, or raise steps",
+            stacklevel=3,
+        )
 
 
 def check_fits(policy: Policy, batch: PackedBatch) -> None:

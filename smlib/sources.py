@@ -7,6 +7,9 @@ from dataclasses import dataclass
 class Lora:
     """Low-rank adapters on every linear layer but the head. The paper: r = 64, alpha = 16.
 
+    A deviation: the paper also trains the unembedding layer. Here the head stays as it is, and what is trained beside
+    the adapters is the row of `<bkspc>` and the offset head.
+
     Attributes:
         r: rank. alpha: adapters are scaled by alpha / r. dropout: of their inputs.
     """

@@ -27,7 +27,7 @@ from smlib.methods import ObjectiveConfig, get_method, is_finite, objective
 from smlib.metrics import METRICS, MetricsLog
 from smlib.models import Policy
 from smlib.packing import PackedBatch, pack
-from smlib.preflight import check_fits, check_rollouts_fit, settle_backspace
+from smlib.preflight import check_fits, check_rollouts_fit, settle_backspace, warn_of_cloning_alone
 from smlib.rollouts import Entry, EpochOrder, ReplayBuffer, refill_interval
 from smlib.sampling import SamplingConfig, sample
 
@@ -155,6 +155,7 @@ def train(
     settle_backspace(policy, config.objective.method, config.eta, without_backspace)
     if method.rollouts:
         check_rollouts_fit(policy, data, config.rollout_tokens)
+    warn_of_cloning_alone(config.objective, config.steps)
     work = Path(folder)
     work.mkdir(parents=True, exist_ok=True)
     optimizer = torch.optim.AdamW(_groups(policy, config), lr=config.learning_rate, betas=(0.9, 0.95))

@@ -23,14 +23,22 @@ def picked_and_partition(
     label: Int[Tensor, " N"],
     chunk: int,
 ) -> tuple[Float[Tensor, " N"], Float[Tensor, " U"]]:
-    """`(hidden @ weight.T)[state, label]` and the logsumexp of its rows, in float32 or better.
+    """`(hidden @ weight.T)[state, label]` and the logsumexp of its rows, multiplied in float32 or better.
 
     Args:
         state: ascending row of each label.
         chunk: rows whose logits exist at a time.
     """
-    picked, partition = _Unembedding.apply(hidden, weight, state, label, chunk)
+    picked, partition = _Unembedding.apply(hidden, wide(weight), state, label, chunk)
     return picked, partition
+
+
+def wide(x: Tensor) -> Tensor:
+    """16-bit numbers as float32, others as they are.
+
+    Rewards are differences of logits and values, of large numbers: a product rounded to 8 bits has lost them.
+    """
+    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
 
 
 def recomputed(
@@ -76,7 +84,7 @@ class _Unembedding(torch.autograd.Function):
         d_picked, d_partition = gradients
         hidden, weight, state, label, partition = ctx.saved_tensors
         to_hidden, to_weight = ctx.needs_input_grad[:2]
-        d_hidden = torch.empty_like(hidden) if to_hidden else None
+        d_hidden = torch.empty_like(hidden, dtype=weight.dtype) if to_hidden else None
         d_weight = torch.zeros_like(weight) if to_weight else None
         for begin, lo, hi in ctx.plan:
             part = slice(begin, begin + ctx.chunk)
@@ -84,12 +92,11 @@ class _Unembedding(torch.autograd.Function):
             slope.sub_(partition[part, None]).exp_().mul_(d_partition[part, None])
             # Two visits may share a state and a label: their gradients add up.
             slope.index_put_((state[lo:hi] - begin, label[lo:hi]), d_picked[lo:hi], accumulate=True)
-            slope = slope.to(weight.dtype)
             if d_hidden is not None:
                 torch.mm(slope, weight, out=d_hidden[part])
             if d_weight is not None:
-                d_weight.addmm_(slope.T, hidden[part])
-        return d_hidden, d_weight, None, None, None
+                d_weight.addmm_(slope.T, hidden[part].to(weight.dtype))
+        return None if d_hidden is None else d_hidden.to(hidden.dtype), d_weight, None, None, None
 
 
 def _chunks(state: Tensor, n: int, chunk: int) -> list[tuple[int, int, int]]:
@@ -100,6 +107,5 @@ def _chunks(state: Tensor, n: int, chunk: int) -> list[tuple[int, int, int]]:
 
 
 def _logits(hidden: Tensor, weight: Tensor) -> Tensor:
-    """Rows of logits; 16-bit ones become float32, since rewards are differences of large numbers."""
-    logits = hidden @ weight.T
-    return logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
+    """Rows of logits in the precision of the weight, which is no less than the hidden vectors'."""
+    return hidden.to(weight.dtype) @ weight.T

@@ -226,10 +226,31 @@ def test_the_paper_preset_on_a_miniature_of_its_model(tmp_path):
     assert drawn.realised[-1] == loaded.space.eos
 
 
-def test_half_precision_logits_are_float32(tmp_path):
-    policy, _ = load_policy(saved_model(tmp_path), dtype=torch.bfloat16)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_half_precision_head_is_multiplied_in_float32(dtype, tmp_path):
+    policy, _ = load_policy(saved_model(tmp_path), dtype=dtype)
+    torch.nn.init.normal_(policy.w_bkspc)
     batch = pack([[probe_trajectory(policy.space, list(range(3, 20)))]], policy.space)
-    assert policy.state_logits(batch).dtype == torch.float32
+    hidden, head = policy.state_hidden(batch)[0], policy.lm.get_output_embeddings()
+    assert hidden.dtype == head.weight.dtype == dtype
+    exact = hidden.double() @ torch.cat([head.weight.double(), policy.w_bkspc.double()[None]]).T
+    tolerance = 1e-6 * float(exact.detach().abs().max())  # sums of 16 products in float32; bfloat16 has eps = 8e-3
+    logits = policy.state_logits(batch)
+    assert logits.dtype == torch.float32
+    torch.testing.assert_close(logits.double(), exact, rtol=0, atol=tolerance)
+    assert (head(hidden).double() - exact[:, :48]).abs().max() > 100 * tolerance  # what the model itself gives
+
+    def forward(chunk):
+        policy.w_bkspc.grad = None
+        picked, values = policy(batch, chunk)
+        (picked.sum() - values.sum()).backward()
+        return picked.double(), values.double(), policy.w_bkspc.grad.double()
+
+    picked, values, gradient = forward(4)
+    torch.testing.assert_close(picked, exact[batch.visit_state, batch.label], rtol=0, atol=tolerance)
+    torch.testing.assert_close(values, exact.logsumexp(-1), rtol=0, atol=tolerance)
+    assert gradient.abs().max() > 0
+    torch.testing.assert_close(gradient, forward(None)[2], rtol=1e-4, atol=1e-5)
 
 
 # --- models that cannot be policies -----------------------------------------------------------------------------------

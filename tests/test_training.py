@@ -21,7 +21,7 @@ from smlib.losses import sizes
 from smlib.methods import METHODS, ObjectiveConfig, get_method, objective
 from smlib.models import tiny_policy
 from smlib.packing import pack
-from smlib.results import config_hash
+from smlib.results import PRESETS, config_hash
 from smlib.training import NonFiniteLossError, TrainConfig, train
 from tests.oracles import SPACE, float64_policy
 
@@ -212,6 +212,25 @@ def test_the_mixture_regulariser_is_chi_squares_unless_it_is_asked_for():
     assert ObjectiveConfig(divergence="js", mixture=True).mixture is True
     assert ObjectiveConfig(mixture=False).mixture is False
     assert plain(ObjectiveConfig(divergence="js"))["mixture"] is False  # a run's identity holds what was done
+
+
+@pytest.mark.parametrize(("method", "steps"), [("sm", 4), ("iqlearn", 5)])  # beta leaves 1 after step 4
+def test_a_run_that_is_cloning_alone_says_so(method, steps, tmp_path):
+    # Under these tests a warning is an error. (pytest.warns would repeat those of whatever is imported meanwhile.)
+    with pytest.raises(UserWarning, match=f"bc_steps=4 all of this run's steps={steps} .* none is {method}: lower"):
+        train(policy(), Copying(), config(method, steps=steps), tmp_path, progress=False)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_no_preset_is_cloning_alone(name):
+    from smlib.experiments import arithmetic, mathematics, text, translation
+
+    runs = [*arithmetic.preset(name).grid().values(), *text.preset(name).grid().values()]
+    runs += [c for item in mathematics.TASKS for c in mathematics.cells(item, name).values()]
+    goals = [(r.training.objective, r.training.steps) for r in (*runs, *translation.cells(name).values())]
+    annealed = [(goal, steps) for goal, steps in goals if get_method(goal.method).annealed]
+    assert annealed
+    assert all(goal.beta(steps - 1) < 1.0 for goal, steps in annealed)
 
 
 @pytest.mark.parametrize("method", ["mle", "bc", "sm", "dagger", "iqlearn", "unlikelihood"])
