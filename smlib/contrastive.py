@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from smlib.actions import Trajectory
-from smlib.edit_batch import SamplesActions, checked_prompt, evaluating
+from smlib.edit_batch import SamplesActions, evaluating
 from smlib.kv_cache import SlotCache
+from smlib.prompts import check_room, checked_prompt
 
 ROWS = 16  # sequences at a time; a forward pass reads k times as many rows
 
@@ -56,11 +57,13 @@ def contrastive_search(
     """One trajectory per prompt. `<bkspc>` is never chosen; the policy is renormalised over the vocabulary.
 
     Raises:
-        ValueError: an empty or invalid prompt, more candidates than tokens.
+        ValueError: an empty or invalid prompt, one that leaves no room for `max_new_tokens` in the model's context,
+            more candidates than tokens.
     """
     if config.k > policy.space.vocab_size:
         raise ValueError(f"k={config.k} candidates from a vocabulary of {policy.space.vocab_size}")
     roots = [checked_prompt(i, prompt, policy.space) for i, prompt in enumerate(prompts)]
+    check_room(policy, roots, config.max_new_tokens)
     by_length = sorted(range(len(roots)), key=lambda i: (len(roots[i]), i))
     rows = ROWS if batch_size is None else batch_size
     found: dict[int, Trajectory] = {}

@@ -80,23 +80,6 @@ def evaluating(policy: SamplesActions) -> Iterator[None]:
             module.training = mode
 
 
-def checked_prompt(i: int, prompt: NDArray[np.integer] | Sequence[int], space: ActionSpace) -> NDArray[np.int32]:
-    """Prompt number i as int32 `[P]`; ValueError if it is empty or holds something else than token ids."""
-    if len(prompt) == 0:
-        raise ValueError(f"prompt {i} is empty: the root state needs at least one token, for instance <bos>")
-    return checked_ids(f"prompt {i}", prompt, space)
-
-
-def checked_ids(name: str, tokens: NDArray[np.integer] | Sequence[int], space: ActionSpace) -> NDArray[np.int32]:
-    """Token ids as int32 `[n]`, possibly none; ValueError names what holds something else."""
-    ids = np.asarray(tokens)
-    if ids.size == 0:
-        return np.empty(0, dtype=np.int32)
-    if ids.ndim != 1 or not np.issubdtype(ids.dtype, np.integer) or ids.min() < 0 or ids.max() >= space.vocab_size:
-        raise ValueError(f"{name} is not a vector of token ids in [0, {space.vocab_size})")
-    return ids.astype(np.int32)
-
-
 class EditBatch:
     """Sequences that share forward passes. Arrays have one entry per sequence; cache rows are
     `self.active`, in order."""

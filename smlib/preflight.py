@@ -8,7 +8,7 @@ from smlib.dataset import Dataset
 from smlib.methods import ObjectiveConfig, get_method
 from smlib.models import Policy
 from smlib.packing import PackedBatch
-from smlib.sampling import check_context
+from smlib.prompts import check_context
 
 
 def settle_backspace(policy: Policy, name: str, eta: float, without: bool) -> None:

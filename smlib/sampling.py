@@ -17,12 +17,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from smlib.actions import ActionSpace, Trajectory
+from smlib.actions import Trajectory
 from smlib.decoding import SamplingConfig
-from smlib.edit_batch import EditBatch, SamplesActions, SampleStats, checked_ids, checked_prompt, evaluating
+from smlib.edit_batch import EditBatch, SamplesActions, SampleStats, evaluating
 from smlib.noise_dynamics import TokenLaw
+from smlib.prompts import check_room, checked_prefix, checked_prompt
 
-__all__ = ["SampleResult", "SampleStats", "SamplingConfig", "check_context", "sample"]
+__all__ = ["SampleResult", "SampleStats", "SamplingConfig", "sample"]
 
 ROWS, SLOTS = 256, 32_768  # default batch: rows beyond the first gain nothing, slots beyond the second cost gigabytes
 
@@ -79,13 +80,10 @@ def sample(
         raise ValueError(f"{len(roots)} prompts but {len(laws)} noise laws: one for all, or one each")
     standing = [np.empty(0, dtype=np.int32)] * len(roots)
     if prefixes is not None:
-        standing = [_checked_prefix(i, prefix, config, space) for i, prefix in enumerate(prefixes)]
+        standing = [checked_prefix(i, prefix, config, space) for i, prefix in enumerate(prefixes)]
     if len(standing) != len(roots):
         raise ValueError(f"{len(roots)} prompts but {len(standing)} prefixes: one each")
-    longest = max(map(len, roots), default=1)
-    slots = longest + config.max_new_tokens
-    needs = f"a prompt of {longest} tokens and max_new_tokens={config.max_new_tokens}"
-    check_context(policy, slots, needs, "lower max_new_tokens, or shorten the prompts")
+    slots = check_room(policy, roots, config.max_new_tokens)
     rows = max(1, min(ROWS, SLOTS // slots)) if batch_size is None else batch_size
     if rows < 1:
         raise ValueError(f"batch_size={rows}: expected >= 1")
@@ -108,24 +106,3 @@ def sample(
             trajectories.update(zip(chunk, batch.trajectories(), strict=True))
             stats += batch.stats
     return SampleResult([trajectories[i] for i in range(len(roots))], stats)
-
-
-def check_context(policy: object, tokens: int, what: str, remedy: str) -> None:
-    """Raises ValueError if `what` takes more tokens than the policy's model can tell apart by their positions.
-
-    Rotary positions would go on in silence, to distances that the model was never trained on; learnt ones end.
-    """
-    most = getattr(policy, "max_positions", None)
-    if most is not None and tokens > most:
-        raise ValueError(f"{what} take {tokens} tokens, and the model's context is {most}: {remedy}")
-
-
-def _checked_prefix(
-    i: int, prefix: NDArray[np.integer] | Sequence[int], config: SamplingConfig, space: ActionSpace
-) -> NDArray[np.int32]:
-    ids = checked_ids(f"prefix {i}", prefix, space)
-    if ids.size > config.max_new_tokens:
-        raise ValueError(f"prefix {i} has {ids.size} tokens, more than max_new_tokens={config.max_new_tokens}")
-    if space.eos in ids:
-        raise ValueError(f"prefix {i} holds <eos> (id {space.eos}), after which nothing happens")
-    return ids

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from smlib.actions import ActionSpace, Trajectory
 from smlib.decoding import SamplingConfig
-from smlib.edit_batch import EditBatch, SamplesActions, checked_ids, checked_prompt, evaluating
+from smlib.edit_batch import EditBatch, SamplesActions, evaluating
 from smlib.noise_dynamics import TokenLaw
+from smlib.prompts import check_room, checked_prefix, checked_prompt
 
 Decode = Callable[[list[int]], str]
 """Token ids to text, a tokenizer's `decode`."""
@@ -114,11 +115,15 @@ def stream(
     """The trajectory that `sampling.sample` draws with this seed, after each forward pass as far as it has come.
 
     All but the last have a final `<eos>` added, so that each of them is a trajectory.
+
+    Raises:
+        ValueError: where `sample` does; when the first of them is asked for.
     """
     if config.needs_noise_law and noise_law is None:
         raise ValueError("truncation_eta and execution_noise need noise_law: the law of the noise tokens")
     space = policy.space
-    root, standing = checked_prompt(0, prompt, space), checked_ids("prefix", prefix, space)
+    root, standing = checked_prompt(0, prompt, space), checked_prefix(0, prefix, config, space)
+    check_room(policy, [root], config.max_new_tokens)
     going = True
     with evaluating(policy), torch.inference_mode():
         batch = EditBatch(policy, config, prompts=[root], seeds=[seed], laws=[noise_law], prefixes=[standing])

@@ -14,9 +14,11 @@ from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from smlib.actions import ActionSpace, final_state, replay
+from smlib.contrastive import ContrastiveConfig, contrastive_search
 from smlib.decoding import action_distribution, draw, truncation_law
 from smlib.models import Policy, PolicyConfig
 from smlib.sampling import SamplingConfig, sample
+from smlib.streaming import stream
 
 
 @dataclass(frozen=True)
@@ -187,6 +189,20 @@ def test_more_than_the_models_context_is_refused(family):
     message = r"4 tokens and max_new_tokens=61 take 65 tokens, and the model's context is 64: lower max_new_tokens"
     with pytest.raises(ValueError, match=message):
         sample(policy, prompts, SamplingConfig(max_new_tokens=61), [0, 1])
+    with pytest.raises(ValueError, match=message):
+        next(stream(policy, prompts[1], SamplingConfig(max_new_tokens=61), seed=0))
+    with pytest.raises(ValueError, match=message):
+        contrastive_search(policy, prompts, ContrastiveConfig(max_new_tokens=61))
+    assert len(contrastive_search(policy, prompts, ContrastiveConfig(max_new_tokens=60))) == 2
+
+
+@pytest.mark.parametrize(("prefix", "message"), [([2, 3, 4], "3 tokens, more than max_new_tokens=2"), ([1], "<eos>")])
+def test_a_prefix_that_could_not_stand_there_is_refused(policy, prefix, message):
+    config = SamplingConfig(max_new_tokens=2)
+    with pytest.raises(ValueError, match=message):
+        sample(policy, [[0, 2]], config, [0], prefixes=[prefix])
+    with pytest.raises(ValueError, match=message):
+        next(stream(policy, [0, 2], config, seed=0, prefix=prefix))
 
 
 @settings(max_examples=20, deadline=None)
