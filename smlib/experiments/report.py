@@ -71,7 +71,8 @@ CHOICES = (
     Choice("over-long sequences", "forced to <eos>; what the model chose stays the label"),
     Choice("n-gram entropy, diversity", "per generation, on tokens, then averaged; entropy of unigrams in nats"),
     Choice(
-        "MAUVE's features and scale", "a small sentence encoder instead of GPT-2 large, same settings for all methods"
+        "MAUVE's features and scale",
+        "of a small sentence encoder (the paper names none), same settings for all methods",
     ),
     Choice("Algorithm A: several backspaces, backspace at the root", "a replay of the actions is the definition"),
 )

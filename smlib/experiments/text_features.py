@@ -15,7 +15,7 @@ def features(name: str, texts: Sequence[str], *, download: bool = False) -> NDAr
 
     Args:
         name: `minilm` (sentence embeddings), or a causal language model for `load_policy`, whose last hidden vector of
-            the last token is taken: `smollm2`, or `gpt2-large` as in the paper.
+            the last token is taken: `smollm2`, or `gpt2-large`, MAUVE's default.
 
     Raises:
         ValueError: an empty text; features that are not finite.
