@@ -63,7 +63,12 @@ SEEDS = 1
 """Of the ablations' seeds the first: the map looks for differences much larger than those between seeds."""
 
 PRESETS: Mapping[str, tuple[str, ...]] = MappingProxyType(
-    {"smoke": ("alpha=0.1",), "quick": (), "full": ("n_train=50000", "long", "alpha=0.1"), "paper": ()}
+    {
+        "smoke": ("alpha=0.1",),
+        "quick": (),
+        "full": ("n_train=1000", "n_train=50000", "long", "steps=500", "alpha=0.1"),
+        "paper": (),
+    }
 )
 
 
