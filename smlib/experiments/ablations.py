@@ -79,7 +79,10 @@ PRESETS: Mapping[str, AblationPreset] = MappingProxyType(
         # The paper's claim, the methods and the parameters that it leaves unsaid at every seed, the rest at the first.
         "full": AblationPreset(
             n_seeds=3,
-            repeated=(*FIRST, "sm-alpha=0.001", "sm-alpha=0.1", "sm-gamma=0.998", "sm-paired=True"),
+            repeated=(
+                *FIRST,
+                *(f"sm-{k}" for k in ("alpha=0.001", "alpha=0.1", "gamma=0.9", "gamma=0.998", "paired=True")),
+            ),
         ),
         "paper": AblationPreset(),
     }
