@@ -22,7 +22,7 @@ from smlib.actions import ActionSpace
 from smlib.attention import check_attention, use_pieces
 from smlib.offset_head import OffsetHead
 from smlib.packing import PackedBatch
-from smlib.unembedding import picked_and_partition, recomputed, wide
+from smlib.unembedding import picked_and_partition, recomputed, token_logits, wide
 
 FORMAT = "smlib-policy-1"
 
@@ -112,7 +112,7 @@ class Policy(nn.Module):
 
         Without positions the offset is left out: p(a|s) is the same, V(s) is not. Sampling asks for that.
         """
-        tokens = self._token_logits(hidden)
+        tokens = token_logits(self.lm.get_output_embeddings(), hidden, self.space.vocab_size)
         edit = (hidden.to(self.w_bkspc.dtype) @ self.w_bkspc)[:, None].to(tokens.dtype)
         if not self.config.backspace:
             edit = torch.full_like(edit, -torch.inf)
@@ -156,14 +156,6 @@ class Policy(nn.Module):
                 lambda p: self.logits(hidden[p], positions[p]), len(hidden), state, label, chunk
             )
         return torch.empty_like(picked).index_copy(0, order, picked), values
-
-    def _token_logits(self, hidden: Float[Tensor, "N d"]) -> Float[Tensor, "N V"]:
-        """What the head makes of hidden vectors; one with adapters or quantised weights rounds to its own precision."""
-        head, n = self.lm.get_output_embeddings(), self.space.vocab_size
-        if type(head) is nn.Linear and wide(head.weight) is not head.weight:
-            bias = None if head.bias is None else wide(head.bias[:n])
-            return nn.functional.linear(wide(hidden), wide(head.weight[:n]), bias)
-        return wide(head(hidden)[:, :n])
 
     def _rows(self, weight: Tensor) -> Tensor:
         """The unembedding with the row of `<bkspc>`, where that is an action."""

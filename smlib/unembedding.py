@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
@@ -31,6 +31,14 @@ def picked_and_partition(
     """
     picked, partition = _Unembedding.apply(hidden, wide(weight), state, label, chunk)
     return picked, partition
+
+
+def token_logits(head: nn.Module, hidden: Float[Tensor, "N d"], vocab_size: int) -> Float[Tensor, "N V"]:
+    """What a model's head makes of hidden vectors; one with adapters or quantised weights rounds as it does."""
+    if type(head) is nn.Linear and wide(head.weight) is not head.weight:
+        bias = None if head.bias is None else wide(head.bias[:vocab_size])
+        return nn.functional.linear(wide(hidden), wide(head.weight[:vocab_size]), bias)
+    return wide(head(hidden)[:, :vocab_size])
 
 
 def wide(x: Tensor) -> Tensor:
