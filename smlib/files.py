@@ -9,8 +9,10 @@ import dataclasses
 import json
 import math
 import os
+import shutil
 import tempfile
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
 
@@ -114,6 +116,32 @@ def write_atomically(path: str | os.PathLike[str], content: str | bytes) -> Path
         Path(beside).unlink(missing_ok=True)
         raise
     return target
+
+
+@contextmanager
+def whole_folder(target: Path, marker: str) -> Iterator[Path]:
+    """A path beside `target` for a folder that takes its place once it is complete; after an error there is none.
+
+    Args:
+        marker: a file of every such folder, by which an older one is known.
+
+    Raises:
+        FileExistsError: there is something else at `target`, which is not ours to replace.
+    """
+    if target.exists() and not (target / marker).is_file() and (target.is_file() or any(target.iterdir())):
+        raise FileExistsError(f"{target} holds something else than what is to be saved there: choose a new folder")
+    scratch, old = (target.with_name(f".{target.name}.{end}") for end in ("new", "replaced"))
+    shutil.rmtree(scratch, ignore_errors=True)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        yield scratch
+        if target.exists():
+            shutil.rmtree(old, ignore_errors=True)  # not before: after a kill it may be the only one
+            os.replace(target, old)
+        os.replace(scratch, target)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def append_line(path: str | os.PathLike[str], value: object) -> None:

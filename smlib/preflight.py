@@ -37,6 +37,22 @@ def settle_backspace(policy: Policy, name: str, eta: float, without: bool) -> No
         )
 
 
+def check_same_actions(policy: Policy, data: Dataset) -> None:
+    """A token or `<bkspc>` of the data must be the policy's; a data set that names no action space is taken on trust.
+
+    Raises:
+        ValueError: the two have another number of tokens, or another `<eos>`.
+    """
+    space = getattr(data, "space", None) or getattr(getattr(data, "task", None), "space", None)
+    ours = policy.space
+    if space is not None and (space.vocab_size, space.eos) != (ours.vocab_size, ours.eos):
+        raise ValueError(
+            f"the data has {space.vocab_size} tokens with <eos> {space.eos} and <bkspc> {space.bkspc}, and the policy "
+            f"{ours.vocab_size} with <eos> {ours.eos} and <bkspc> {ours.bkspc}: make the data with the tokeniser that "
+            "`load_policy` returned"
+        )
+
+
 def check_rollouts_fit(policy: Policy, data: Dataset, rollout_tokens: int) -> None:
     """Looks at the prompts of up to 1,024 examples before a long run starts; `sample` looks at every one it is given.
 

@@ -8,10 +8,10 @@ from the buffer and rollouts follow from the seed and the step, and a run that w
 import contextlib
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsFloat
 
 import numpy as np
 import torch
@@ -27,7 +27,7 @@ from smlib.methods import ObjectiveConfig, get_method, is_finite, objective
 from smlib.metrics import METRICS, MetricsLog
 from smlib.models import Policy
 from smlib.packing import PackedBatch, pack
-from smlib.preflight import check_fits, check_rollouts_fit, settle_backspace, warn_of_cloning_alone
+from smlib.preflight import check_fits, check_rollouts_fit, check_same_actions, settle_backspace, warn_of_cloning_alone
 from smlib.rollouts import Entry, EpochOrder, ReplayBuffer, refill_interval
 from smlib.sampling import SamplingConfig, sample
 
@@ -48,7 +48,7 @@ class TrainConfig:
         learning_rate, warmup_steps, weight_decay: AdamW; linear warm-up, then cosine decay to 0 at `steps`.
         bkspc_rate: learning rate of the `<bkspc>` row as a multiple of `learning_rate`. The row starts as an average
             token's, with a probability near 1e-8 in a pretrained model; few steps at an adapter's rate leave it there.
-        clip_norm: largest gradient norm.
+        clip_norm: largest gradient norm; `math.inf` does not clip.
         eta, burst: noise level of the demonstrations, and tokens per mistake.
         buffer_size, times_seen, refill: replay buffer; `refill` rollouts are sampled at a time.
         paired: take the data from the examples whose rollouts are drawn, which then share the slots of their prompts,
@@ -91,16 +91,21 @@ class TrainConfig:
     rollout_batch: int | None = field(default=None, metadata=ADDED_LATER)
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "refill", "buffer_size", "accumulation", "log_every", "rollout_tokens"):
+        for name in ("steps", "batch_size", "refill", "buffer_size", "accumulation", "rollout_tokens", "log_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("warmup_steps", "eval_every", "checkpoint_every", "weight_decay", "seed"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
         for name in ("eta", "rollout_noise"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ValueError(f"{name} is a probability, got {getattr(self, name)}")
-        if self.rollout_batch is not None and self.rollout_batch < 1:
-            raise ValueError(f"rollout_batch must be at least 1, or None, got {self.rollout_batch}")
-        if self.bkspc_rate <= 0.0:
-            raise ValueError(f"bkspc_rate is a positive factor, got {self.bkspc_rate}")
+        for name in ("rollout_batch", "chunk"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, or None, got {getattr(self, name)}")
+        for name in ("burst", "rollout_burst", "bkspc_rate", "clip_norm"):  # a norm clipped to 0 is no gradient
+            if not getattr(self, name) > 0.0:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
         if self.batch_size % self.accumulation:
             raise ValueError(f"batch_size {self.batch_size} is no multiple of accumulation {self.accumulation}")
         if self.checkpoint_every % self.log_every:
@@ -122,7 +127,7 @@ def train(
     config: TrainConfig,
     folder: Path | str,
     *,
-    evaluate: Callable[[Policy], dict[str, float]] | None = None,
+    evaluate: Callable[[Policy], Mapping[str, SupportsFloat]] | None = None,
     progress: bool | None = None,
     without_backspace: bool = False,
 ) -> TrainResult:
@@ -152,6 +157,7 @@ def train(
             "without `accelerate launch` or `torchrun`"
         )
     method = get_method(config.objective.method)
+    check_same_actions(policy, data)
     settle_backspace(policy, config.objective.method, config.eta, without_backspace)
     if method.rollouts:
         check_rollouts_fit(policy, data, config.rollout_tokens)

@@ -24,6 +24,7 @@ from smlib.files import (
     project_root,
     read_json,
     resolve,
+    whole_folder,
     write_atomically,
 )
 
@@ -151,3 +152,30 @@ def test_relative_paths_start_at_the_repository(repository: Path) -> None:
     assert project_root(repository / "notebooks") == repository
     assert resolve("results") == repository / "results"
     assert resolve("/elsewhere") == Path("/elsewhere")
+
+
+def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
+    target = tmp_path / "mine"
+
+    def made() -> dict[str, list[str]]:
+        return {f.name: sorted(g.name for g in f.iterdir()) for f in tmp_path.iterdir()}
+
+    def save(*names: str, fail: bool = False) -> None:
+        with whole_folder(target, "marker") as scratch:
+            scratch.mkdir()
+            for name in names:
+                (scratch / name).touch()
+            if fail:
+                raise RuntimeError("no space left")
+
+    save("marker", "one")
+    assert made() == {"mine": ["marker", "one"]}
+    with pytest.raises(RuntimeError, match="no space left"):
+        save("marker", fail=True)
+    assert made() == {"mine": ["marker", "one"]}
+    save("marker", "two")
+    assert made() == {"mine": ["marker", "two"]}
+    (target / "marker").unlink()
+    with pytest.raises(FileExistsError, match="choose a new folder"):
+        save("marker")
+    assert made() == {"mine": ["two"]}

@@ -148,6 +148,36 @@ def test_adapters_save_and_load_bit_for_bit(kind, tmp_path):
         load_policy(tmp_path / "mine", lora=Lora())
 
 
+class OwnTokenizer:
+    """A reader's own, which `save_policy` cannot know how to write."""
+
+    def __init__(self, inner):
+        self.inner = inner
+
+    def __getattr__(self, name):
+        return getattr(self.inner, name)
+
+
+def test_saving_replaces_saved_policies_and_nothing_else(tmp_path):
+    policy, tokenizer = load_policy(saved_model(tmp_path / "base"))
+    run = tmp_path / "run"
+    run.mkdir()
+    save_policy(policy, tokenizer, run / "policy")
+    before = sorted(tmp_path.rglob("*"))
+    file = run / "policy" / "policy.json"
+    for taken in (tmp_path / "base", run, file):  # the base model's own folder, a run, a file
+        with pytest.raises(FileExistsError, match="choose a new folder"):
+            save_policy(policy, tokenizer, taken)
+        with pytest.raises(FileExistsError, match="choose a new folder"):
+            policy.save(taken)
+    with pytest.raises(ValueError, match="cannot be saved"):
+        save_policy(policy, OwnTokenizer(tokenizer), tmp_path / "other")
+    assert sorted(tmp_path.rglob("*")) == before
+    (tmp_path / "empty").mkdir()
+    save_policy(policy, tokenizer, tmp_path / "empty")
+    load_policy(tmp_path / "empty")
+
+
 def test_a_saved_policy_takes_no_arguments_that_cannot_hold_for_it(tmp_path):
     policy, tokenizer = load_policy(saved_model(tmp_path / "base"))
     save_policy(policy, tokenizer, tmp_path / "mine")
@@ -374,6 +404,11 @@ def test_long_texts_are_forced_to_eos_and_keep_their_label():
 def test_texts_that_cannot_be_used_are_named(documents, options, message):
     with pytest.raises(ValueError, match=message):
         Continuations.from_texts(documents, PretrainedTokenizer(words_tokenizer()), **options)
+
+
+def test_one_string_is_no_list_of_documents():
+    with pytest.raises(TypeError, match="expected a list of documents"):
+        Continuations.from_texts("w3 w5 w7.", PretrainedTokenizer(words_tokenizer()))
 
 
 def test_noise_never_is_a_special_token():

@@ -7,13 +7,14 @@ import signal
 import subprocess
 import sys
 import time
+import types
 
 import accelerate
 import numpy as np
 import pytest
 import torch
 
-from smlib.actions import Trajectory
+from smlib.actions import ActionSpace, Trajectory
 from smlib.checkpoints import CheckpointError
 from smlib.data.noise import NoiseLaw, expert_trajectory
 from smlib.files import plain
@@ -403,6 +404,30 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path):
         train(policy(), Copying(), config(), tmp_path, progress=False)
 
 
+def test_data_of_another_action_space_is_refused(tmp_path):
+    data = Copying()
+    for other in (ActionSpace(SPACE.vocab_size - 1, eos=SPACE.eos), ActionSpace(SPACE.vocab_size, eos=SPACE.eos + 1)):
+        data.space = other
+        with pytest.raises(ValueError, match=f"{other.vocab_size} tokens with <eos> {other.eos} and <bkspc>"):
+            train(policy(), data, config("mle"), tmp_path / "run", progress=False)
+        data.task = types.SimpleNamespace(space=data.__dict__.pop("space"))
+        with pytest.raises(ValueError, match="make the data with the tokeniser"):
+            train(policy(), data, config("mle"), tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()
+    data.task.space = ActionSpace(SPACE.vocab_size, eos=SPACE.eos)
+    train(policy(), data, config("mle", steps=1), tmp_path / "run", progress=False)
+
+
+@pytest.mark.parametrize("number", [np.float32(0.5), torch.tensor(0.5), 0.5, np.float64(0.5)])
+def test_an_evaluation_may_give_numbers_of_any_kind(number, tmp_path):
+    settings = config("bc", steps=2, eval_every=1)
+    train(policy(), Copying(), settings, tmp_path, progress=False, evaluate=lambda _: {"accuracy": number})
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [v for row in rows for k, v in row.items() if "accuracy" in k] == [0.5, 0.5]
+    with pytest.raises(TypeError, match="accuracy is a tuple: expected a number"):
+        train(policy(), Copying(), settings, tmp_path / "b", progress=False, evaluate=lambda _: {"accuracy": (1, 2)})
+
+
 def test_a_loss_that_is_not_finite_stops_with_its_batch(tmp_path):
     broken = policy()
     with torch.no_grad():
@@ -418,7 +443,13 @@ def test_a_loss_that_is_not_finite_stops_with_its_batch(tmp_path):
     [
         ({"steps": 0}, "steps must be at least 1"),
         ({"eta": 1.5}, "eta is a probability, got 1.5"),
-        ({"bkspc_rate": 0.0}, "positive factor"),
+        ({"bkspc_rate": 0.0}, "bkspc_rate must be positive"),
+        ({"clip_norm": 0.0}, "clip_norm must be positive"),
+        ({"clip_norm": float("nan")}, "clip_norm must be positive"),
+        ({"burst": 0}, "burst must be positive"),
+        ({"chunk": 0}, "chunk must be at least 1, or None"),
+        ({"warmup_steps": -3}, "warmup_steps must not be negative"),
+        ({"seed": -1}, "seed must not be negative"),
         ({"rollout_batch": 0}, "rollout_batch must be at least 1"),
         ({"accumulation": 3}, "no multiple of accumulation"),
         ({"checkpoint_every": 5}, "no multiple of log_every"),

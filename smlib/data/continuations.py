@@ -71,8 +71,11 @@ class Continuations:
         """From documents as strings, cut into passages at sentences; options as for the class.
 
         Raises:
+            TypeError: one string in place of a list of them.
             ValueError: what the class raises; a tokeniser that gives `<eos>` inside a document.
         """
+        if isinstance(texts, str):
+            raise TypeError("texts is one string, which would be read letter by letter: expected a list of documents")
         documents = [Article(f"document {i}", text) for i, text in enumerate(texts)]
         cut = passages(documents, tokenizer, context)
         for passage in cut:
