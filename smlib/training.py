@@ -94,7 +94,7 @@ class TrainConfig:
         for name in ("steps", "batch_size", "refill", "buffer_size", "accumulation", "rollout_tokens", "log_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("warmup_steps", "eval_every", "checkpoint_every", "weight_decay", "seed"):
+        for name in ("warmup_steps", "eval_every", "checkpoint_every", "weight_decay"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
         for name in ("eta", "rollout_noise"):

@@ -449,7 +449,6 @@ def test_a_loss_that_is_not_finite_stops_with_its_batch(tmp_path):
         ({"burst": 0}, "burst must be positive"),
         ({"chunk": 0}, "chunk must be at least 1, or None"),
         ({"warmup_steps": -3}, "warmup_steps must not be negative"),
-        ({"seed": -1}, "seed must not be negative"),
         ({"rollout_batch": 0}, "rollout_batch must be at least 1"),
         ({"accumulation": 3}, "no multiple of accumulation"),
         ({"checkpoint_every": 5}, "no multiple of log_every"),
