@@ -38,7 +38,7 @@ class MetricsLog:
 
 def _plain(name: str, value: Any) -> Any:
     """A value as JSON knows it: numbers of NumPy and torch, which an evaluation may give, become Python's."""
-    if value is None or isinstance(value, bool | int | float | str | list):
+    if isinstance(value, int | float):
         return value
     try:
         return float(value)

@@ -48,7 +48,7 @@ class TrainConfig:
         learning_rate, warmup_steps, weight_decay: AdamW; linear warm-up, then cosine decay to 0 at `steps`.
         bkspc_rate: learning rate of the `<bkspc>` row as a multiple of `learning_rate`. The row starts as an average
             token's, with a probability near 1e-8 in a pretrained model; few steps at an adapter's rate leave it there.
-        clip_norm: largest gradient norm; `math.inf` does not clip.
+        clip_norm: largest gradient norm; a large number does not clip.
         eta, burst: noise level of the demonstrations, and tokens per mistake.
         buffer_size, times_seen, refill: replay buffer; `refill` rollouts are sampled at a time.
         paired: take the data from the examples whose rollouts are drawn, which then share the slots of their prompts,
@@ -104,8 +104,8 @@ class TrainConfig:
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, or None, got {getattr(self, name)}")
         for name in ("burst", "rollout_burst", "bkspc_rate", "clip_norm"):  # a norm clipped to 0 is no gradient
-            if not getattr(self, name) > 0.0:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+            if not 0.0 < getattr(self, name) < float("inf"):
+                raise ValueError(f"{name} must be positive and finite, got {getattr(self, name)}")
         if self.batch_size % self.accumulation:
             raise ValueError(f"batch_size {self.batch_size} is no multiple of accumulation {self.accumulation}")
         if self.checkpoint_every % self.log_every:

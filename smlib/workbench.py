@@ -23,7 +23,7 @@ from smlib.experiments.pretraining import TinyModel
 from smlib.files import ResultError, canonical_json, read_json, write_atomically
 from smlib.loading import load_policy
 from smlib.methods import ObjectiveConfig, get_method
-from smlib.models import Policy, max_positions
+from smlib.models import SAVED, Policy, max_positions
 from smlib.sampling import SamplingConfig
 from smlib.streaming import show, stream
 from smlib.training import NonFiniteLossError, TrainConfig, train
@@ -192,7 +192,7 @@ def write_text(
     disable_progress_bar()
     with _told(OSError, ModuleNotFoundError, ValueError, SafetensorError):
         policy, tokenizer = load_policy(model, local_files_only=not download)
-    if not (Path(model) / "policy.json").is_file():
+    if not (Path(model) / SAVED).is_file():
         policy.forbid_backspace()
     ids = np.array([tokenizer.bos, *tokenizer.encode(prompt)], np.int32)
     _check_sampling(policy, ids.size, config, seeds)
@@ -201,7 +201,7 @@ def write_text(
 
 def _weights(folder: Path) -> Path:
     if not (folder / "policy").exists():
-        hint = f"; a saved language model is read by --model {folder}" if (folder / "policy.json").exists() else ""
+        hint = f"; a saved language model is read by --model {folder}" if (folder / SAVED).exists() else ""
         raise ResultError(f"{folder} holds no finished policy: train one with `smlib train {folder}`{hint}")
     return folder / "policy"
 

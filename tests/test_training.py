@@ -446,6 +446,7 @@ def test_a_loss_that_is_not_finite_stops_with_its_batch(tmp_path):
         ({"bkspc_rate": 0.0}, "bkspc_rate must be positive"),
         ({"clip_norm": 0.0}, "clip_norm must be positive"),
         ({"clip_norm": float("nan")}, "clip_norm must be positive"),
+        ({"clip_norm": float("inf")}, "clip_norm must be positive and finite"),
         ({"burst": 0}, "burst must be positive"),
         ({"chunk": 0}, "chunk must be at least 1, or None"),
         ({"warmup_steps": -3}, "warmup_steps must not be negative"),
