@@ -167,7 +167,7 @@ PRESETS: Mapping[str, TextPreset] = MappingProxyType(
         # of 1,024 tokens would take three weeks a method. Here: 80 steps of 8 texts of 128 tokens and 300 prompts of
         # 64 + 64 tokens, at most an hour of one core a method. eta is 0.02 and not 0.001, since 0.001 would put
         # eighty mistakes in front of the model in all. The row of <bkspc> has ten times the adapters' learning rate: at
-        # the same rate 80 steps leave its probability at 1e-6 everywhere. One seed.
+        # the same rate 80 steps leave its probability at 1e-6 everywhere.
         "full": TextPreset(
             model=TextModel(name="smollm2", lora=Lora(r=16, alpha=16)),
             training=TrainConfig(
@@ -200,6 +200,7 @@ PRESETS: Mapping[str, TextPreset] = MappingProxyType(
             mauve=_minilm(30),
             context=128,
             max_prompt=64,
+            seeds=(0, 1, 2),
             bkspc_rate=10.0,
         ),
         # Llama-2-7b with QLoRA and the hyper-parameters of Sec. 6.2 and App. E, for a GPU. The paper does not state
