@@ -138,8 +138,8 @@ def likelihood(visits: VisitValues, *, model: bool = False, gamma: float = 1.0) 
     relabelled by an expert, `model=True`: the DAgger loss).
     """
     chosen = visits.model if model else ~visits.model
-    weight = _weight(visits.step, gamma, visits.logit) * chosen
-    total = -(weight * visits.log_prob).sum() / _mass(visits, weight, gamma, model).clamp(min=1.0 if model else 0.0)
+    weight = discount(visits.step, gamma, visits.logit) * chosen
+    total = -(weight * visits.log_prob).sum() / mass(visits, weight, gamma, model).clamp(min=1.0 if model else 0.0)
     return Loss(total, {"nll": total.detach()})
 
 
@@ -165,9 +165,9 @@ def sequencematch(
     """
     check_gamma(gamma)
     check_alpha(alpha)
-    weight, end_weight = _weight(visits.step, gamma, visits.logit), _weight(visits.end, gamma, visits.logit)
+    weight, end_weight = discount(visits.step, gamma, visits.logit), discount(visits.end, gamma, visits.logit)
     data, model = ~visits.model, visits.model
-    n_data, n_model = _counts(visits)
+    n_data, n_model = trajectory_counts(visits)
     reward = visits.logit - gamma * visits.next_value
     end_reward = (1.0 - gamma) * visits.terminal_value  # every action of the absorbing state has this reward
     drop = visits.value - gamma * visits.next_value
@@ -191,7 +191,7 @@ def sequencematch(
     if mixture:
         squares = on_model(reward.square()) + at_end(end_reward.square() / (1.0 - gamma), True)
         parts["mixture"] = mixture_weight * alpha * squares
-    scale = 1.0 / (_mass(visits, weight * data, gamma) / n_data)
+    scale = 1.0 / (mass(visits, weight * data, gamma) / n_data)
     total = torch.stack(list(parts.values())).sum() * scale
     logged = {name: (part * scale).detach() for name, part in parts.items()}
     outside = divergence.outside(alpha * reward.detach())[data].to(reward.dtype)
@@ -211,9 +211,9 @@ def sequencematch_chi2(
     """
     check_gamma(gamma)
     check_alpha(alpha)
-    weight, end_weight = _weight(visits.step, gamma, visits.logit), _weight(visits.end, gamma, visits.logit)
-    n_data, n_model = _counts(visits)
-    start_weight = _weight(visits.start, gamma, visits.logit)
+    weight, end_weight = discount(visits.step, gamma, visits.logit), discount(visits.end, gamma, visits.logit)
+    n_data, n_model = trajectory_counts(visits)
+    start_weight = discount(visits.start, gamma, visits.logit)
     reward = visits.logit - gamma * visits.next_value
     squares = weight * reward.square()
     end_squares = end_weight * (1.0 - gamma) * visits.terminal_value.square()
@@ -228,7 +228,7 @@ def sequencematch_chi2(
     }
     if mixture:
         parts["mixture"] = mixture_weight * alpha * (squares[visits.model].sum() + end_squares[rollout].sum()) / n_model
-    scale = 1.0 / (_mass(visits, weight * data, gamma) / n_data)
+    scale = 1.0 / (mass(visits, weight * data, gamma) / n_data)
     total = torch.stack(list(parts.values())).sum() * scale
     return Loss(total, {name: (part * scale).detach() for name, part in parts.items()})
 
@@ -241,10 +241,10 @@ def iqlearn(visits: VisitValues, *, alpha: float, gamma: float) -> Loss:
     """
     check_gamma(gamma)
     check_alpha(alpha)
-    weight = _weight(visits.step, gamma, visits.logit) * ~visits.model
-    end_weight = _weight(visits.end, gamma, visits.logit) * ~visits.trajectory_model
+    weight = discount(visits.step, gamma, visits.logit) * ~visits.model
+    end_weight = discount(visits.end, gamma, visits.logit) * ~visits.trajectory_model
     reward = visits.logit - gamma * visits.next_value
-    scale = 1.0 / _mass(visits, weight, gamma)
+    scale = 1.0 / mass(visits, weight, gamma)
     nll = -(weight * visits.log_prob).sum() * scale
     squares = (weight * reward.square()).sum() + (end_weight * (1.0 - gamma) * visits.terminal_value.square()).sum()
     penalty = alpha / 4 * squares * scale
@@ -274,18 +274,19 @@ def unlikelihood(logits: Float[Tensor, "U A"], batch: PackedBatch) -> Loss:
     return Loss(total, {"unlikelihood": total.detach()})
 
 
-def _weight(step: Tensor, gamma: float, like: Tensor) -> Tensor:
+def discount(step: Int[Tensor, " n"], gamma: float, like: Tensor) -> Float[Tensor, " n"]:
+    """gamma^step, in the precision and on the device of `like`."""
     return torch.pow(torch.tensor(gamma, dtype=like.dtype, device=like.device), step)
 
 
-def _mass(visits: VisitValues, weight: Tensor, gamma: float, model: bool = False) -> Tensor:
+def mass(visits: VisitValues, weight: Tensor, gamma: float, model: bool = False) -> Float[Tensor, ""]:
     """sum_i gamma^i over the data's visits or the rollouts', of the whole batch; `weight` are those of these visits."""
     if visits.whole is None:
         return weight.sum()
-    return _weight(visits.whole.model_step if model else visits.whole.data_step, gamma, weight).sum()
+    return discount(visits.whole.model_step if model else visits.whole.data_step, gamma, weight).sum()
 
 
-def _counts(visits: VisitValues) -> tuple[Tensor, Tensor]:
+def trajectory_counts(visits: VisitValues) -> tuple[Tensor, Tensor]:
     """Number of data trajectories and of rollouts; 1 where there is none, so that its (empty) sums are 0."""
     n_model = visits.trajectory_model.sum()
     n_data = visits.trajectory_model.numel() - n_model

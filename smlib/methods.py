@@ -5,6 +5,7 @@ bc            behavioural cloning: likelihood of the labels of noised data (Sec.
 sm            SequenceMatch: beta L_BC + (1 - beta) L_SM, beta from 1 to a floor (App. E)
 iqlearn       offline IQLearn (arXiv 2409.01369) in place of L_SM: no rollouts
 dagger        DAgger with the edit expert (Ross et al. 2011): rollouts relabelled by the expert, in place of L_SM
+gail          a critic of its own in place of L_SM (Ho & Ermon 2016): `smlib.adversarial`
 unlikelihood  maximum likelihood plus token-level unlikelihood (Welleck et al. 2019)
 """
 
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from smlib import divergences
+from smlib.adversarial import CriticValues, actor_loss, critic_loss
 from smlib.losses import (
     Loss,
     Sizes,
@@ -41,6 +43,7 @@ class Method:
         rollouts: whether it samples from the policy while training.
         backspace: whether `<bkspc>` is among its actions.
         annealed: whether beta blends its loss with behavioural cloning.
+        critic: whether a second network is trained against it, from rollouts that are used once.
     """
 
     title: str
@@ -48,6 +51,7 @@ class Method:
     rollouts: bool = False
     backspace: bool = True
     annealed: bool = False
+    critic: bool = False
 
 
 METHODS: Mapping[str, Method] = MappingProxyType(
@@ -57,6 +61,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
         "sm": Method("SequenceMatch", rollouts=True, annealed=True),
         "iqlearn": Method("offline IQLearn", annealed=True),
         "dagger": Method("DAgger", rollouts=True, annealed=True),
+        "gail": Method("GAIL", rollouts=True, annealed=True, critic=True),
         "unlikelihood": Method("MLE + unlikelihood", noise=False, backspace=False),
     }
 )
@@ -105,6 +110,11 @@ class ObjectiveConfig:
         check_gamma(self.gamma)
         if not 0.0 <= self.beta_floor <= 1.0:
             raise ValueError(f"beta_floor must lie in [0, 1], got {self.beta_floor}")
+        if get_method(self.method).critic and not (self.divergence == "chi2" and self.mixture):
+            raise ValueError(
+                f"{self.method} has the chi^2-mixture alone, whose critic is bounded: divergence='chi2' and "
+                f"mixture=True, got {self.divergence!r} and {self.mixture}"
+            )
         if self.bc_steps < 0 or self.anneal_steps < 0:
             raise ValueError(f"bc_steps and anneal_steps count steps, got {self.bc_steps} and {self.anneal_steps}")
 
@@ -142,15 +152,24 @@ def objective(
             repeats = Loss(share * repeats.total, {name: share * part for name, part in repeats.parts.items()})
         return Loss(nll.total + config.unlikelihood_weight * repeats.total, {**nll.parts, **repeats.parts})
     label_logit, value = policy(batch, chunk)
-    return objective_of_visits(visit_values(label_logit, value, batch, whole, branches), config, step)
+    visits = visit_values(label_logit, value, batch, whole, branches)
+    asked = get_method(config.method).critic and config.beta(step) < 1.0
+    return objective_of_visits(visits, config, step, policy.critic(batch) if asked else None)  # type: ignore[operator]
 
 
-def objective_of_visits(visits: VisitValues, config: ObjectiveConfig, step: int) -> Loss:
-    """The same from the logits and values at the visits, for every method that needs no more."""
+def objective_of_visits(
+    visits: VisitValues, config: ObjectiveConfig, step: int, said: CriticValues | None = None
+) -> Loss:
+    """The same from the logits and values at the visits, for every method that needs no more.
+
+    Args:
+        said: by the critic, where the method has one.
+    """
     cloning = likelihood(visits)
     beta = config.beta(step)
     if beta == 1.0:
         return cloning
+    parts: dict[str, Tensor]
     if config.method == "sm":
         other = sequencematch(
             visits,
@@ -165,9 +184,16 @@ def objective_of_visits(visits: VisitValues, config: ObjectiveConfig, step: int)
     elif config.method == "dagger":
         relabelled = likelihood(visits, model=True)
         other = Loss(relabelled.total, {"dagger": relabelled.total.detach()})
+    elif config.method == "gail":
+        assert said is not None, "gail needs what its critic says"
+        acted = actor_loss(visits, said, alpha=config.alpha, gamma=config.gamma)
+        judged = critic_loss(visits, said, gamma=config.gamma)
+        parts = {"bc": cloning.total.detach(), **acted.parts, **judged.parts}
+        # The critic has parameters of its own, so its loss is in nobody's way.
+        return Loss(beta * cloning.total + (1.0 - beta) * acted.total + judged.total, parts)
     else:
         raise ValueError(f"method {config.method!r} is not annealed and has beta = 1 throughout")
-    parts: dict[str, Tensor] = {"bc": cloning.total.detach(), **other.parts, "other": other.total.detach()}
+    parts = {"bc": cloning.total.detach(), **other.parts, "other": other.total.detach()}
     return Loss(beta * cloning.total + (1.0 - beta) * other.total, parts)
 
 

@@ -1,6 +1,7 @@
-"""What training logs: `metrics.jsonl`, one row per logged or evaluated step."""
+"""What training logs, `metrics.jsonl`, one row per logged or evaluated step; and whether somebody is looking on."""
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -44,3 +45,17 @@ def _plain(name: str, value: Any) -> Any:
         return float(value)
     except (TypeError, ValueError) as error:
         raise TypeError(f"the metric {name} is a {type(value).__name__}: expected a number") from error
+
+
+def show_bar(progress: bool | None) -> bool:
+    """Whether to draw a progress bar: asked for, or in a terminal or a notebook that somebody is looking at."""
+    if progress is not None:
+        return progress
+    if os.environ.get("SMLIB_QUIET"):
+        return False
+    try:
+        from IPython import get_ipython
+    except ImportError:
+        return os.isatty(2)
+    shell = get_ipython()
+    return os.isatty(2) or (shell is not None and shell.__class__.__name__ == "ZMQInteractiveShell")

@@ -73,6 +73,7 @@ class Policy(nn.Module):
         dtype = weight.dtype if weight.is_floating_point() else torch.float32
         self.w_bkspc = nn.Parameter(mean_row.to(dtype))  # starts as the mean row: an average token
         self.offset = OffsetHead(dim, max_positions(lm)).to(weight.device) if config.offset_head else None
+        self.critic: nn.Module | None = None  # beside it while it is trained by `gail`, and in no saved policy
 
     @property
     def space(self) -> ActionSpace:
@@ -97,16 +98,7 @@ class Policy(nn.Module):
         cache: Any = None,
     ) -> Float[Tensor, "R S d"]:
         """Last hidden vector of each slot. The 4-D mask is always given: transformers guesses one otherwise."""
-        body = self.lm.get_decoder() if not hasattr(self.lm, "peft_config") else self.lm.get_base_model().get_decoder()
-        out = body(
-            input_ids=tokens,
-            position_ids=positions,
-            attention_mask=mask,
-            past_key_values=cache,
-            use_cache=cache is not None,
-        )
-        hidden: Tensor = out.last_hidden_state
-        return hidden
+        return last_hidden(decoder(self.lm), tokens, positions, mask, cache)
 
     def logits(self, hidden: Float[Tensor, "N d"], positions: Int[Tensor, " N"] | None) -> Float[Tensor, "N A"]:
         """Logits l(a|s) over the vocabulary and, last, `<bkspc>`; the offset added to all of them.
@@ -236,6 +228,30 @@ class Policy(nn.Module):
             raise ValueError("V(s) is moved by the offset head, and this policy has none")
         self.offset.outer.bias.data += by
         return self
+
+
+def decoder(lm: Any) -> Any:
+    """The network below the head, with its adapters."""
+    return lm.get_decoder() if not hasattr(lm, "peft_config") else lm.get_base_model().get_decoder()
+
+
+def last_hidden(
+    body: Any,
+    tokens: Int[Tensor, "R S"],
+    positions: Int[Tensor, "R S"],
+    mask: Bool[Tensor, "R 1 S K"],
+    cache: Any = None,
+) -> Float[Tensor, "R S d"]:
+    """Last hidden vectors of a `decoder`, never without its 4-D mask."""
+    out = body(
+        input_ids=tokens,
+        position_ids=positions,
+        attention_mask=mask,
+        past_key_values=cache,
+        use_cache=cache is not None,
+    )
+    hidden: Tensor = out.last_hidden_state
+    return hidden
 
 
 def max_positions(lm: Any) -> int:

@@ -65,6 +65,19 @@ def check_rollouts_fit(policy: Policy, data: Dataset, rollout_tokens: int) -> No
     check_context(policy, prompt + rollout_tokens + 1, what, "lower rollout_tokens, or shorten the prompts")
 
 
+def check_on_policy(name: str, refill: int, times_seen: float, buffer_size: int) -> None:
+    """A policy gradient holds for rollouts of the present policy: each is used once, and soon.
+
+    Raises:
+        ValueError: rollouts that are used again, or that stay in the buffer beside new ones.
+    """
+    if times_seen != 1.0 or buffer_size > refill:
+        raise ValueError(
+            f"{name} needs rollouts of the present policy: train with config.on_policy(), or set times_seen=1 (it is "
+            f"{times_seen:g}) and buffer_size to refill, {refill} (it is {buffer_size})"
+        )
+
+
 def warn_of_cloning_alone(goal: ObjectiveConfig, steps: int) -> None:
     """A short trial of a schedule for a long run never reaches the objective that it is named after."""
     if get_method(goal.method).annealed and goal.beta_floor < 1.0 and goal.beta(steps - 1) == 1.0:

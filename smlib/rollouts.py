@@ -16,6 +16,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from smlib.actions import ActionSpace, Trajectory
+from smlib.data.noise import edit_expert_labels
+from smlib.dataset import Dataset
+from smlib.models import Policy
+from smlib.sampling import SamplingConfig, sample
 
 Sampler = Callable[[Sequence[int], int], list[Trajectory]]
 """(indices of examples, training step) -> one rollout from the prompt of each."""
@@ -34,6 +38,39 @@ def refill_interval(batch: int, refill: int, times_seen: float) -> int:
             f"generate at least {int(np.ceil(batch / times_seen))} at a time"
         )
     return interval
+
+
+@dataclass(frozen=True)
+class RolloutSource:
+    """T ~ l_theta: one trajectory from the prompt of each example, with a seed that follows from the step.
+
+    Attributes:
+        sampling: limits and execution noise. seed: of the run. batch_size: rollouts side by side, see `sample`.
+        relabel: the labels are the edit expert's (DAgger), and not what the policy chose.
+    """
+
+    policy: Policy
+    data: Dataset
+    sampling: SamplingConfig
+    seed: int
+    batch_size: int | None = None
+    relabel: bool = False
+
+    def __call__(self, examples: Sequence[int], step: int) -> list[Trajectory]:
+        """Rollouts from the prompts of some examples."""
+        rng = np.random.default_rng([self.seed, 2, step])
+        prompts = [self.data.rollout_prompt(i, rng) for i in examples]
+        seeds = rng.integers(0, 2**63, size=len(examples)).tolist()
+        laws = [self.data.noise_law(i) for i in examples] if self.sampling.needs_noise_law else None
+        rollouts = sample(
+            self.policy, prompts, self.sampling, seeds, noise_laws=laws, batch_size=self.batch_size
+        ).trajectories
+        if not self.relabel:
+            return rollouts
+        return [
+            Trajectory(r.prompt, edit_expert_labels(r, self.data.reference(i), self.policy.space), r.realised)
+            for i, r in zip(examples, rollouts, strict=True)
+        ]
 
 
 @dataclass

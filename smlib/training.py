@@ -7,9 +7,8 @@ from the buffer and rollouts follow from the seed and the step, and a run that w
 
 import contextlib
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, SupportsFloat
 
@@ -18,18 +17,26 @@ import torch
 from tqdm.auto import tqdm
 
 from smlib.actions import Trajectory
-from smlib.checkpoints import TrainingState, load_checkpoint, run_identity, save_checkpoint, trainable
-from smlib.data.noise import edit_expert_labels
+from smlib.adversarial import Critic
+from smlib.checkpoints import TrainingState, load_checkpoint, run_identity, save_checkpoint
 from smlib.dataset import Dataset
 from smlib.files import ADDED_LATER, added_later
 from smlib.losses import Loss, sizes
 from smlib.methods import ObjectiveConfig, get_method, is_finite, objective
-from smlib.metrics import METRICS, MetricsLog
+from smlib.metrics import METRICS, MetricsLog, show_bar
 from smlib.models import Policy
 from smlib.packing import PackedBatch, pack
-from smlib.preflight import check_fits, check_rollouts_fit, check_same_actions, settle_backspace, warn_of_cloning_alone
-from smlib.rollouts import Entry, EpochOrder, ReplayBuffer, refill_interval
-from smlib.sampling import SamplingConfig, sample
+from smlib.parameters import critic_apart, decayed_apart
+from smlib.preflight import (
+    check_fits,
+    check_on_policy,
+    check_rollouts_fit,
+    check_same_actions,
+    settle_backspace,
+    warn_of_cloning_alone,
+)
+from smlib.rollouts import Entry, EpochOrder, ReplayBuffer, RolloutSource, refill_interval
+from smlib.sampling import SamplingConfig
 
 __all__ = ["Dataset", "NonFiniteLossError", "TrainConfig", "TrainResult", "train"]
 
@@ -112,6 +119,18 @@ class TrainConfig:
             raise ValueError(f"checkpoint_every {self.checkpoint_every} is no multiple of log_every {self.log_every}")
         refill_interval(self.batch_size, self.refill, self.times_seen)
 
+    def on_policy(self) -> "TrainConfig":
+        """The same run with new rollouts every step, under the demonstrations' noise: what a method with a critic needs
+        (`smlib.adversarial`)."""
+        return replace(
+            self,
+            refill=self.batch_size,
+            buffer_size=self.batch_size,
+            times_seen=1.0,
+            rollout_noise=self.eta,
+            rollout_burst=self.burst,
+        )
+
 
 @dataclass(frozen=True)
 class TrainResult:
@@ -161,10 +180,14 @@ def train(
     settle_backspace(policy, config.objective.method, config.eta, without_backspace)
     if method.rollouts:
         check_rollouts_fit(policy, data, config.rollout_tokens)
+    if method.critic:
+        check_on_policy(config.objective.method, config.refill, config.times_seen, min(config.buffer_size, len(data)))
+    policy.critic = Critic(policy) if method.critic else None
     warn_of_cloning_alone(config.objective, config.steps)
     work = Path(folder)
     work.mkdir(parents=True, exist_ok=True)
-    optimizer = torch.optim.AdamW(_groups(policy, config), lr=config.learning_rate, betas=(0.9, 0.95))
+    parameters = decayed_apart(policy, config.learning_rate, config.weight_decay, config.bkspc_rate)
+    optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, betas=(0.9, 0.95))
     schedule = get_cosine_schedule_with_warmup(optimizer, config.warmup_steps, config.steps)
     buffer = ReplayBuffer(len(data), config.buffer_size, config.seed)
     model, optimizer = accelerator.prepare(policy, optimizer)
@@ -175,11 +198,11 @@ def train(
     interval = refill_interval(config.batch_size, config.refill, config.times_seen)
     if begin == 0:
         buffer.enter(buffer.size, 0)
-    rollouts, order = _RolloutSource(policy, data, config), EpochOrder(len(data), config.seed, 5)
+    rollouts, order = _source(policy, data, config), EpochOrder(len(data), config.seed, 5)
 
     model.train()
     bar = tqdm(
-        total=config.steps, initial=begin, disable=not _show(progress), desc=config.objective.method, mininterval=1.0
+        total=config.steps, initial=begin, disable=not show_bar(progress), desc=config.objective.method, mininterval=1.0
     )
     for k in range(begin, config.steps):  # "for k in n_train do"
         sampling = method.rollouts and config.objective.beta(k) < 1.0
@@ -216,10 +239,13 @@ def train(
                 accelerator.backward(loss.total)
                 for name, value in {**loss.parts, "loss": loss.total.detach()}.items():
                     loss_parts[name] = loss_parts.get(name, 0.0) + value.item()
-        if policy.offset is not None and config.objective.beta(k) == 1.0:
+        if policy.offset is not None and (config.objective.beta(k) == 1.0 or method.critic):
             # A likelihood does not depend on the offset; Adam would scale its gradient's rounding noise up to steps.
             policy.offset.zero_grad(set_to_none=True)
-        norm = accelerator.clip_grad_norm_(trainable(policy).values(), config.clip_norm)
+        critic, own = critic_apart(policy)
+        norm = accelerator.clip_grad_norm_(own, config.clip_norm)
+        if critic:
+            accelerator.clip_grad_norm_(critic, config.clip_norm)
         optimizer.step()  # "update theta via step using gradient g"
         schedule.step()
         optimizer.zero_grad(set_to_none=True)
@@ -237,6 +263,7 @@ def train(
             save_checkpoint(work, done, identity, state)
     bar.close()
     log.flush()
+    policy.critic = None
     policy.eval()
     return TrainResult(policy, log.rows)
 
@@ -249,30 +276,15 @@ def _dropout_of_step(seed: int, step: int, device: torch.device) -> Iterator[Non
         yield
 
 
-class _RolloutSource:
-    """T ~ l_theta: one trajectory from the prompt of each example, with a seed that follows from the step."""
-
-    def __init__(self, policy: Policy, data: Dataset, config: TrainConfig) -> None:
-        self.policy, self.data, self.config = policy, data, config
-        self.sampling = SamplingConfig(
-            max_new_tokens=config.rollout_tokens,
-            execution_noise=config.rollout_noise,
-            noise_burst=config.rollout_burst,
-        )
-
-    def __call__(self, examples: Sequence[int], step: int) -> list[Trajectory]:
-        rng = np.random.default_rng([self.config.seed, 2, step])
-        prompts = [self.data.rollout_prompt(i, rng) for i in examples]
-        seeds = rng.integers(0, 2**63, size=len(examples)).tolist()
-        laws = [self.data.noise_law(i) for i in examples] if self.sampling.needs_noise_law else None
-        size = self.config.rollout_batch
-        rollouts = sample(self.policy, prompts, self.sampling, seeds, noise_laws=laws, batch_size=size).trajectories
-        if self.config.objective.method != "dagger":
-            return rollouts
-        return [
-            Trajectory(r.prompt, edit_expert_labels(r, self.data.reference(i), self.policy.space), r.realised)
-            for i, r in zip(examples, rollouts, strict=True)
-        ]
+def _source(policy: Policy, data: Dataset, config: TrainConfig) -> RolloutSource:
+    """T ~ l_theta, as the run asks for them."""
+    how = SamplingConfig(
+        max_new_tokens=config.rollout_tokens,
+        execution_noise=config.rollout_noise,
+        noise_burst=config.rollout_burst,
+    )
+    relabel = config.objective.method == "dagger"
+    return RolloutSource(policy, data, how, config.seed, batch_size=config.rollout_batch, relabel=relabel)
 
 
 def _demonstration(example: int, data: Dataset, config: TrainConfig, rng: np.random.Generator) -> Trajectory:
@@ -284,31 +296,6 @@ def _demonstration(example: int, data: Dataset, config: TrainConfig, rng: np.ran
 def _rollout(entry: Entry) -> Trajectory:
     assert entry.rollout is not None
     return entry.rollout
-
-
-def _groups(policy: Policy, config: TrainConfig) -> list[dict[str, Any]]:
-    """Weight decay for matrices only, as usual; none for norms, biases and the `<bkspc>` row, which has a rate."""
-    parameters = list(trainable(policy).values())
-    row = [p for p in parameters if p is policy.w_bkspc and config.bkspc_rate != 1.0]
-    groups = [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in parameters if p.ndim < 2 and not any(p is r for r in row)], "weight_decay": 0.0},
-    ]
-    return groups + [{"params": [r], "weight_decay": 0.0, "lr": config.learning_rate * config.bkspc_rate} for r in row]
-
-
-def _show(progress: bool | None) -> bool:
-    """Whether to draw a bar: asked for, or in a terminal or a notebook that somebody is looking at."""
-    if progress is not None:
-        return progress
-    if os.environ.get("SMLIB_QUIET"):
-        return False
-    try:
-        from IPython import get_ipython
-    except ImportError:
-        return os.isatty(2)
-    shell = get_ipython()
-    return os.isatty(2) or (shell is not None and shell.__class__.__name__ == "ZMQInteractiveShell")
 
 
 def _stop(loss: Loss, step: int, groups: Sequence[Sequence[Trajectory]], work: Path) -> None:

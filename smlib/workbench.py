@@ -105,6 +105,8 @@ def _settings(
         checkpoint_every=100,
         seed=seed,
     )
+    if get_method(method).critic:
+        training = training.on_policy()
     noise = {"noise": "none"} if not noisy or eta == 0 else {}
     return Settings(training=training, **{**data, **noise})  # type: ignore[arg-type]
 

@@ -53,6 +53,7 @@ METHODS: Mapping[str, MethodStyle] = MappingProxyType(
         "sm": MethodStyle("SequenceMatch", PALETTE["blue"], "D", "-"),
         "dagger": MethodStyle("DAgger", PALETTE["vermilion"], "^", "-."),
         "iqlearn": MethodStyle("offline IQLearn", PALETTE["green"], "v", (0, (5, 1, 1, 1))),
+        "gail": MethodStyle("GAIL", PALETTE["grey"], "p", (0, (3, 1, 1, 1, 1, 1))),
         "unlikelihood": MethodStyle("MLE + unlikelihood", PALETTE["purple"], "P", (0, (3, 1))),
         "contrastive": MethodStyle("MLE + contrastive search", PALETTE["sky"], "X", (0, (1, 1))),
     }
