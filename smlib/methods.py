@@ -5,6 +5,7 @@ bc            behavioural cloning: likelihood of the labels of noised data (Sec.
 sm            SequenceMatch: beta L_BC + (1 - beta) L_SM, beta from 1 to a floor (App. E)
 iqlearn       offline IQLearn (arXiv 2409.01369) in place of L_SM: no rollouts
 dagger        DAgger with the edit expert (Ross et al. 2011): rollouts relabelled by the expert, in place of L_SM
+direct        occupancies matched in closed form, where a prompt has one answer, in place of L_SM: `smlib.direct`
 gail          a critic of its own in place of L_SM (Ho & Ermon 2016): `smlib.adversarial`
 unlikelihood  maximum likelihood plus token-level unlikelihood (Welleck et al. 2019)
 """
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 
 from smlib import divergences
 from smlib.adversarial import CriticValues, actor_loss, critic_loss
+from smlib.direct import direct, path_divergence
 from smlib.losses import (
     Loss,
     Sizes,
@@ -61,6 +63,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
         "sm": Method("SequenceMatch", rollouts=True, annealed=True),
         "iqlearn": Method("offline IQLearn", annealed=True),
         "dagger": Method("DAgger", rollouts=True, annealed=True),
+        "direct": Method("direct matching", noise=False, backspace=False, annealed=True),
         "gail": Method("GAIL", rollouts=True, annealed=True, critic=True),
         "unlikelihood": Method("MLE + unlikelihood", noise=False, backspace=False),
     }
@@ -115,6 +118,8 @@ class ObjectiveConfig:
                 f"{self.method} has the chi^2-mixture alone, whose critic is bounded: divergence='chi2' and "
                 f"mixture=True, got {self.divergence!r} and {self.mixture}"
             )
+        if self.method == "direct":
+            path_divergence(self.divergence, bool(self.mixture))
         if self.bc_steps < 0 or self.anneal_steps < 0:
             raise ValueError(f"bc_steps and anneal_steps count steps, got {self.bc_steps} and {self.anneal_steps}")
 
@@ -184,6 +189,8 @@ def objective_of_visits(
     elif config.method == "dagger":
         relabelled = likelihood(visits, model=True)
         other = Loss(relabelled.total, {"dagger": relabelled.total.detach()})
+    elif config.method == "direct":
+        other = direct(visits, divergence=config.divergence, mixture=bool(config.mixture), gamma=config.gamma)
     elif config.method == "gail":
         assert said is not None, "gail needs what its critic says"
         acted = actor_loss(visits, said, alpha=config.alpha, gamma=config.gamma)

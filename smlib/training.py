@@ -239,7 +239,7 @@ def train(
                 accelerator.backward(loss.total)
                 for name, value in {**loss.parts, "loss": loss.total.detach()}.items():
                     loss_parts[name] = loss_parts.get(name, 0.0) + value.item()
-        if policy.offset is not None and (config.objective.beta(k) == 1.0 or method.critic):
+        if policy.offset is not None and (config.objective.beta(k) == 1.0 or method.critic or not method.backspace):
             # A likelihood does not depend on the offset; Adam would scale its gradient's rounding noise up to steps.
             policy.offset.zero_grad(set_to_none=True)
         critic, own = critic_apart(policy)
