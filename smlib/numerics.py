@@ -21,6 +21,8 @@ NUMERICS_VERSION: Mapping[str, int] = MappingProxyType(
         "training": 1,  # losses, Algorithm 1, replay buffer, models
         "branches": 2,  # rollouts from inside a text; 1 left V(<bos>) and V of the prompt uncancelled
         "unlikelihood": 2,  # 1 counted <eos> among the tokens not to repeat where it is <bos> too
+        "direct": 1,  # divergences of occupancies in closed form
+        "critic": 1,  # GAIL
         "sampling": 1,  # generation with backspace
         "evaluation": 1,  # accuracy, MAUVE, rep-n, entropy, BLEU
         "bench": 1,  # what a benchmark times

@@ -18,6 +18,7 @@ from smlib.experiments import (
     method_tables,
     regimes,
     report,
+    rivals,
     scores,
     translation,
 )
@@ -143,6 +144,44 @@ def test_ablations_are_written_and_drawn(tmp_path: Path, monkeypatch: pytest.Mon
     assert list(table.index[:2]) == ["MLE", "SequenceMatch"]
     assert table.loc["MLE", "step / MLE's"] == "1.00 ×"
     assert len(ablation_figures.findings(details)) == 4
+    assert ablation_figures.rivalry_table(details).index.unique().tolist() == [
+        "SequenceMatch − BC",
+        "SequenceMatch − MLE",
+        "offline IQLearn − BC",
+        "GAIL − BC",
+        "direct matching, χ²-mixture − MLE",
+    ]
+
+
+def test_rivals_are_compared_over_the_seeds_and_rules_that_both_have() -> None:
+    def answers(**bits: str) -> dict[str, object]:
+        return {"val": {decoding: {"correct": c} for decoding, c in bits.items()}}
+
+    runs = {
+        "mle-s0": answers(t1="0101", greedy="0101"),
+        "mle-s1": answers(t1="0101", greedy="0101"),
+        "direct-s0": answers(t1="1111", greedy="0101"),
+        "gail-s0": answers(t1="0000", greedy_exclude="0000"),
+    }
+    rows = rivals.rivalries(runs)
+    assert [(r["first"], r["second"], r["decoding"], r["n_seeds"], r["difference"]) for r in rows] == [
+        ("direct matching, χ²-mixture", "MLE", "t1", 1, 0.5),
+        ("direct matching, χ²-mixture", "MLE", "greedy", 1, 0.0),
+    ]
+    # Of a method that deletes the greedy answers without repetition, of one that does not the greedy ones.
+    with_sm = runs | {"sm-default-s0": answers(t1="0000", greedy="0000", greedy_exclude="1111")}
+    found = {(r["first"], r["decoding"]): r["difference"] for r in rivals.rivalries(with_sm)}
+    assert found["SequenceMatch", "greedy_exclude"] == 0.5
+    assert all(r["p_holm"] >= r["p_value"] for r in rivals.rivalries(with_sm))
+
+
+def test_gail_has_new_rollouts_under_the_noise_of_its_data_and_direct_matching_clean_data() -> None:
+    cells = ablations.cells("full", ablations.EVERYTHING)
+    gail, direct, mle = cells["gail-s0"], cells["direct-s0"], ablations.shared("full")["mle-s0"]
+    assert (gail.training.rollout_noise, gail.training.times_seen) == (gail.training.eta, 1.0)
+    assert gail.training.eta == cells["bc-s0"].training.eta
+    assert (direct.noise, direct.training.eta, direct.decodings) == (mle.noise, mle.training.eta, mle.decodings)
+    assert cells["direct-js-s0"].training.objective.divergence == "js"
 
 
 def test_a_sweep_compares_over_the_seeds_that_all_its_runs_have(
@@ -170,6 +209,8 @@ def test_a_sweep_compares_over_the_seeds_that_all_its_runs_have(
         ablations.DEFAULT: 2,
         "bc": 2,
         "iqlearn": 1,
+        "gail": 1,
+        "direct": 1,
     }
 
 

@@ -16,6 +16,7 @@ from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
 
 from smlib.actions import ActionSpace, Trajectory
+from smlib.adversarial import Critic
 from smlib.algorithm_a import algorithm_a
 from smlib.bench.timing import stopwatch
 from smlib.losses import Loss, visit_values
@@ -33,7 +34,7 @@ class GradientStep:
     Args:
         policy: is copied, so that rivals start from the same weights.
         groups: data trajectories, each with its rollout if there is one.
-        method: `mle`, `bc` or `sm`.
+        method: a key of `smlib.methods.METHODS` but `unlikelihood`, whose loss needs all logits.
         row_len: slots of a packed row. chunk: states whose logits are held at a time.
         apart: a rollout is laid out by itself, as where it is another example's (`TrainConfig.paired=False`); otherwise
             it shares the slots of its prompt with its group's data.
@@ -58,6 +59,7 @@ class GradientStep:
         self.config = ObjectiveConfig(method=method, bc_steps=0, anneal_steps=0)
         if not get_method(method).backspace:
             self.policy.forbid_backspace()
+        self.policy.critic = Critic(self.policy) if get_method(method).critic else None
         self.optimizer = torch.optim.AdamW(self.policy.parameters(), lr=1e-5)
 
     def pack(self) -> PackedBatch:
@@ -72,7 +74,8 @@ class GradientStep:
 
     def loss(self, values: tuple[Tensor, Tensor], batch: PackedBatch) -> Loss:
         """The objective after annealing: BC and SM blended, or the method's own."""
-        return objective_of_visits(visit_values(*values, batch), self.config, 1)
+        said = None if self.policy.critic is None else self.policy.critic(batch)
+        return objective_of_visits(visit_values(*values, batch), self.config, 1, said)
 
     def update(self) -> None:
         """Clipping and AdamW."""

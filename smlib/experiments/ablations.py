@@ -17,42 +17,14 @@ from smlib.evaluation import clustered_interval
 from smlib.experiments import arithmetic, scores
 from smlib.experiments.findings import finding, summary
 from smlib.experiments.finetuning import REMOVALS, FineTuneConfig, fine_tune, in_parallel
-from smlib.experiments.overhead import method_costs
+from smlib.experiments.method_costs import method_costs
+from smlib.experiments.rivals import DEFAULT, METHODS, TITLES, rivalries
 from smlib.experiments.sweeps import SWEEPS, Sweep
 from smlib.experiments.verdicts import RULE, Comparison, judge
+from smlib.methods import get_method
 from smlib.results import Run, check_preset, write_item
 
 ITEM, KIND = "ablations", "ground_truth"
-DEFAULT = "sm-default"
-
-
-METHODS: Mapping[str, tuple[str, Mapping[str, Any]]] = MappingProxyType(
-    {
-        "bc": ("bc", {}),
-        "iqlearn": ("iqlearn", {}),
-        "dagger": ("dagger", {}),
-        "dagger-rollout_noise=0.1": ("dagger", {"rollout_noise": 0.1}),
-        "bc-burst=4": ("bc", {"burst": 4}),
-        **{
-            f"{method}-rollout_burst=4": (method, {"rollout_noise": 0.1, "rollout_burst": 4})
-            for method in ("sm", "dagger")
-        },
-    }
-)
-"""Other methods at the default's settings, with bursts and execution noise where they apply."""
-
-TITLES = {
-    DEFAULT: "SequenceMatch",
-    "bc": "BC",
-    "iqlearn": "offline IQLearn",
-    "dagger": "DAgger",
-    "dagger-rollout_noise=0.1": "DAgger, execution noise",
-    "dagger-rollout_burst=4": "DAgger, execution noise of 4",
-    "bc-burst=4": "BC, bursts of 4",
-    "sm-burst=4": "SequenceMatch, bursts of 4",
-    "sm-rollout_noise=0.1": "SequenceMatch, execution noise",
-    "sm-rollout_burst=4": "SequenceMatch, execution noise of 4",
-}
 
 
 @dataclass(frozen=True)
@@ -73,7 +45,10 @@ FIRST = (DEFAULT, "bc", "iqlearn", "dagger", "sm-alpha=1.0", "sm-mixture=False")
 PRESETS: Mapping[str, AblationPreset] = MappingProxyType(
     {
         "smoke": AblationPreset(
-            (DEFAULT, "bc", "iqlearn", "sm-alpha=1.0", "sm-n_train=1000", "sm-offset_head=False", "sm-backspace=False")
+            (
+                *(DEFAULT, "bc", "iqlearn", "gail", "direct"),
+                *("sm-alpha=1.0", "sm-n_train=1000", "sm-offset_head=False", "sm-backspace=False"),
+            )
         ),
         "quick": AblationPreset(FIRST),
         # The paper's claim, the methods and the parameters that it leaves unsaid at every seed, the rest at the first.
@@ -81,6 +56,7 @@ PRESETS: Mapping[str, AblationPreset] = MappingProxyType(
             n_seeds=3,
             repeated=(
                 *FIRST,
+                *("direct", "direct-tv"),
                 *(f"sm-{k}" for k in ("alpha=0.001", "alpha=0.1", "gamma=0.9", "gamma=0.998", "paired=True")),
             ),
         ),
@@ -114,8 +90,12 @@ def cells(preset: str, only: tuple[str, ...] = ()) -> dict[str, FineTuneConfig]:
     def one(method: str, seed: int, full: bool, changes: Mapping[str, Any]) -> FineTuneConfig:
         own = {k: v for k, v in changes.items() if k in ("n_train", "initial_value")}
         rest = {k: v for k, v in changes.items() if k not in (*own, *REMOVALS)}
-        config = chosen.run(method, KIND, 0.0 if "backspace" in changes else eta, seed, **rest)
-        config = dataclasses.replace(config, examples=0, **own)
+        noisy = get_method(method).noise
+        config = chosen.run(
+            method, KIND if noisy else "none", 0.0 if "backspace" in changes or not noisy else eta, seed, **rest
+        )
+        training = config.training.on_policy() if get_method(method).critic else config.training
+        config = dataclasses.replace(config, training=training, examples=0, **own)
         return config if full else dataclasses.replace(config, recovery_prompts=0, decodings=("t1", "greedy_exclude"))
 
     wanted = only or settings.only
@@ -173,7 +153,8 @@ def study(
     sweeps = [_sweep(runs, s, preset) for s in SWEEPS.values() if any(_found(runs, n) for n in _names(s).values())]
     if len(chosen.levels) > 1:
         sweeps.append(_noise_sweep(runs, preset))
-    costs = method_costs(preset, results_dir)
+    measured = method_costs(preset, results_dir)
+    costs = {method: cost for run in measured.values() for method, cost in run.items()}
     methods = [_method(runs, name, costs) for name in ("mle", *TITLES) if _found(runs, name)]
     sm, bc = (scores.by_prefix(runs, name) for name in (DEFAULT, "bc"))
     judgement = judge([Comparison("SM > BC, validation", scores.difference(sm, bc, "val"))])
@@ -185,6 +166,7 @@ def study(
         "sweeps": sweeps,
         "regimes": regimes["rows"] if regimes else [],
         "methods": methods,
+        "rivalries": rivalries(runs),
         "no_demonstrations": _accuracy(runs, "sm-none-0"),
         "verdict": judgement.verdict,
         "why": judgement.why,
@@ -207,7 +189,7 @@ def study(
         verdict=judgement.verdict,
         rows=rows,
         details=made,
-        sources=[*runs.values(), costs, *(regimes["sources"] if regimes else [])],
+        sources=[*runs.values(), *measured.values(), *(regimes["sources"] if regimes else [])],
         results_dir=results_dir,
     )
     return made

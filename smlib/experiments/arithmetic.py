@@ -88,7 +88,7 @@ class ArithmeticPreset:
             n_train=self.n_train,
             n_val=500 if self.n_test >= 500 else self.n_test,
             n_test=self.n_test,
-            decodings=mle if method == "mle" else edits,
+            decodings=edits if get_method(method).backspace else mle,
             recovery_prompts=self.recovery_prompts,
             max_new_tokens=self.tokens,
             answers_at_a_time=self.answers_at_a_time,

@@ -31,6 +31,8 @@ from smlib.results import Run, run_cached
 from smlib.training import TrainConfig, train
 
 VERSIONS = ("data", "sampling", "training")
+OF_METHOD: Mapping[str, str] = MappingProxyType({"direct": "direct", "gail": "critic"})
+"""What else a method's numbers rest on."""
 REMOVALS: Mapping[str, Callable[[Policy], Policy]] = MappingProxyType(
     {"offset_head": Policy.remove_offset_head, "backspace": Policy.forbid_backspace}
 )
@@ -111,6 +113,7 @@ def fine_tune(
     def compute(scratch: Path) -> Mapping[str, object]:
         return _compute(config, preset, results_dir, scratch, test, without)
 
+    own = OF_METHOD.get(config.training.objective.method)
     return run_cached(
         item,
         name,
@@ -118,7 +121,7 @@ def fine_tune(
         compute,
         preset=preset,
         seeds=[config.training.seed],
-        version_key=VERSIONS,
+        version_key=(*VERSIONS, *([own] if own else [])),
         results_dir=results_dir,
     )
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from smlib import bench
 from smlib.bench.steps import DenseAlgorithmA, GradientStep
-from smlib.bench.timing import figure, in_turns, seconds_of
+from smlib.bench.timing import in_turns, seconds_of
 from smlib.bench.workloads import (
     ARITHMETIC,
     LLAMA,
@@ -188,43 +188,6 @@ def _curve(
             values.append(times.median(name) if name in rivals else None)
             turns[name].append(times.seconds.get(name, []))
     return {**series, "turns": turns}
-
-
-def method_costs(preset: str, results_dir: str | Path = "results") -> Run:
-    """Seconds of a gradient step of every method on the arithmetic shape over MLE's, each rollout's share included.
-
-    Data and rollouts lie apart, as in the ablations' training. Entries `<method>`: median of the ratio turn by turn,
-    quartiles as the spread.
-    """
-    chosen = PRESETS[check_preset(preset)]
-    shape, turns = as_trained(chosen.arithmetic), chosen.table_turns
-
-    def compute(_: Path) -> dict[str, object]:
-        data, space = dataset(shape)
-        policy = policy_for(shape, space)
-        batches = {name: groups(shape, data, space, method=name) for name in ("mle", "bc", "sm")}
-        kinds = {"mle": "mle", "bc": "bc", "iqlearn": "bc", "sm": "sm", "dagger": "sm"}  # DAgger relabels for nothing
-        times = in_turns(
-            {
-                name: GradientStep(policy, batches[kind], name, row_len=shape.row_len, apart=True)
-                for name, kind in kinds.items()
-            },
-            turns,
-        )
-        job = sampling_job(shape, data, space, [i % len(data) for i in range(shape.refill)], seed=0)
-        refill = float(np.median([seconds_of(lambda: sample(*job)) for _ in range(turns)])) / shape.interval
-        base = times.seconds["mle"]
-        return {
-            name: figure(
-                [(t + refill * (kind == "sm")) / m for t, m in zip(times.seconds[name], base, strict=True)], "×", "MLE"
-            )
-            for name, kind in kinds.items()
-        }
-
-    return run_cached(
-        "ablations", "cost-as_trained", chosen, compute, preset=preset, seeds=chosen.seeds, version_key=KEYS,
-        results_dir=results_dir,
-    )  # fmt: skip
 
 
 def _amortised(shape: Shape, preset: OverheadPreset) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from smlib.figures.style import PALETTE, counted, figure
 FAMILIES: Mapping[str, tuple[str, ...]] = {
     "SequenceMatch": ("sm-default", "sm-burst=4", "sm-rollout_noise=0.1", "sm-rollout_burst=4"),
     "DAgger": ("dagger", "dagger-rollout_noise=0.1", "dagger-rollout_burst=4"),
+    "a critic, or none": ("gail", "direct", "direct-js", "direct-tv"),
     "without rollouts": ("bc", "bc-burst=4", "iqlearn"),
 }
 """A row of panels each; BC stands in all of them."""
@@ -21,6 +22,7 @@ STYLES: Mapping[str, tuple[str, str, Any]] = {
     "dagger": (PALETTE["vermilion"], "^", "-"),
     "bc": (PALETTE["orange"], "s", "--"),
     "iqlearn": (PALETTE["green"], "v", "-."),
+    "gail": (PALETTE["grey"], "p", (0, (3, 1, 1, 1))),
     "burst=4": (PALETTE["purple"], "P", "-."),
     "rollout_noise=0.1": (PALETTE["sky"], "o", (0, (3, 1))),
     "rollout_burst=4": (PALETTE["black"], "X", ":"),
@@ -162,6 +164,21 @@ def method_table(study: Mapping[str, Any]) -> pd.DataFrame:
     for depth in sorted({d for row in rows for d in row["recovery"]}, key=int):
         columns[f"deletes {depth}"] = [_shown(row["recovery"].get(depth, {}).get("all_removed")) for row in rows]
     return pd.DataFrame(columns, index=pd.Index([row["title"] for row in rows], name="method"))
+
+
+def rivalry_table(study: Mapping[str, Any]) -> pd.DataFrame:
+    """Differences between methods at temperature 1 and greedily, paired, with Holm's p-values over all of them."""
+    rows = study["rivalries"]
+    return pd.DataFrame(
+        {
+            "decoding": [DECODINGS[row["decoding"]] for row in rows],
+            "seeds": [row["n_seeds"] for row in rows],
+            "difference": [f"{row['difference']:+.3f}" for row in rows],
+            "95 % interval": [f"{row['low']:+.3f} to {row['high']:+.3f}" for row in rows],
+            "p, Holm": [f"{row['p_holm']:.3g}" for row in rows],
+        },
+        index=pd.Index([f"{row['first']} − {row['second']}" for row in rows], name="pair"),
+    )
 
 
 def findings(study: Mapping[str, Any]) -> list[str]:
