@@ -59,6 +59,14 @@ REGIMES: Mapping[str, Regime] = MappingProxyType(
 )
 """Beside the default. Only the last concerns SequenceMatch alone; it is here since theory expects it to matter most."""
 
+DIRECT: Mapping[str, Mapping[str, Any]] = MappingProxyType({"direct": {}, "direct-tv": {"divergence": "tv"}})
+"""Direct matching of two divergences, in some of the regimes. It should gain at temperature 1 where a policy
+that likelihood fitted knows better than it samples: where greedy answers are much better."""
+
+WITH_DIRECT: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {"smoke": (), "quick": (), "full": (DEFAULT, "n_train=50000"), "paper": ()}
+)
+
 SEEDS = 1
 """Of the ablations' seeds the first: the map looks for differences much larger than those between seeds."""
 
@@ -93,6 +101,10 @@ def cells(preset: str, names: tuple[str, ...] | None = None) -> dict[str, tuple[
             "sm": (ablations.ITEM, f"{ablations.DEFAULT}-s{seed}", False, _ablation(preset, ablations.DEFAULT, seed)),
         }
         made |= {f"{DEFAULT}/{method}-s{seed}": cell for method, cell in shared.items()}
+        if DEFAULT in WITH_DIRECT[preset]:
+            for which in DIRECT:
+                cell = (ablations.ITEM, f"{which}-s{seed}", False, _ablation(preset, which, seed))
+                made[f"{DEFAULT}/{which}-s{seed}"] = cell
         for name in PRESETS[preset] if names is None else names:
             regime = REGIMES[name]
             here = regime.of(chosen)
@@ -104,6 +116,11 @@ def cells(preset: str, names: tuple[str, ...] | None = None) -> dict[str, tuple[
                 config = dataclasses.replace(config, decodings=DECODINGS, examples=0, recovery_prompts=0)
                 kept_as = swept.get(config, f"regime-{name}-{method}-s{seed}")
                 made[f"{name}/{method}-s{seed}"] = (ablations.ITEM, kept_as, False, config)
+            for which, changes in DIRECT.items() if name in WITH_DIRECT[preset] else ():
+                config = here.run("direct", "none", 0.0, seed, **changes)
+                config = dataclasses.replace(config, decodings=DECODINGS, examples=0, recovery_prompts=0)
+                kept_as = f"regime-{name}-{which}-s{seed}"
+                made[f"{name}/{which}-s{seed}"] = (ablations.ITEM, kept_as, False, config)
     return made
 
 
@@ -134,12 +151,14 @@ def study(preset: str, results_dir: str | Path = "results", processes: int | Non
     rows = []
     for name in (DEFAULT, *PRESETS[preset]):
         for decoding in DECODINGS:
-            found = {m: scores.by_prefix(runs, f"{name}/{m}") for m in METHODS}
+            direct = tuple(DIRECT) if name in WITH_DIRECT[preset] else ()
+            found = {m: scores.by_prefix(runs, f"{name}/{m}") for m in (*METHODS, *direct)}
             # Without `<bkspc>` there is nothing to exclude: MLE's greedy answers are both.
-            rule = {m: decoding if decoding in found[m][0]["val"] else "greedy" for m in METHODS}
-            accuracy = {m: scores.accuracy(found[m], "val", rule[m]) for m in METHODS}
-            right = {m: scores.correctness(found[m], "val", rule[m]) for m in METHODS}
-            tests = {f"{a}-{b}": paired_difference(right[a], right[b]) for a, b in PAIRS}
+            rule = {m: decoding if decoding in own[0]["val"] else "greedy" for m, own in found.items()}
+            accuracy = {m: scores.accuracy(own, "val", rule[m]) for m, own in found.items()}
+            right = {m: scores.correctness(own, "val", rule[m]) for m, own in found.items()}
+            pairs = (*PAIRS, *((m, "mle") for m in direct))
+            tests = {f"{a}-{b}": paired_difference(right[a], right[b]) for a, b in pairs}
             rows.append(
                 {
                     "regime": name,

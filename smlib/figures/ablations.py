@@ -200,15 +200,19 @@ def regimes(study: Mapping[str, Any], decoding: str = "t1") -> Figure:
         "sm-bc": ("SequenceMatch − BC", "blue", "D"),
         "sm-mle": ("SequenceMatch − MLE", "sky", "o"),
         "bc-mle": ("BC − MLE", "orange", "s"),
+        "direct-mle": ("direct, χ²-mixture − MLE", "green", "^"),
+        "direct-tv-mle": ("direct, total variation − MLE", "purple", "v"),
     }
-    for offset, (pair, (label, color, marker)) in zip((-0.2, 0.0, 0.2), pairs.items(), strict=True):
-        found = [row["differences"][pair] for row in rows]
+    shown = [pair for pair in pairs if any(pair in row["differences"] for row in rows)]
+    for offset, pair in zip(np.linspace(-0.3, 0.3, len(shown)), shown, strict=True):
+        label, color, marker = pairs[pair]
+        places = np.array([y for y, row in enumerate(rows) if pair in row["differences"]])
+        found = [row["differences"][pair] for row in rows if pair in row["differences"]]
         middle = np.array([f["difference"] for f in found])
         ends = np.abs(np.array([[f["low"], f["high"]] for f in found]).T - middle)
         axis.errorbar(
-            middle, np.arange(len(rows)) + offset, xerr=ends, color=PALETTE[color], marker=marker, linestyle="none",
-            label=label,
-        )  # fmt: skip
+            middle, places + offset, xerr=ends, color=PALETTE[color], marker=marker, linestyle="none", label=label
+        )
     axis.axvline(0.0, color=PALETTE["black"], linewidth=0.8)
     axis.set_yticks(range(len(rows)), [f"{row['title']}\n(MLE {row['accuracy']['mle']['value']:.2f})" for row in rows])
     axis.set_ylim(len(rows) - 0.5, -0.5)
@@ -219,12 +223,14 @@ def regimes(study: Mapping[str, Any], decoding: str = "t1") -> Figure:
     return made
 
 
+REGIME_COLUMNS = {"mle": "MLE", "bc": "BC", "sm": "SM", "direct": "direct, χ²-mixture", "direct-tv": "direct, TV"}
+
+
 def regime_table(study: Mapping[str, Any]) -> pd.DataFrame:
     """Accuracy of each method in each regime, by decoding rule."""
-    return pd.DataFrame(
-        [
-            {"regime": row["title"], "decoding": DECODINGS[row["decoding"]]}
-            | {m.upper(): _shown(record) for m, record in row["accuracy"].items()}
-            for row in study["regimes"]
-        ]
-    ).set_index(["regime", "decoding"])
+    rows = [
+        {"regime": row["title"], "decoding": DECODINGS[row["decoding"]]}
+        | {REGIME_COLUMNS[m]: _shown(record) for m, record in row["accuracy"].items()}
+        for row in study["regimes"]
+    ]
+    return pd.DataFrame(rows).fillna("—").set_index(["regime", "decoding"])
