@@ -13,6 +13,7 @@ from smlib.evaluation import PairedTest
 from smlib.experiments import (
     ablations,
     arithmetic,
+    direct_matching,
     divergences,
     mathematics,
     method_tables,
@@ -181,7 +182,7 @@ def test_gail_has_new_rollouts_under_the_noise_of_its_data_and_direct_matching_c
     assert (gail.training.rollout_noise, gail.training.times_seen) == (gail.training.eta, 1.0)
     assert gail.training.eta == cells["bc-s0"].training.eta
     assert (direct.noise, direct.training.eta, direct.decodings) == (mle.noise, mle.training.eta, mle.decodings)
-    assert cells["direct-js-s0"].training.objective.divergence == "js"
+    assert cells["direct-tv-s0"].training.objective.divergence == "tv"
 
 
 def test_a_sweep_compares_over_the_seeds_that_all_its_runs_have(
@@ -234,6 +235,30 @@ def test_v_at_the_start_is_a_setting_of_the_run_alone() -> None:
     assert cells["sm-initial_value=10.0-s0"].initial_value == 10.0
     shifted, default = cells["sm-initial_value=-10.0-s0"], cells["sm-gamma=0.9-s0"]
     assert dataclasses.replace(shifted.training, objective=default.training.objective) == default.training
+
+
+def test_direct_matching_meets_likelihood_with_equal_data_and_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = direct_matching.cells("full")
+    assert {name.split("/")[0] for name in full} == {"default", "n_train=50000"}
+    for seed in arithmetic.preset("full").seeds:
+        for regime in direct_matching.PRESETS["full"]:
+            same = [full[f"{regime}/{m}-s{seed}"][3] for m in ("mle", *direct_matching.VARIANTS)]
+            assert len({(c.n_train, c.training.steps, c.training.seed, c.noise, c.training.eta) for c in same}) == 1
+    assert full["n_train=50000/mle-s0"] == regimes.cells("full")["n_train=50000/mle-s0"]  # one run, not two
+    replace_training(monkeypatch, direct_matching)
+    rows = direct_matching.study("smoke", tmp_path)["rows"]
+    assert [(row["regime"], row["decoding"]) for row in rows] == [("default", "t1"), ("default", "greedy")]
+    # Made-up likelihood is right in 40 % of its answers, the rest in 60 %: the difference is that of the records.
+    for row in rows:
+        for name, test in row["over_mle"].items():
+            gap = row["accuracy"][name]["value"] - row["accuracy"]["mle"]["value"]
+            assert test["difference"] == pytest.approx(gap, abs=1e-4)
+            assert test["p_value"] <= test["p_holm"] <= 1.0
+    study = {"direct": rows}
+    drawn(ablation_figures.direct(study), tmp_path)
+    assert len(ablation_figures.direct_table(study)) == 4
 
 
 def test_no_ablation_looks_at_the_test_questions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -142,11 +142,13 @@ def study(
     results_dir: str | Path = "results",
     processes: int | None = None,
     regimes: Mapping[str, Any] | None = None,
+    direct: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Runs everything, writes the ledger's line for `ablations`, and returns what its figures and tables show.
 
     Args:
-        regimes: what `smlib.experiments.regimes.study` returned, to go into the same item.
+        regimes, direct: what the studies of `smlib.experiments.regimes` and `direct_matching` returned, to go into the
+            same item.
     """
     runs = run(preset, results_dir, processes=processes)
     chosen = arithmetic.preset(preset)
@@ -165,6 +167,7 @@ def study(
         "reference": {"bc": _accuracy(runs, "bc"), "sm": _accuracy(runs, DEFAULT), "mle": _accuracy(runs, "mle")},
         "sweeps": sweeps,
         "regimes": regimes["rows"] if regimes else [],
+        "direct": direct["rows"] if direct else [],
         "methods": methods,
         "rivalries": rivalries(runs),
         "no_demonstrations": _accuracy(runs, "sm-none-0"),
@@ -189,7 +192,11 @@ def study(
         verdict=judgement.verdict,
         rows=rows,
         details=made,
-        sources=[*runs.values(), *measured.values(), *(regimes["sources"] if regimes else [])],
+        sources=[
+            *runs.values(),
+            *measured.values(),
+            *(s for part in (regimes, direct) if part for s in part["sources"]),
+        ],
         results_dir=results_dir,
     )
     return made

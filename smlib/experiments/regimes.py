@@ -17,6 +17,7 @@ from smlib.experiments.arithmetic import ArithmeticPreset
 from smlib.experiments.finetuning import REMOVALS, FineTuneConfig, fine_tune, in_parallel
 from smlib.experiments.method_tables import METHODS, PAIRS
 from smlib.experiments.pretraining import TinyModel
+from smlib.methods import get_method
 from smlib.results import Run, check_preset
 
 DEFAULT = "default"
@@ -59,14 +60,6 @@ REGIMES: Mapping[str, Regime] = MappingProxyType(
 )
 """Beside the default. Only the last concerns SequenceMatch alone; it is here since theory expects it to matter most."""
 
-DIRECT: Mapping[str, Mapping[str, Any]] = MappingProxyType({"direct": {}, "direct-tv": {"divergence": "tv"}})
-"""Direct matching of two divergences, in some of the regimes. It should gain at temperature 1 where a policy
-that likelihood fitted knows better than it samples: where greedy answers are much better."""
-
-WITH_DIRECT: Mapping[str, tuple[str, ...]] = MappingProxyType(
-    {"smoke": (), "quick": (), "full": (DEFAULT, "n_train=50000"), "paper": ()}
-)
-
 SEEDS = 1
 """Of the ablations' seeds the first: the map looks for differences much larger than those between seeds."""
 
@@ -101,10 +94,6 @@ def cells(preset: str, names: tuple[str, ...] | None = None) -> dict[str, tuple[
             "sm": (ablations.ITEM, f"{ablations.DEFAULT}-s{seed}", False, _ablation(preset, ablations.DEFAULT, seed)),
         }
         made |= {f"{DEFAULT}/{method}-s{seed}": cell for method, cell in shared.items()}
-        if DEFAULT in WITH_DIRECT[preset]:
-            for which in DIRECT:
-                cell = (ablations.ITEM, f"{which}-s{seed}", False, _ablation(preset, which, seed))
-                made[f"{DEFAULT}/{which}-s{seed}"] = cell
         for name in PRESETS[preset] if names is None else names:
             regime = REGIMES[name]
             here = regime.of(chosen)
@@ -112,16 +101,22 @@ def cells(preset: str, names: tuple[str, ...] | None = None) -> dict[str, tuple[
                 if set(regime.changes) == {"alpha"} and method != "sm":
                     made[f"{name}/{method}-s{seed}"] = shared[method]
                     continue
-                config = here.run(method, "none" if method == "mle" else ablations.KIND, eta * (method != "mle"), seed)
-                config = dataclasses.replace(config, decodings=DECODINGS, examples=0, recovery_prompts=0)
-                kept_as = swept.get(config, f"regime-{name}-{method}-s{seed}")
+                config = config_of(here, method, eta, seed)
+                kept_as = swept.get(config, kept_name(name, method, seed))
                 made[f"{name}/{method}-s{seed}"] = (ablations.ITEM, kept_as, False, config)
-            for which, changes in DIRECT.items() if name in WITH_DIRECT[preset] else ():
-                config = here.run("direct", "none", 0.0, seed, **changes)
-                config = dataclasses.replace(config, decodings=DECODINGS, examples=0, recovery_prompts=0)
-                kept_as = f"regime-{name}-{which}-s{seed}"
-                made[f"{name}/{which}-s{seed}"] = (ablations.ITEM, kept_as, False, config)
     return made
+
+
+def config_of(here: ArithmeticPreset, method: str, eta: float, seed: int, **changes: Any) -> FineTuneConfig:
+    """A method's run in a regime's preset: judged on the validation questions alone, under two decoding rules."""
+    noisy = get_method(method).noise
+    config = here.run(method, ablations.KIND if noisy else "none", eta if noisy else 0.0, seed, **changes)
+    return dataclasses.replace(config, decodings=DECODINGS, examples=0, recovery_prompts=0)
+
+
+def kept_name(regime: str, method: str, seed: int) -> str:
+    """Under which such a run is kept, among the ablations'."""
+    return f"regime-{regime}-{method}-s{seed}"
 
 
 def _ablation(preset: str, name: str, seed: int) -> FineTuneConfig:
@@ -151,14 +146,12 @@ def study(preset: str, results_dir: str | Path = "results", processes: int | Non
     rows = []
     for name in (DEFAULT, *PRESETS[preset]):
         for decoding in DECODINGS:
-            direct = tuple(DIRECT) if name in WITH_DIRECT[preset] else ()
-            found = {m: scores.by_prefix(runs, f"{name}/{m}") for m in (*METHODS, *direct)}
+            found = {m: scores.by_prefix(runs, f"{name}/{m}") for m in METHODS}
             # Without `<bkspc>` there is nothing to exclude: MLE's greedy answers are both.
-            rule = {m: decoding if decoding in own[0]["val"] else "greedy" for m, own in found.items()}
-            accuracy = {m: scores.accuracy(own, "val", rule[m]) for m, own in found.items()}
-            right = {m: scores.correctness(own, "val", rule[m]) for m, own in found.items()}
-            pairs = (*PAIRS, *((m, "mle") for m in direct))
-            tests = {f"{a}-{b}": paired_difference(right[a], right[b]) for a, b in pairs}
+            rule = {m: decoding if decoding in found[m][0]["val"] else "greedy" for m in METHODS}
+            accuracy = {m: scores.accuracy(found[m], "val", rule[m]) for m in METHODS}
+            right = {m: scores.correctness(found[m], "val", rule[m]) for m in METHODS}
+            tests = {f"{a}-{b}": paired_difference(right[a], right[b]) for a, b in PAIRS}
             rows.append(
                 {
                     "regime": name,

@@ -18,7 +18,6 @@ METHODS: Mapping[str, tuple[str, Mapping[str, Any]]] = MappingProxyType(
         "dagger-rollout_noise=0.1": ("dagger", {"rollout_noise": 0.1}),
         "gail": ("gail", {}),
         "direct": ("direct", {}),
-        "direct-js": ("direct", {"divergence": "js"}),
         "direct-tv": ("direct", {"divergence": "tv"}),
         "bc-burst=4": ("bc", {"burst": 4}),
         **{
@@ -38,7 +37,6 @@ TITLES = {
     "dagger-rollout_noise=0.1": "DAgger, execution noise",
     "gail": "GAIL",
     "direct": "direct matching, χ²-mixture",
-    "direct-js": "direct matching, JS",
     "direct-tv": "direct matching, total variation",
     "dagger-rollout_burst=4": "DAgger, execution noise of 4",
     "bc-burst=4": "BC, bursts of 4",
@@ -54,7 +52,6 @@ PAIRS = (
     ("dagger", "bc"),
     ("gail", "bc"),
     ("direct", "mle"),
-    ("direct-js", "mle"),
     ("direct-tv", "mle"),
 )
 """Each method against cloning of the same data."""

@@ -13,7 +13,7 @@ from smlib.figures.style import PALETTE, counted, figure
 FAMILIES: Mapping[str, tuple[str, ...]] = {
     "SequenceMatch": ("sm-default", "sm-burst=4", "sm-rollout_noise=0.1", "sm-rollout_burst=4"),
     "DAgger": ("dagger", "dagger-rollout_noise=0.1", "dagger-rollout_burst=4"),
-    "a critic, or none": ("gail", "direct", "direct-js", "direct-tv"),
+    "a critic, or none": ("gail", "direct", "direct-tv"),
     "without rollouts": ("bc", "bc-burst=4", "iqlearn"),
 }
 """A row of panels each; BC stands in all of them."""
@@ -200,19 +200,15 @@ def regimes(study: Mapping[str, Any], decoding: str = "t1") -> Figure:
         "sm-bc": ("SequenceMatch − BC", "blue", "D"),
         "sm-mle": ("SequenceMatch − MLE", "sky", "o"),
         "bc-mle": ("BC − MLE", "orange", "s"),
-        "direct-mle": ("direct, χ²-mixture − MLE", "green", "^"),
-        "direct-tv-mle": ("direct, total variation − MLE", "purple", "v"),
     }
-    shown = [pair for pair in pairs if any(pair in row["differences"] for row in rows)]
-    for offset, pair in zip(np.linspace(-0.3, 0.3, len(shown)), shown, strict=True):
-        label, color, marker = pairs[pair]
-        places = np.array([y for y, row in enumerate(rows) if pair in row["differences"]])
-        found = [row["differences"][pair] for row in rows if pair in row["differences"]]
+    for offset, (pair, (label, color, marker)) in zip((-0.2, 0.0, 0.2), pairs.items(), strict=True):
+        found = [row["differences"][pair] for row in rows]
         middle = np.array([f["difference"] for f in found])
         ends = np.abs(np.array([[f["low"], f["high"]] for f in found]).T - middle)
         axis.errorbar(
-            middle, places + offset, xerr=ends, color=PALETTE[color], marker=marker, linestyle="none", label=label
-        )
+            middle, np.arange(len(rows)) + offset, xerr=ends, color=PALETTE[color], marker=marker, linestyle="none",
+            label=label,
+        )  # fmt: skip
     axis.axvline(0.0, color=PALETTE["black"], linewidth=0.8)
     axis.set_yticks(range(len(rows)), [f"{row['title']}\n(MLE {row['accuracy']['mle']['value']:.2f})" for row in rows])
     axis.set_ylim(len(rows) - 0.5, -0.5)
@@ -223,14 +219,64 @@ def regimes(study: Mapping[str, Any], decoding: str = "t1") -> Figure:
     return made
 
 
-REGIME_COLUMNS = {"mle": "MLE", "bc": "BC", "sm": "SM", "direct": "direct, χ²-mixture", "direct-tv": "direct, TV"}
-
-
 def regime_table(study: Mapping[str, Any]) -> pd.DataFrame:
     """Accuracy of each method in each regime, by decoding rule."""
-    rows = [
-        {"regime": row["title"], "decoding": DECODINGS[row["decoding"]]}
-        | {REGIME_COLUMNS[m]: _shown(record) for m, record in row["accuracy"].items()}
-        for row in study["regimes"]
-    ]
-    return pd.DataFrame(rows).fillna("—").set_index(["regime", "decoding"])
+    return pd.DataFrame(
+        [
+            {"regime": row["title"], "decoding": DECODINGS[row["decoding"]]}
+            | {m.upper(): _shown(record) for m, record in row["accuracy"].items()}
+            for row in study["regimes"]
+        ]
+    ).set_index(["regime", "decoding"])
+
+
+DIRECT = {
+    "mle": ("MLE", "black", "o"),
+    "direct": ("direct, χ²-mixture", "green", "^"),
+    "direct-tv": ("direct, total variation", "purple", "v"),
+}
+
+
+def direct(study: Mapping[str, Any]) -> Figure:
+    """Likelihood and direct matching, at temperature 1 (filled) and greedily; a panel a regime, 95 % intervals."""
+    rows = study["direct"]
+    regimes_of = list(dict.fromkeys(row["title"] for row in rows))
+    made, axes = figure(1, max(len(regimes_of), 1), height=3.6, width=8.0, sharey=True, squeeze=False)
+    for axis, title in zip(axes[0], regimes_of, strict=False):
+        here = [row for row in rows if row["title"] == title]
+        for row in here:
+            sampled = row["decoding"] == "t1"
+            for x, (name, (_, color, marker)) in enumerate(DIRECT.items()):
+                record = row["accuracy"][name]
+                axis.errorbar(
+                    x + (-0.12 if sampled else 0.12), record["value"], yerr=_ends(record), color=PALETTE[color],
+                    marker=marker, linestyle="none", markerfacecolor=PALETTE[color] if sampled else "white",
+                )  # fmt: skip
+        axis.set_xticks(range(len(DIRECT)), [label.replace(", ", ",\n") for label, _, _ in DIRECT.values()])
+        axis.set_xlim(-0.5, len(DIRECT) - 0.5)
+        axis.set_title(f"{title}\n({counted(here[0]['n_seeds'], 'seed')})", fontsize=11)
+    axes[0][0].set_ylabel("accuracy, validation questions")
+    grey = {"color": PALETTE["grey"], "marker": "o", "linestyle": "none"}
+    axes[0][0].plot([], [], label="temperature 1", **grey)
+    axes[0][0].plot([], [], label="greedy", markerfacecolor="white", **grey)
+    made.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    return made
+
+
+def direct_table(study: Mapping[str, Any]) -> pd.DataFrame:
+    """Direct matching less likelihood, paired by seed and question, with Holm's p-values over all comparisons."""
+    return pd.DataFrame(
+        [
+            {
+                "regime": row["title"],
+                "decoding": DECODINGS[row["decoding"]],
+                "method": DIRECT[name][0],
+                "less MLE": f"{test['difference']:+.3f}",
+                "95 % interval": f"{test['low']:+.3f} to {test['high']:+.3f}",
+                "p, Holm": f"{test['p_holm']:.3g}",
+                "seeds": row["n_seeds"],
+            }
+            for row in study["direct"]
+            for name, test in row["over_mle"].items()
+        ]
+    ).set_index(["regime", "decoding", "method"])

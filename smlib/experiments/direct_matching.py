@@ -1,0 +1,89 @@
+"""Direct matching of occupancies against likelihood, where samples are worse than greedy answers (beyond the paper).
+
+Likelihood covers what it believes possible, in proportion; a bounded divergence does not (`smlib.direct`). So direct
+matching should gain at temperature 1, up to what greedy decoding gains, and nothing greedily. How much there is to gain
+depends on the regime: a model that has seen its questions ten times is as sure of its mistakes as of the rest.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from smlib.evaluation import paired_difference
+from smlib.experiments import ablations, arithmetic, regimes, scores
+from smlib.experiments.finetuning import FineTuneConfig, fine_tune, in_parallel
+from smlib.experiments.verdicts import holm
+from smlib.results import Run, check_preset
+
+VARIANTS: Mapping[str, Mapping[str, Any]] = MappingProxyType({"direct": {}, "direct-tv": {"divergence": "tv"}})
+"""Direct matching by the names of the ablations' runs, and what it changes in the objective."""
+
+PRESETS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {"smoke": (regimes.DEFAULT,), "quick": (), "full": (regimes.DEFAULT, "n_train=50000"), "paper": ()}
+)
+"""In which regimes."""
+
+DECODINGS = regimes.DECODINGS
+
+
+def cells(preset: str) -> dict[str, tuple[str, str, bool, FineTuneConfig]]:
+    """`<regime>/<method>-s<seed>`, as `regimes.cells` gives them and shared with it, of every seed of the ablations."""
+    chosen = arithmetic.preset(check_preset(preset))
+    made: dict[str, tuple[str, str, bool, FineTuneConfig]] = {}
+    for seed in ablations.seeds(preset):
+        for regime in PRESETS[preset]:
+            if regime == regimes.DEFAULT:
+                own = ablations.cells(preset, tuple(VARIANTS))
+                made[f"{regime}/mle-s{seed}"] = ("fig3", f"mle-s{seed}", True, chosen.grid()[f"mle-s{seed}"])
+                for name in VARIANTS:
+                    made[f"{regime}/{name}-s{seed}"] = (
+                        ablations.ITEM,
+                        f"{name}-s{seed}",
+                        False,
+                        own[f"{name}-s{seed}"],
+                    )
+                continue
+            here = regimes.REGIMES[regime].of(chosen)
+            for name, changes in {"mle": {}, **VARIANTS}.items():
+                config = regimes.config_of(here, name.split("-")[0], 0.0, seed, **changes)
+                kept_as = regimes.kept_name(regime, name, seed)
+                made[f"{regime}/{name}-s{seed}"] = (ablations.ITEM, kept_as, False, config)
+    return made
+
+
+def run(preset: str, results_dir: str | Path = "results", processes: int | None = None) -> dict[str, Run]:
+    """Every run by `<regime>/<method>-s<seed>`, computed or read."""
+    wanted = cells(preset)
+    calls = [
+        {"config": config, "name": name, "item": item, "preset": preset, "results_dir": results_dir, "test": test}
+        for item, name, test, config in wanted.values()
+    ]
+    for _, _, _, config in list(wanted.values())[:1]:  # all have the base model of the default
+        config.prepare(preset, results_dir)
+    return dict(zip(wanted, in_parallel(fine_tune, calls, processes) if calls else [], strict=True))
+
+
+def study(preset: str, results_dir: str | Path = "results", processes: int | None = None) -> dict[str, Any]:
+    """Accuracy of likelihood and of direct matching, and paired differences with Holm's correction over all of them.
+
+    Returns `rows` (JSON types, one a regime and decoding rule, for the figure) and `sources` (the runs).
+    """
+    runs = run(preset, results_dir, processes)
+    rows: list[dict[str, Any]] = []
+    for regime in PRESETS[preset]:
+        for decoding in DECODINGS:
+            found = {m: scores.by_prefix(runs, f"{regime}/{m}") for m in ("mle", *VARIANTS)}
+            rule = {m: decoding if decoding in own[0]["val"] else "greedy" for m, own in found.items()}
+            right = {m: scores.correctness(own, "val", rule[m]) for m, own in found.items()}
+            tests = {m: scores.paired_record(paired_difference(right[m], right["mle"])) for m in VARIANTS}
+            accuracy = {m: scores.estimate_record(scores.accuracy(own, "val", rule[m])) for m, own in found.items()}
+            title = "Figure 3" if regime == regimes.DEFAULT else regimes.REGIMES[regime].title
+            rows.append(
+                {"regime": regime, "title": title, "decoding": "t1" if decoding == "t1" else "greedy"}
+                | {"n_seeds": len(found["mle"]), "accuracy": accuracy, "over_mle": tests}
+            )
+    every = [test for row in rows for test in row["over_mle"].values()]
+    for test, adjusted in zip(every, holm([test["p_value"] for test in every]), strict=True):
+        test["p_holm"] = scores.number(adjusted, 6)
+    return {"rows": rows, "sources": list({r.path: r for r in runs.values()}.values())}
