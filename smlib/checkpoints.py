@@ -7,7 +7,6 @@ place and renamed, so that a kill at any moment leaves the previous one.
 
 import hashlib
 import json
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from smlib.actions import ActionSpace
-from smlib.files import canonical_json
+from smlib.files import canonical_json, swap_in
 from smlib.results import config_hash
 from smlib.rollouts import ReplayBuffer
 
@@ -89,11 +88,7 @@ def save_checkpoint(folder: Path, step: int, identity: str, state: TrainingState
     )
     np.savez(scratch / "buffer.npz", allow_pickle=False, **state.buffer.state_dict())
     (scratch / "run.json").write_text(json.dumps({"step": step, "identity": identity}))
-    shutil.rmtree(old, ignore_errors=True)
-    if target.exists():
-        os.replace(target, old)
-    os.replace(scratch, target)
-    shutil.rmtree(old, ignore_errors=True)
+    swap_in(scratch, target, old)
 
 
 def load_checkpoint(folder: Path, identity: str, state: TrainingState, space: ActionSpace) -> int:
