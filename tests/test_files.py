@@ -184,54 +184,56 @@ def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
 
 
 SWAP = """
-import os, shutil, sys
+import os, shutil
 from pathlib import Path
 from smlib import files
-target, moment, two_steps = Path({target!r}), {moment}, {two_steps}
-done = 0
-def or_die(real):
-    def step(*arguments, **options):
-        global done
-        done += 1
-        if done > moment:
-            os._exit(9)  # as a kill: no `finally` runs
-        return real(*arguments, **options)
-    return step
-for module, name in ((os, "replace"), (shutil, "rmtree"), (files, "exchanged")):
-    setattr(module, name, or_die(getattr(module, name)))
-if two_steps:
-    files.exchanged = lambda one, other: False
-with files.whole_folder(target, "marker") as scratch:
-    scratch.mkdir()
-    (scratch / "marker").write_text("new")
+def save(target, moment):
+    done = 0
+    def or_die(real):
+        def step(*arguments, **options):
+            nonlocal done
+            done += 1
+            if done > moment:
+                os._exit(9)  # as a kill: no `finally` runs
+            return real(*arguments, **options)
+        return step
+    for module, name in ((os, "replace"), (shutil, "rmtree"), (files, "exchanged")):
+        setattr(module, name, or_die(getattr(module, name)))
+    if {two_steps}:
+        files.exchanged = lambda one, other: False
+    with files.whole_folder(target, "marker") as scratch:
+        scratch.mkdir()
+        (scratch / "marker").write_text("new")
+    os._exit(0)
+for moment in range({moments}):
+    if os.fork() == 0:
+        save(Path({folder!r}, str(moment), "mine"), moment)
+    os.wait()
 """
 
 
 @pytest.mark.parametrize("two_steps", [False, True])
 def test_a_kill_at_any_moment_leaves_a_whole_folder(two_steps: bool, tmp_path: Path) -> None:
     """`two_steps`: where two folders cannot change places at once, the next that is saved finds the older one."""
-    for name in ("here", "there"):
-        (tmp_path / name).mkdir()
-    at_once = exchanged(tmp_path / "here", tmp_path / "there") and not two_steps
-    seen = []
-    for moment in range(12):
-        target = tmp_path / str(moment) / "mine"
+    moments = 10
+    targets = [tmp_path / str(moment) / "mine" for moment in range(moments)]
+    for target in targets:
         with whole_folder(target, "marker") as scratch:
             scratch.mkdir()
             (scratch / "marker").write_text("old")
-        code = SWAP.format(target=str(target), moment=moment, two_steps=two_steps)
-        ended = subprocess.run([sys.executable, "-c", code], check=False).returncode
-        if at_once:
-            assert (target / "marker").is_file(), moment
+    code = SWAP.format(folder=str(tmp_path), moments=moments, two_steps=two_steps)
+    subprocess.run([sys.executable, "-c", code], check=True)
+    for name in ("here", "there"):
+        (tmp_path / name).mkdir()
+    if exchanged(tmp_path / "here", tmp_path / "there") and not two_steps:
+        assert all((target / "marker").is_file() for target in targets)
+    seen = []
+    for target in targets:
         with contextlib.suppress(FileNotFoundError), whole_folder(target, "marker"):
             seen.append((target / "marker").read_text())  # and nothing is made to take its place
         assert (target / "marker").read_text() == seen[-1]
-        if ended == 0:
-            break
-    assert seen[0] == "old"
-    assert seen[-1] == "new"
     assert sorted(seen, key=["old", "new"].index) == seen
-    assert len(seen) > 4  # moments at which it was killed, and the one at which it was not
+    assert (seen[0], seen[-1]) == ("old", "new")
 
 
 def test_a_link_to_a_folder_is_replaced_and_not_what_it_points_to(tmp_path: Path) -> None:
