@@ -208,11 +208,29 @@ def test_beta_is_one_then_falls_to_the_floor():
 
 
 def test_the_mixture_regulariser_is_chi_squares_unless_it_is_asked_for():
-    assert ObjectiveConfig().mixture is True
-    assert ObjectiveConfig(divergence="js").mixture is False
-    assert ObjectiveConfig(divergence="js", mixture=True).mixture is True
-    assert ObjectiveConfig(mixture=False).mixture is False
+    assert ObjectiveConfig().has_mixture is True
+    assert ObjectiveConfig(divergence="js").has_mixture is False
+    assert ObjectiveConfig(divergence="js", mixture=True).has_mixture is True
+    assert ObjectiveConfig(mixture=False).has_mixture is False
     assert plain(ObjectiveConfig(divergence="js"))["mixture"] is False  # a run's identity holds what was done
+
+
+@pytest.mark.parametrize("mixture", [None, True, False])
+def test_a_copy_with_another_divergence_is_the_one_made_from_nothing(mixture):
+    for before, after in (("chi2", "js"), ("js", "chi2")):
+        copied = dataclasses.replace(ObjectiveConfig(divergence=before, mixture=mixture), divergence=after)
+        made = ObjectiveConfig(divergence=after, mixture=mixture)
+        assert copied == made
+        assert copied.has_mixture == made.has_mixture == (after == "chi2" if mixture is None else mixture)
+        assert config_hash(copied) == config_hash(made)
+    assert dataclasses.replace(ObjectiveConfig(), divergence="js", mixture=True).has_mixture
+
+
+def test_the_identity_of_an_objective_is_what_it_always_was():
+    """As committed results have it: the identity shows whether the mixture is there, and not how that was asked for."""
+    assert config_hash(ObjectiveConfig()) == config_hash(ObjectiveConfig(mixture=True)) == "ea4e4bf61b07"
+    assert config_hash(ObjectiveConfig(divergence="js")) == "ccdb51329b87"
+    assert config_hash(TrainConfig()) == "1e804357cab7"
 
 
 @pytest.mark.parametrize(("method", "steps"), [("sm", 4), ("iqlearn", 5)])  # beta leaves 1 after step 4
