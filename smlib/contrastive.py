@@ -20,7 +20,7 @@ from torch import Tensor
 from smlib.actions import Trajectory
 from smlib.edit_batch import SamplesActions, evaluating
 from smlib.kv_cache import SlotCache
-from smlib.prompts import check_room, checked_prompt
+from smlib.prompts import check_room, checked_prompts
 
 ROWS = 16  # sequences at a time; a forward pass reads k times as many rows
 
@@ -57,15 +57,17 @@ def contrastive_search(
     """One trajectory per prompt. `<bkspc>` is never chosen; the policy is renormalised over the vocabulary.
 
     Raises:
-        ValueError: an empty or invalid prompt, one that leaves no room for `max_new_tokens` in the model's context,
-            more candidates than tokens.
+        ValueError: an empty or invalid prompt, or one where a list of them is expected; a prompt that leaves no room
+            for `max_new_tokens` in the model's context; more candidates than tokens; a `batch_size` below 1.
     """
     if config.k > policy.space.vocab_size:
         raise ValueError(f"k={config.k} candidates from a vocabulary of {policy.space.vocab_size}")
-    roots = [checked_prompt(i, prompt, policy.space) for i, prompt in enumerate(prompts)]
+    roots = checked_prompts(prompts, policy.space)
     check_room(policy, roots, config.max_new_tokens)
     by_length = sorted(range(len(roots)), key=lambda i: (len(roots[i]), i))
     rows = ROWS if batch_size is None else batch_size
+    if rows < 1:
+        raise ValueError(f"batch_size={rows}: expected >= 1")
     found: dict[int, Trajectory] = {}
     with evaluating(policy), torch.inference_mode():
         for start in range(0, len(by_length), rows):

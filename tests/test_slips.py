@@ -1,0 +1,66 @@
+"""What a reader gets wrong in the first hour: told at once, in words about the thing, and not Python's own.
+
+The type checker that the other tests run under is off here, as it is in a reader's script.
+"""
+
+from collections.abc import Iterator
+
+import jaxtyping
+import numpy as np
+import pytest
+import torch
+
+from smlib.contrastive import ContrastiveConfig, contrastive_search
+from smlib.sampling import SamplingConfig, sample
+from smlib.streaming import stream
+from tests.oracles import SPACE
+from tests.test_training import policy
+
+CONFIG = SamplingConfig(max_new_tokens=2)
+
+
+@pytest.fixture(autouse=True)
+def _as_in_a_script() -> Iterator[None]:
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+# --- sampling ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("flat", [np.array([0, 2, 3]), [0, 2, 3], torch.tensor([0, 2]), [0.0, 2.0]])
+def test_one_prompt_where_a_list_of_them_is_expected(flat):
+    with pytest.raises(ValueError, match=r"prompts is one vector .*expected a list of them, \[prompt\]"):
+        sample(policy(), flat, CONFIG, [0])
+    with pytest.raises(ValueError, match=r"prompts is one vector .*expected a list of them, \[prompt\]"):
+        contrastive_search(policy(), flat, ContrastiveConfig(max_new_tokens=2))
+
+
+@pytest.mark.parametrize(
+    ("prompt", "message"),
+    [
+        ([[0, 2], [0, 3]], r"has the shape \(2, 2\): expected a single vector"),
+        ([[0, 2], [0, 2, 3]], "holds vectors of several lengths: expected a single vector"),
+        (np.array([0.0, 2.0]), "holds numbers of type float64: expected integers"),
+        ("Once", r"is text: expected token ids, .*tokenizer.encode\(text\)"),
+        (["Once", "upon"], "is text: expected token ids"),
+        ([0, SPACE.bkspc], rf"holds {SPACE.bkspc} \(<bkspc>, an action and no token\): expected token ids in \[0, "),
+        ([0, -1], "holds -1: expected token ids in"),
+    ],
+)
+def test_what_is_no_prompt_is_named(prompt, message):
+    with pytest.raises(ValueError, match=f"prompt 0 {message}"):
+        next(stream(policy(), prompt, CONFIG, seed=0))
+    with pytest.raises(ValueError, match=f"prompt 1 {message}"):
+        sample(policy(), [[0, 2], prompt], CONFIG, [0, 1])
+    with pytest.raises(ValueError, match=f"prompt 0 {message}"):
+        contrastive_search(policy(), [prompt], ContrastiveConfig(max_new_tokens=2))
+
+
+def test_numbers_of_rows_and_seeds():
+    with pytest.raises(ValueError, match=r"seeds is one number, 0: expected one per prompt, for instance range\(2\)"):
+        sample(policy(), [[0, 2], [0, 3]], CONFIG, 0)
+    for batch_size in (0, -1):
+        with pytest.raises(ValueError, match=f"batch_size={batch_size}: expected >= 1"):
+            contrastive_search(policy(), [[0, 2]], ContrastiveConfig(max_new_tokens=2), batch_size=batch_size)
