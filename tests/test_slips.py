@@ -11,9 +11,14 @@ import pytest
 import torch
 
 from smlib.contrastive import ContrastiveConfig, contrastive_search
+from smlib.data.continuations import Continuations
+from smlib.data.noise import NoiseLaw, expert_trajectory
+from smlib.data.text import Passage
+from smlib.data.tokenizers import PretrainedTokenizer
 from smlib.sampling import SamplingConfig, sample
 from smlib.streaming import stream
 from tests.oracles import SPACE
+from tests.test_loading import texts, words_tokenizer
 from tests.test_training import policy
 
 CONFIG = SamplingConfig(max_new_tokens=2)
@@ -64,3 +69,48 @@ def test_numbers_of_rows_and_seeds():
     for batch_size in (0, -1):
         with pytest.raises(ValueError, match=f"batch_size={batch_size}: expected >= 1"):
             contrastive_search(policy(), [[0, 2]], ContrastiveConfig(max_new_tokens=2), batch_size=batch_size)
+
+
+# --- data ----------------------------------------------------------------------------------------------------------
+
+TOKENIZER = PretrainedTokenizer(words_tokenizer())
+
+
+def test_a_tokeniser_of_transformers_has_to_be_wrapped():
+    with pytest.raises(TypeError, match=r"without bos, eos, special_ids: .*PretrainedTokenizer\(tokenizer\)"):
+        Continuations.from_texts(texts(), words_tokenizer(), context=24, max_prompt=8)
+
+
+@pytest.mark.parametrize("document", [{"text": "w1 w2"}, None, b"w1 w2"])
+def test_documents_are_strings(document):
+    with pytest.raises(TypeError, match=f"document 1 is a {type(document).__name__}: expected a string"):
+        Continuations.from_texts(["w1 w2 w3", document], TOKENIZER, context=24, max_prompt=8)
+
+
+def test_passages_are_passages_of_token_ids():
+    def made(*source):
+        return Continuations(source, TOKENIZER, context=24, max_prompt=8)
+
+    for wrong in ("w1 w2", np.array([3, 4, 5])):
+        with pytest.raises(TypeError, match=rf"is a {type(wrong).__name__}: expected what .*Continuations.from_texts"):
+            made(wrong)
+    for ids, message in (
+        ([3.0, 4.5], "the ids of mine must be integers, got dtype float64"),
+        ([3, 43], "mine contains id 43: the tokeniser has those below 43"),
+        ([3, -1], "mine contains id -1"),
+        ([3, 2, 4], "mine contains <eos>"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            made(Passage(np.array(ids), True, "mine", 0))
+
+
+def test_ids_that_are_no_integers_are_not_cut_down_to_some():
+    law = NoiseLaw.uniform([3, 4])
+    rng = np.random.default_rng(0)
+    with pytest.raises(ValueError, match="the answer must be integers, got dtype float64"):
+        expert_trajectory([0], np.array([3.7, 1.0]), law, 0.1, rng, SPACE)
+    with pytest.raises(ValueError, match="the prompt must be integers, got dtype float64"):
+        expert_trajectory(np.array([0.0]), [3, 1], law, 0.1, rng, SPACE)
+    for make in (NoiseLaw.uniform, lambda tokens: NoiseLaw(tokens, np.array([0.5, 0.5]))):
+        with pytest.raises(ValueError, match="the tokens of a noise law must be integers"):
+            make(np.array([3.2, 4.9]))

@@ -65,6 +65,17 @@ class TextTokenizer(Protocol):
         ...
 
 
+def check_tokenizer(tokenizer: object) -> None:
+    """Raises TypeError for anything else than a `TextTokenizer`; one of transformers has to be wrapped first."""
+    needed = ("vocab_size", "bos", "eos", "special_ids", "encode", "decode")
+    missing = [name for name in needed if not hasattr(tokenizer, name)]
+    if missing:
+        raise TypeError(
+            f"the tokeniser is a {type(tokenizer).__name__} without {', '.join(missing)}: expected the one that "
+            "load_policy returns, or PretrainedTokenizer(tokenizer) around one of transformers"
+        )
+
+
 def _tokens(ids: Iterable[int | np.integer], vocab_size: int) -> list[int]:
     """The ids, if each is a token's; ValueError otherwise: a text without the edits made on it would be another one."""
     kept = [int(i) for i in ids]
