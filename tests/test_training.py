@@ -417,6 +417,11 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path):
     train(policy(), Copying(), config(), tmp_path, progress=False)
     with pytest.raises(CheckpointError, match="belongs to another run"):
         train(policy(), Copying(), config(learning_rate=1e-3), tmp_path, progress=False)
+    trained = policy()
+    train(trained, Copying(), config(), tmp_path / "b", progress=False)
+    with pytest.raises(CheckpointError, match=r"name another folder, .* Or the policy in memory has been trained"):
+        train(trained, Copying(), config(), tmp_path / "b", progress=False)
+    train(policy(), Copying(), config(), tmp_path / "b", progress=False)  # built anew it goes on
     (tmp_path / "checkpoint" / "trainable.safetensors").write_bytes(b"torn")
     with pytest.raises(CheckpointError, match="is corrupt"):
         train(policy(), Copying(), config(), tmp_path, progress=False)
