@@ -27,7 +27,7 @@ from smlib.methods import ObjectiveConfig, get_method, is_finite, objective
 from smlib.metrics import METRICS, MetricsLog
 from smlib.models import Policy
 from smlib.packing import PackedBatch, pack
-from smlib.preflight import check_fits, check_rollouts_fit, check_same_actions, settle_backspace, warn_of_cloning_alone
+from smlib.preflight import check_fits, check_kinds, check_rollouts_fit, check_run, settle_backspace, usable_folder
 from smlib.rollouts import Entry, EpochOrder, ReplayBuffer, refill_interval
 from smlib.sampling import SamplingConfig, sample
 
@@ -60,7 +60,7 @@ class TrainConfig:
             cache of a gigabyte for a few thousand tokens. None: as many as 32,768 tokens make, 256 at most.
         row_len: slots of a packed row; None for the longest block. chunk: states whose logits are held at a time.
         accumulation: the batch is processed in this many parts.
-        log_every, eval_every, checkpoint_every: steps.
+        log_every, eval_every, checkpoint_every: steps; `eval_every` is 0 without `evaluate`, and only then.
         seed: of everything.
     """
 
@@ -91,6 +91,7 @@ class TrainConfig:
     rollout_batch: int | None = field(default=None, metadata=ADDED_LATER)
 
     def __post_init__(self) -> None:
+        check_kinds(self)
         for name in ("steps", "batch_size", "refill", "buffer_size", "accumulation", "rollout_tokens", "log_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
@@ -145,7 +146,8 @@ def train(
     Raises:
         NonFiniteLossError: with the step, the loss's parts and the batch's file. CheckpointError: a foreign checkpoint.
         ValueError: a policy whose `<bkspc>` is switched off, for a method that needs it; trajectories that are longer
-            than the model's context. RuntimeError: several processes.
+            than the model's context; what `check_run` refuses, as TypeError also. OSError: a folder that cannot be
+            written to. RuntimeError: several processes.
     """
     from accelerate import Accelerator
     from transformers import get_cosine_schedule_with_warmup
@@ -157,13 +159,11 @@ def train(
             "without `accelerate launch` or `torchrun`"
         )
     method = get_method(config.objective.method)
-    check_same_actions(policy, data)
+    check_run(policy, data, config, evaluate is not None)
     settle_backspace(policy, config.objective.method, config.eta, without_backspace)
     if method.rollouts:
         check_rollouts_fit(policy, data, config.rollout_tokens)
-    warn_of_cloning_alone(config.objective, config.steps)
-    work = Path(folder)
-    work.mkdir(parents=True, exist_ok=True)
+    work = usable_folder(folder)
     optimizer = torch.optim.AdamW(_groups(policy, config), lr=config.learning_rate, betas=(0.9, 0.95))
     schedule = get_cosine_schedule_with_warmup(optimizer, config.warmup_steps, config.steps)
     buffer = ReplayBuffer(len(data), config.buffer_size, config.seed)

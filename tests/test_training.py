@@ -241,15 +241,20 @@ def test_a_run_that_is_cloning_alone_says_so(method, steps, tmp_path):
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_no_preset_is_cloning_alone(name):
-    from smlib.experiments import arithmetic, mathematics, text, translation
+def test_no_preset_is_cloning_or_warming_up_alone(name):
+    from smlib.experiments import ablations, arithmetic, divergences, mathematics, regimes, text, translation
 
     runs = [*arithmetic.preset(name).grid().values(), *text.preset(name).grid().values()]
     runs += [c for item in mathematics.TASKS for c in mathematics.cells(item, name).values()]
-    goals = [(r.training.objective, r.training.steps) for r in (*runs, *translation.cells(name).values())]
+    runs += [c for kind in (ablations, translation) for c in kind.cells(name).values()]
+    runs += [cell[-1] for kind in (divergences, regimes) for cell in kind.cells(name).values()]
+    goals = [(r.training.objective, r.training.steps) for r in runs]
     annealed = [(goal, steps) for goal, steps in goals if get_method(goal.method).annealed]
     assert annealed
     assert all(goal.beta(steps - 1) < 1.0 for goal, steps in annealed)
+    assert all(r.training.warmup_steps < r.training.steps for r in runs)
+    without = [r.training for r in runs if getattr(r, "noise", "vocabulary") == "none"]
+    assert all(t.eta == t.rollout_noise == 0.0 for t in without)
 
 
 @pytest.mark.parametrize("method", ["mle", "bc", "sm", "dagger", "iqlearn", "unlikelihood"])
@@ -438,12 +443,12 @@ def test_data_of_another_action_space_is_refused(tmp_path):
             train(policy(), data, config("mle"), tmp_path / "run", progress=False)
     assert not (tmp_path / "run").exists()
     data.task.space = ActionSpace(SPACE.vocab_size, eos=SPACE.eos)
-    train(policy(), data, config("mle", steps=1), tmp_path / "run", progress=False)
+    train(policy(), data, config("mle", steps=3), tmp_path / "run", progress=False)
 
 
 @pytest.mark.parametrize("number", [np.float32(0.5), torch.tensor(0.5), 0.5, np.float64(0.5)])
 def test_an_evaluation_may_give_numbers_of_any_kind(number, tmp_path):
-    settings = config("bc", steps=2, eval_every=1)
+    settings = config("bc", steps=2, warmup_steps=1, eval_every=1)
     train(policy(), Copying(), settings, tmp_path, progress=False, evaluate=lambda _: {"accuracy": number})
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [v for row in rows for k, v in row.items() if "accuracy" in k] == [0.5, 0.5]
