@@ -19,6 +19,7 @@ from torch import Tensor
 
 from smlib.actions import Trajectory
 from smlib.edit_batch import SamplesActions, evaluating
+from smlib.kinds import check_kinds
 from smlib.kv_cache import SlotCache
 from smlib.prompts import check_room, checked_prompts
 
@@ -39,6 +40,7 @@ class ContrastiveConfig:
     alpha: float = 0.6
 
     def __post_init__(self) -> None:
+        check_kinds(self)
         if self.max_new_tokens < 0:
             raise ValueError(f"max_new_tokens={self.max_new_tokens}: expected >= 0")
         if self.k < 1:
@@ -60,6 +62,8 @@ def contrastive_search(
         ValueError: an empty or invalid prompt, or one where a list of them is expected; a prompt that leaves no room
             for `max_new_tokens` in the model's context; more candidates than tokens; a `batch_size` below 1.
     """
+    if not isinstance(config, ContrastiveConfig):
+        raise TypeError(f"config is a {type(config).__name__}: expected a ContrastiveConfig")
     if config.k > policy.space.vocab_size:
         raise ValueError(f"k={config.k} candidates from a vocabulary of {policy.space.vocab_size}")
     roots = checked_prompts(prompts, policy.space)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from smlib import divergences
 from smlib.files import shown_as
+from smlib.kinds import check_kinds
 from smlib.losses import (
     Loss,
     Sizes,
@@ -98,6 +99,7 @@ class ObjectiveConfig:
     unlikelihood_weight: float = 1.0
 
     def __post_init__(self) -> None:
+        check_kinds(self)
         get_method(self.method)
         divergences.get(self.divergence)
         check_alpha(self.alpha)

@@ -5,13 +5,12 @@ do not fit its context, a folder that cannot be written. What works and is hardl
 ends before its point, weights too coarse for the steps that they are to take.
 """
 
-import dataclasses
-import numbers
 import os
 import tempfile
 import warnings
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol, get_args, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -47,28 +46,12 @@ class Settings(Protocol):
     def eval_every(self) -> int: ...
 
 
-def check_kinds(config: Any) -> None:
-    """Whether every field of a configuration is of the kind that it declares, numpy's numbers among them.
-
-    Raises:
-        TypeError: `steps=1e4`, which is no integer, a number in quotes, a method's name in place of its objective.
-    """
-    for field in dataclasses.fields(config):
-        value, kinds = getattr(config, field.name), get_args(field.type) or (field.type,)
-        known = tuple({int: numbers.Integral, float: numbers.Real}.get(kind, kind) for kind in kinds)
-        if not isinstance(value, known):
-            expected = " or ".join("None" if kind is type(None) else kind.__name__ for kind in kinds)
-            raise TypeError(f"{field.name}={value!r} is a {type(value).__name__}: expected {expected}")
-
-
-def check_run(policy: Policy, data: Dataset, config: Settings, evaluates: bool) -> None:
+def check_run(policy: Policy, data: Dataset, config: Settings, evaluate: Callable[..., object] | None) -> None:
     """All that can be told of a run from its parts, before anything is done or written.
 
-    Args:
-        evaluates: whether there is something to call every `eval_every` steps.
-
     Raises:
-        TypeError: something else than a policy, or than a data set with what the method asks of it.
+        TypeError: something else than a policy, than a `TrainConfig`, than a data set with what the method asks of it,
+            or than a function that evaluates.
         ValueError: data without examples, answers or noise where they are needed, or of other actions than the
             policy's; an evaluation that would never be called, or that is missing.
     """
@@ -76,14 +59,18 @@ def check_run(policy: Policy, data: Dataset, config: Settings, evaluates: bool) 
         raise TypeError(
             f"the policy is a {type(policy).__name__}: expected a Policy, the first of the two that load_policy returns"
         )
+    if not isinstance(config, Settings):
+        raise TypeError(f"the configuration is a {type(config).__name__}: expected a TrainConfig")
     check_data(data, config.objective.method, config.eta, config.rollout_noise)
     check_same_actions(policy, data)
-    if evaluates and not config.eval_every:
+    if evaluate is not None and not callable(evaluate):
+        raise TypeError(f"evaluate={evaluate!r}: expected a function of the policy, which gives numbers by name")
+    if evaluate is not None and not config.eval_every:
         raise ValueError(
             "with eval_every=0 evaluate is never called: set eval_every, to steps for the end alone, or leave evaluate "
             "out"
         )
-    if config.eval_every and not evaluates:
+    if config.eval_every and evaluate is None:
         raise ValueError(f"eval_every={config.eval_every} and nothing to call: give evaluate, or set eval_every=0")
     warn_of_cloning_alone(config.objective, config.steps)
     warn_of_warm_up_alone(config.warmup_steps, config.steps)

@@ -63,6 +63,19 @@ def checked_prefix(
     return ids
 
 
+def check_sampling(config: SamplingConfig, seeds: Sequence[int]) -> None:
+    """What does not depend on the prompts.
+
+    Raises:
+        TypeError: something else than a `SamplingConfig`. ValueError: seeds that numpy would not take as they are.
+    """
+    if not isinstance(config, SamplingConfig):
+        raise TypeError(f"config is a {type(config).__name__}: expected a SamplingConfig")
+    for seed in seeds:
+        if not isinstance(seed, int | np.integer) or not 0 <= seed < 2**64:
+            raise ValueError(f"{seed!r} is no seed: expected an integer in [0, 2**64)")
+
+
 def check_room(policy: object, prompts: Sequence[NDArray[np.integer]], max_new_tokens: int) -> int:
     """Length of the longest state that these prompts can lead to; ValueError if the model's context is shorter."""
     longest = max(map(len, prompts), default=1)

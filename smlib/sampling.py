@@ -21,7 +21,7 @@ from smlib.actions import Trajectory
 from smlib.decoding import SamplingConfig
 from smlib.edit_batch import EditBatch, SamplesActions, SampleStats, evaluating
 from smlib.noise_dynamics import TokenLaw
-from smlib.prompts import check_room, checked_prefix, checked_prompts
+from smlib.prompts import check_room, check_sampling, checked_prefix, checked_prompts
 
 __all__ = ["SampleResult", "SampleStats", "SamplingConfig", "sample"]
 
@@ -74,8 +74,7 @@ def sample(
         raise ValueError(f"seeds is one number, {seeds}: expected one per prompt, for instance range({len(roots)})")
     if len(seeds) != len(roots):
         raise ValueError(f"{len(roots)} prompts but {len(seeds)} seeds: one each")
-    if any(not 0 <= seed < 2**64 for seed in seeds):
-        raise ValueError("a seed is outside [0, 2**64)")
+    check_sampling(config, seeds)
     if config.needs_noise_law and noise_laws is None:
         raise ValueError("truncation_eta and execution_noise need noise_laws: the law of the noise tokens")
     laws = list(noise_laws) if isinstance(noise_laws, Sequence) else [noise_laws] * len(roots)

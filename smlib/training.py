@@ -22,12 +22,13 @@ from smlib.checkpoints import TrainingState, load_checkpoint, run_identity, save
 from smlib.data.noise import edit_expert_labels
 from smlib.dataset import Dataset
 from smlib.files import ADDED_LATER, added_later
+from smlib.kinds import check_kinds
 from smlib.losses import Loss, sizes
 from smlib.methods import ObjectiveConfig, get_method, is_finite, objective
 from smlib.metrics import METRICS, MetricsLog
 from smlib.models import Policy
 from smlib.packing import PackedBatch, pack
-from smlib.preflight import check_fits, check_kinds, check_rollouts_fit, check_run, settle_backspace, usable_folder
+from smlib.preflight import check_fits, check_rollouts_fit, check_run, settle_backspace, usable_folder
 from smlib.rollouts import Entry, EpochOrder, ReplayBuffer, refill_interval
 from smlib.sampling import SamplingConfig, sample
 
@@ -95,7 +96,7 @@ class TrainConfig:
         for name in ("steps", "batch_size", "refill", "buffer_size", "accumulation", "rollout_tokens", "log_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("warmup_steps", "eval_every", "checkpoint_every", "weight_decay"):
+        for name in ("warmup_steps", "eval_every", "checkpoint_every", "weight_decay", "seed"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
         for name in ("eta", "rollout_noise"):
@@ -104,7 +105,7 @@ class TrainConfig:
         for name in ("rollout_batch", "chunk"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, or None, got {getattr(self, name)}")
-        for name in ("burst", "rollout_burst", "bkspc_rate", "clip_norm"):  # a norm clipped to 0 is no gradient
+        for name in ("learning_rate", "burst", "rollout_burst", "bkspc_rate", "times_seen", "clip_norm"):
             if not 0.0 < getattr(self, name) < float("inf"):
                 raise ValueError(f"{name} must be positive and finite, got {getattr(self, name)}")
         if self.batch_size % self.accumulation:
@@ -145,9 +146,8 @@ def train(
 
     Raises:
         NonFiniteLossError: with the step, the loss's parts and the batch's file. CheckpointError: a foreign checkpoint.
-        ValueError: a policy whose `<bkspc>` is switched off, for a method that needs it; trajectories that are longer
-            than the model's context; what `check_run` refuses, as TypeError also. OSError: a folder that cannot be
-            written to. RuntimeError: several processes.
+        ValueError, TypeError: what cannot be trained, see `check_run` and the other checks of `smlib.preflight`.
+        OSError: a folder that cannot be written to. RuntimeError: several processes.
     """
     from accelerate import Accelerator
     from transformers import get_cosine_schedule_with_warmup
@@ -158,8 +158,8 @@ def train(
             f"training runs in one process on one device, and {accelerator.num_processes} were started: start it "
             "without `accelerate launch` or `torchrun`"
         )
+    check_run(policy, data, config, evaluate)
     method = get_method(config.objective.method)
-    check_run(policy, data, config, evaluate is not None)
     settle_backspace(policy, config.objective.method, config.eta, without_backspace)
     if method.rollouts:
         check_rollouts_fit(policy, data, config.rollout_tokens)

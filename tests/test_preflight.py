@@ -20,7 +20,7 @@ from smlib.data.tokenizers import PretrainedTokenizer
 from smlib.loading import Lora, load_policy
 from smlib.methods import METHODS
 from smlib.models import tiny_policy
-from smlib.training import TrainConfig, train
+from smlib.training import train
 from tests.test_loading import saved_model, texts, words_tokenizer
 from tests.test_training import Copying, config, policy
 
@@ -191,24 +191,14 @@ def test_an_evaluation_that_would_never_be_called_is_refused(tmp_path):
     assert [row["step"] for row in history if "val_x" in row] == [16]
 
 
-@pytest.mark.parametrize(
-    ("field", "value", "expected"),
-    [
-        ("steps", 1e4, "steps=10000.0 is a float: expected int"),
-        ("eta", "0.1", "eta='0.1' is a str: expected float"),
-        ("row_len", 64.0, "row_len=64.0 is a float: expected int or None"),
-        ("objective", "sm", "objective='sm' is a str: expected ObjectiveConfig"),
-        ("paired", 1, "paired=1 is a int: expected bool"),
-    ],
-)
-def test_a_setting_of_the_wrong_kind_is_named(field, value, expected, unchecked):
-    with pytest.raises(TypeError, match=expected):
-        TrainConfig(**{field: value})
+def test_what_is_no_function_does_not_evaluate(tmp_path, unchecked):
+    message = "evaluate=0.5: expected a function of the policy, which gives numbers by name"
+    refused(tmp_path, TypeError, message, evaluate=0.5, eval_every=4)
 
 
-def test_numbers_of_numpy_are_numbers(unchecked):
-    made = TrainConfig(steps=np.int64(10), eta=np.float32(0.5), times_seen=8, row_len=np.int32(64))
-    assert (made.steps, made.row_len) == (10, 64)
+def test_an_objective_is_no_configuration_of_a_run(tmp_path, unchecked):
+    with pytest.raises(TypeError, match="the configuration is a ObjectiveConfig: expected a TrainConfig"):
+        train(policy(), Copying(), config().objective, tmp_path / "run", progress=False)
 
 
 # --- the folder ----------------------------------------------------------------------------------------------------

@@ -15,8 +15,10 @@ from smlib.data.continuations import Continuations
 from smlib.data.noise import NoiseLaw, expert_trajectory
 from smlib.data.text import Passage
 from smlib.data.tokenizers import PretrainedTokenizer
+from smlib.methods import ObjectiveConfig
 from smlib.sampling import SamplingConfig, sample
 from smlib.streaming import stream
+from smlib.training import TrainConfig
 from tests.oracles import SPACE
 from tests.test_loading import texts, words_tokenizer
 from tests.test_training import policy
@@ -63,12 +65,60 @@ def test_what_is_no_prompt_is_named(prompt, message):
         contrastive_search(policy(), [prompt], ContrastiveConfig(max_new_tokens=2))
 
 
+def test_the_settings_of_one_sampler_are_not_those_of_another():
+    other = ContrastiveConfig(max_new_tokens=2)
+    with pytest.raises(TypeError, match="config is a ContrastiveConfig: expected a SamplingConfig"):
+        sample(policy(), [[0, 2]], other, [0])
+    with pytest.raises(TypeError, match="config is a int: expected a SamplingConfig"):
+        next(stream(policy(), [0, 2], 5, seed=0))
+    with pytest.raises(TypeError, match="config is a SamplingConfig: expected a ContrastiveConfig"):
+        contrastive_search(policy(), [[0, 2]], CONFIG)
+
+
+@pytest.mark.parametrize("seed", [0.5, None, -1, 2**64, "0"])
+def test_a_seed_is_a_whole_number(seed):
+    with pytest.raises(ValueError, match=rf"{seed!r} is no seed: expected an integer in \[0, 2\*\*64\)"):
+        sample(policy(), [[0, 2]], CONFIG, [seed])
+    with pytest.raises(ValueError, match=rf"{seed!r} is no seed"):
+        next(stream(policy(), [0, 2], CONFIG, seed))
+
+
 def test_numbers_of_rows_and_seeds():
     with pytest.raises(ValueError, match=r"seeds is one number, 0: expected one per prompt, for instance range\(2\)"):
         sample(policy(), [[0, 2], [0, 3]], CONFIG, 0)
     for batch_size in (0, -1):
         with pytest.raises(ValueError, match=f"batch_size={batch_size}: expected >= 1"):
             contrastive_search(policy(), [[0, 2]], ContrastiveConfig(max_new_tokens=2), batch_size=batch_size)
+
+
+# --- settings ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("make", "field", "value", "expected"),
+    [
+        (TrainConfig, "steps", 1e4, "steps=10000.0: expected int"),
+        (TrainConfig, "eta", "0.1", "eta='0.1': expected float"),
+        (TrainConfig, "row_len", 64.0, "row_len=64.0: expected int or None"),
+        (TrainConfig, "objective", "sm", "objective='sm': expected ObjectiveConfig"),
+        (TrainConfig, "paired", 1, "paired=1: expected bool"),
+        (ObjectiveConfig, "alpha", "0.01", "alpha='0.01': expected float"),
+        (ObjectiveConfig, "bc_steps", None, "bc_steps=None: expected int"),
+        (SamplingConfig, "top_k", None, "top_k=None: expected int"),
+        (SamplingConfig, "temperature", "1", "temperature='1': expected float"),
+        (SamplingConfig, "max_new_tokens", 5.0, "max_new_tokens=5.0: expected int"),
+        (ContrastiveConfig, "k", 2.5, "k=2.5: expected int"),
+    ],
+)
+def test_a_setting_of_the_wrong_kind_is_named(make, field, value, expected):
+    least = {} if make in (TrainConfig, ObjectiveConfig) else {"max_new_tokens": 2}
+    with pytest.raises(TypeError, match=expected):
+        make(**{**least, field: value})
+
+
+def test_numbers_of_numpy_are_numbers_and_an_integer_is_a_float():
+    made = TrainConfig(steps=np.int64(10), eta=np.float32(0.5), times_seen=8, row_len=np.int32(64))
+    assert (made.steps, made.times_seen, made.row_len) == (10, 8, 64)
 
 
 # --- data ----------------------------------------------------------------------------------------------------------
@@ -85,6 +135,12 @@ def test_a_tokeniser_of_transformers_has_to_be_wrapped():
 def test_documents_are_strings(document):
     with pytest.raises(TypeError, match=f"document 1 is a {type(document).__name__}: expected a string"):
         Continuations.from_texts(["w1 w2 w3", document], TOKENIZER, context=24, max_prompt=8)
+
+
+@pytest.mark.parametrize("name", ["context", "max_prompt"])
+def test_lengths_of_texts_are_integers(name):
+    with pytest.raises(TypeError, match=f"{name}=8.0: expected an integer"):
+        Continuations.from_texts(texts(), TOKENIZER, **{"context": 24, "max_prompt": 4, name: 8.0})
 
 
 def test_passages_are_passages_of_token_ids():

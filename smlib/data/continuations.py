@@ -33,7 +33,7 @@ class Continuations:
     Raises:
         ValueError: no passages, or one too short for a prompt and a continuation; ids that are none of the tokeniser's,
             or `<eos>` inside a passage; lengths or a noise law out of range.
-        TypeError: texts in place of passages; a tokeniser that is none.
+        TypeError: texts in place of passages; a tokeniser that is none; lengths that are no integers.
     """
 
     branches = True
@@ -50,6 +50,7 @@ class Continuations:
         check_tokenizer(tokenizer)
         if not source:
             raise ValueError("there is no text to train on: every document was shorter than two tokens")
+        _check_lengths(context=context, max_prompt=max_prompt)
         if context < 3 or not 1 <= max_prompt < context:
             raise ValueError(
                 f"expected context >= 3 and 1 <= max_prompt < context, got context={context}, max_prompt={max_prompt}"
@@ -79,6 +80,7 @@ class Continuations:
             TypeError, ValueError: what the class raises; one string, or no strings, in place of a list of them.
         """
         check_tokenizer(tokenizer)
+        _check_lengths(context=context)
         if isinstance(texts, str):
             raise TypeError("texts is one string, which would be read letter by letter: expected a list of documents")
         documents = []
@@ -108,6 +110,12 @@ class Continuations:
     def noise_law(self, index: int) -> NoiseLaw:
         """The law of the noise tokens, the same for all."""
         return self.law
+
+
+def _check_lengths(**lengths: int) -> None:
+    for name, length in lengths.items():
+        if not isinstance(length, int | np.integer):
+            raise TypeError(f"{name}={length!r}: expected an integer")
 
 
 def _check_passage(passage: Passage, tokenizer: TextTokenizer) -> None:
