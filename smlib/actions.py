@@ -112,16 +112,26 @@ class Trajectory:
         return int(self.labels.size)
 
 
+def as_ids(name: str, values: IdSequence) -> Ids:
+    """`values` as int32 [n]; raises ValueError for what is no vector of integers: numpy alone would cut 2.7 to 2."""
+    return _vector(name, values).astype(np.int32, copy=False)
+
+
 def _ids(name: str, values: IdSequence, bound: int) -> Ids:
+    raw = _vector(name, values)
+    if raw.size and (raw.min() < 0 or raw.max() >= bound):
+        worst = int(raw.max() if raw.max() >= bound else raw.min())
+        raise ValueError(f"{name} contains id {worst}: expected 0 <= id < {bound}")
+    return raw.astype(np.int32)
+
+
+def _vector(name: str, values: IdSequence) -> NDArray[np.generic]:
     raw = np.asarray(values)
     if raw.ndim != 1:
         raise ValueError(f"{name} must be one-dimensional, got shape {raw.shape}")
     if raw.size and not np.issubdtype(raw.dtype, np.integer):
         raise ValueError(f"{name} must be integers, got dtype {raw.dtype}")
-    if raw.size and (raw.min() < 0 or raw.max() >= bound):
-        worst = int(raw.max() if raw.max() >= bound else raw.min())
-        raise ValueError(f"{name} contains id {worst}: expected 0 <= id < {bound}")
-    return raw.astype(np.int32)
+    return raw
 
 
 def _truncate(root: int, labels: Ids, realised: Ids, space: ActionSpace, max_len: int) -> tuple[Ids, Ids]:

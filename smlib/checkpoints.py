@@ -7,7 +7,6 @@ place and renamed, so that a kill at any moment leaves the previous one.
 
 import hashlib
 import json
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from smlib.actions import ActionSpace
-from smlib.files import canonical_json
+from smlib.files import canonical_json, swap_in
 from smlib.results import config_hash
 from smlib.rollouts import ReplayBuffer
 
@@ -89,18 +88,14 @@ def save_checkpoint(folder: Path, step: int, identity: str, state: TrainingState
     )
     np.savez(scratch / "buffer.npz", allow_pickle=False, **state.buffer.state_dict())
     (scratch / "run.json").write_text(json.dumps({"step": step, "identity": identity}))
-    shutil.rmtree(old, ignore_errors=True)
-    if target.exists():
-        os.replace(target, old)
-    os.replace(scratch, target)
-    shutil.rmtree(old, ignore_errors=True)
+    swap_in(scratch, target, old)
 
 
 def load_checkpoint(folder: Path, identity: str, state: TrainingState, space: ActionSpace) -> int:
     """Restores the newest complete checkpoint into `state` and returns its step; 0 if there is none.
 
     Raises:
-        CheckpointError: the files are corrupt, or come from another configuration.
+        CheckpointError: the files are corrupt, or come from another run, or the policy is one that is trained already.
     """
     source = next((f for f in (folder / NAME, folder / f"{NAME}.old") if f.exists()), None)
     if source is None:
@@ -108,7 +103,12 @@ def load_checkpoint(folder: Path, identity: str, state: TrainingState, space: Ac
     try:
         run = json.loads((source / "run.json").read_text())
         if run["identity"] != identity:
-            raise CheckpointError(f"{source} belongs to another run ({run['identity']}, not {identity}): move it away")
+            raise CheckpointError(
+                f"{source} belongs to another run ({run['identity']}, not {identity}). Either the configuration, the "
+                "data or the model is another one than then: name another folder, or move this one away. Or the policy "
+                "in memory has been trained already, as when a notebook's cell is run again: build or load it anew, "
+                "and the same lines go on from here"
+            )
         tensors = load_file(source / "trainable.safetensors")
         optimizer = torch.load(source / "optimizer.pt", weights_only=True, map_location="cpu")
         with np.load(source / "buffer.npz", allow_pickle=False) as arrays:

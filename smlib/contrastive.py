@@ -19,8 +19,9 @@ from torch import Tensor
 
 from smlib.actions import Trajectory
 from smlib.edit_batch import SamplesActions, evaluating
+from smlib.kinds import check_kinds
 from smlib.kv_cache import SlotCache
-from smlib.prompts import check_room, checked_prompt
+from smlib.prompts import check_room, checked_prompts
 
 ROWS = 16  # sequences at a time; a forward pass reads k times as many rows
 
@@ -39,6 +40,7 @@ class ContrastiveConfig:
     alpha: float = 0.6
 
     def __post_init__(self) -> None:
+        check_kinds(self)
         if self.max_new_tokens < 0:
             raise ValueError(f"max_new_tokens={self.max_new_tokens}: expected >= 0")
         if self.k < 1:
@@ -57,15 +59,19 @@ def contrastive_search(
     """One trajectory per prompt. `<bkspc>` is never chosen; the policy is renormalised over the vocabulary.
 
     Raises:
-        ValueError: an empty or invalid prompt, one that leaves no room for `max_new_tokens` in the model's context,
-            more candidates than tokens.
+        ValueError: an empty or invalid prompt, or one where a list of them is expected; a prompt that leaves no room
+            for `max_new_tokens` in the model's context; more candidates than tokens; a `batch_size` below 1.
     """
+    if not isinstance(config, ContrastiveConfig):
+        raise TypeError(f"config is a {type(config).__name__}: expected a ContrastiveConfig")
     if config.k > policy.space.vocab_size:
         raise ValueError(f"k={config.k} candidates from a vocabulary of {policy.space.vocab_size}")
-    roots = [checked_prompt(i, prompt, policy.space) for i, prompt in enumerate(prompts)]
+    roots = checked_prompts(prompts, policy.space)
     check_room(policy, roots, config.max_new_tokens)
     by_length = sorted(range(len(roots)), key=lambda i: (len(roots[i]), i))
     rows = ROWS if batch_size is None else batch_size
+    if rows < 1:
+        raise ValueError(f"batch_size={rows}: expected >= 1")
     found: dict[int, Trajectory] = {}
     with evaluating(policy), torch.inference_mode():
         for start in range(0, len(by_length), rows):

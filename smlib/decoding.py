@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from smlib.actions import ActionSpace
+from smlib.kinds import check_kinds
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,7 @@ class SamplingConfig:
     noise_burst: int = 1
 
     def __post_init__(self) -> None:
+        check_kinds(self)
         checks = {
             "max_new_tokens": (self.max_new_tokens >= 0, ">= 0"),
             "max_actions": (self.max_actions is None or self.max_actions >= 1, "None or >= 1"),

@@ -1,15 +1,17 @@
-"""Files that are either whole or absent: canonical JSON, atomic writes, and where relative paths start.
+"""Files and folders that are either whole or absent: canonical JSON, atomic writes, and where relative paths start.
 
 Every file that smlib leaves behind goes through `write_atomically`: written beside its final name and then
 renamed, so that a killed process leaves the old file or the new one and nothing in between. JSON is written in
 one canonical form (sorted keys, shortest floats that read back the same), so equal results are equal bytes.
 """
 
+import ctypes
 import dataclasses
 import json
 import math
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
@@ -25,6 +27,18 @@ ADDED_LATER: Mapping[str, bool] = MappingProxyType({"added_later": True})
 def added_later(before: object) -> Mapping[str, object]:
     """The same where `before`, and not the default, is what was done before the field existed."""
     return MappingProxyType({**ADDED_LATER, "before": before})
+
+
+def shown_as(attribute: str) -> Mapping[str, object]:
+    """Metadata of a dataclass field that keeps what was given, None for example, while `attribute` says what it means.
+
+    `dataclasses.replace` hands on the former, so that it can mean something else in the copy; `plain` shows the latter.
+    """
+    return MappingProxyType({"shown_as": attribute})
+
+
+AT_FDCWD, RENAME_EXCHANGE = -100, 2
+"""Of Linux's `<fcntl.h>` and `<linux/fs.h>`: paths are relative to the working directory; the two change places."""
 
 
 class ResultError(Exception):
@@ -54,9 +68,9 @@ def plain(value: object, where: str = "value") -> object:
     """`value` as JSON types only; raises `ResultError` naming the place of a NaN, an infinity or a foreign type.
 
     Dataclasses and mappings become dicts, sequences and arrays lists, sets sorted lists, paths strings. A field that is
-    `ADDED_LATER` shows only where it is not what was done before, so that finished runs keep their identity. A quantity
-    that *is* infinite (the reverse KL of Figure 1) is written as the string "inf", and a missing one as None:
-    both on purpose, at the place that knows.
+    `ADDED_LATER` shows only where it is not what was done before, so that finished runs keep their identity; for one
+    that is `shown_as` another attribute, that is what shows. A quantity that *is* infinite (the reverse KL of Figure 1)
+    is written as the string "inf", and a missing one as None: both on purpose, at the place that knows.
     """
     if value is None or isinstance(value, str | bool | int):
         return value
@@ -68,7 +82,7 @@ def plain(value: object, where: str = "value") -> object:
         return value
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {
-            f.name: plain(getattr(value, f.name), f"{where}.{f.name}")
+            f.name: plain(getattr(value, f.metadata.get("shown_as", f.name)), f"{where}.{f.name}")
             for f in dataclasses.fields(value)
             if not (f.metadata.get("added_later") and getattr(value, f.name) == f.metadata.get("before", f.default))
         }
@@ -122,26 +136,58 @@ def write_atomically(path: str | os.PathLike[str], content: str | bytes) -> Path
 def whole_folder(target: Path, marker: str) -> Iterator[Path]:
     """A path beside `target` for a folder that takes its place once it is complete; after an error there is none.
 
+    A kill leaves the old folder or the new one; see `swap_in` for where that takes the next call of this.
+
     Args:
         marker: a file of every such folder, by which an older one is known.
 
     Raises:
         FileExistsError: there is something else at `target`, which is not ours to replace.
     """
+    scratch, aside = (target.with_name(f".{target.name}.{end}") for end in ("new", "replaced"))
+    if not target.exists() and (aside / marker).is_file():
+        os.replace(aside, target)  # a process was killed between the two renames of `swap_in`
     if target.exists() and not (target / marker).is_file() and (target.is_file() or any(target.iterdir())):
         raise FileExistsError(f"{target} holds something else than what is to be saved there: choose a new folder")
-    scratch, old = (target.with_name(f".{target.name}.{end}") for end in ("new", "replaced"))
     shutil.rmtree(scratch, ignore_errors=True)
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         yield scratch
-        if target.exists():
-            shutil.rmtree(old, ignore_errors=True)  # not before: after a kill it may be the only one
-            os.replace(target, old)
-        os.replace(scratch, target)
+        swap_in(scratch, target, aside)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    shutil.rmtree(old, ignore_errors=True)
+
+
+def swap_in(fresh: Path, target: Path, aside: Path) -> None:
+    """The complete folder `fresh` takes the place of `target`, if there is one, and what stood there goes.
+
+    Linux exchanges the two in one step, so that there is a whole one at any moment. Where the system or the file system
+    cannot (macOS, NFS) it takes two, and a process that is killed between them leaves what stood there at `aside` and
+    nothing at `target`: whoever comes next has to look there.
+    """
+    if not target.exists():
+        os.replace(fresh, target)
+    elif target.is_symlink() or not exchanged(fresh, target):
+        shutil.rmtree(aside, ignore_errors=True)  # not before: after a kill it may be the only one
+        os.replace(target, aside)
+        try:
+            os.replace(fresh, target)
+        except OSError:
+            os.replace(aside, target)
+            raise
+    for leftover in (fresh, aside):
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
+def exchanged(one: Path, other: Path) -> bool:
+    """Lets two folders change places in one step; False, and nothing has happened, where that cannot be had."""
+    if sys.platform != "linux":
+        return False
+    rename = getattr(ctypes.CDLL(None), "renameat2", None)  # glibc has it since 2.28
+    if rename is None:
+        return False
+    here = [ctypes.c_int(AT_FDCWD), os.fsencode(one), ctypes.c_int(AT_FDCWD), os.fsencode(other)]
+    return bool(rename(*here, ctypes.c_uint(RENAME_EXCHANGE)) == 0)
 
 
 def append_line(path: str | os.PathLike[str], value: object) -> None:

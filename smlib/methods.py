@@ -11,7 +11,7 @@ unlikelihood  maximum likelihood plus token-level unlikelihood (Welleck et al. 2
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 
 import torch
@@ -20,6 +20,8 @@ from torch import Tensor, nn
 from smlib import divergences
 from smlib.adversarial import CriticValues, actor_loss, critic_loss
 from smlib.direct import direct, path_divergence
+from smlib.files import shown_as
+from smlib.kinds import check_kinds
 from smlib.losses import (
     Loss,
     Sizes,
@@ -86,8 +88,8 @@ class ObjectiveConfig:
         divergence: key of `smlib.divergences.DIVERGENCES`.
         alpha: entropy weight; the paper gives 0.01 for text and nothing for arithmetic.
         gamma: discount; 0.998 for text.
-        mixture: the mixture regulariser over rollouts. None becomes True for chi^2 (chi^2-mixture, the paper's) and
-            False for the others; `dataclasses.replace` keeps what it became. mixture_weight: its c beta, 1/4 by D.4.
+        mixture: the mixture regulariser over rollouts. None leaves it to the divergence, in a copy with another one
+            too: see `has_mixture`, which says whether it is there. mixture_weight: its c beta, 1/4 by D.4.
         bc_steps: gradient steps on BC alone, k of App. E. anneal_steps: over how many steps beta then falls from 1.
         beta_floor: where it ends.
         unlikelihood_weight: weight of the unlikelihood term.
@@ -97,7 +99,7 @@ class ObjectiveConfig:
     divergence: str = "chi2"
     alpha: float = 0.01
     gamma: float = 0.998
-    mixture: bool | None = None
+    mixture: bool | None = field(default=None, metadata=shown_as("has_mixture"))
     mixture_weight: float = 0.25
     bc_steps: int = 10_000
     anneal_steps: int = 2_000
@@ -105,23 +107,27 @@ class ObjectiveConfig:
     unlikelihood_weight: float = 1.0
 
     def __post_init__(self) -> None:
+        check_kinds(self)
         get_method(self.method)
         divergences.get(self.divergence)
-        if self.mixture is None:
-            object.__setattr__(self, "mixture", self.divergence == "chi2")
         check_alpha(self.alpha)
         check_gamma(self.gamma)
         if not 0.0 <= self.beta_floor <= 1.0:
             raise ValueError(f"beta_floor must lie in [0, 1], got {self.beta_floor}")
-        if get_method(self.method).critic and not (self.divergence == "chi2" and self.mixture):
+        if get_method(self.method).critic and not (self.divergence == "chi2" and self.has_mixture):
             raise ValueError(
                 f"{self.method} has the chi^2-mixture alone, whose critic is bounded: divergence='chi2' and "
-                f"mixture=True, got {self.divergence!r} and {self.mixture}"
+                f"mixture=True, got {self.divergence!r} and {self.has_mixture}"
             )
         if self.method == "direct":
-            path_divergence(self.divergence, bool(self.mixture))
+            path_divergence(self.divergence, self.has_mixture)
         if self.bc_steps < 0 or self.anneal_steps < 0:
             raise ValueError(f"bc_steps and anneal_steps count steps, got {self.bc_steps} and {self.anneal_steps}")
+
+    @property
+    def has_mixture(self) -> bool:
+        """As `mixture` says; where it is None, True for chi^2 (chi^2-mixture, the paper's) and False for the others."""
+        return self.divergence == "chi2" if self.mixture is None else self.mixture
 
     def beta(self, step: int) -> float:
         """Weight of behavioural cloning at a step: 1 for `bc_steps`, then linearly down to the floor."""
@@ -181,7 +187,7 @@ def objective_of_visits(
             divergence=divergences.get(config.divergence),
             alpha=config.alpha,
             gamma=config.gamma,
-            mixture=bool(config.mixture),
+            mixture=config.has_mixture,
             mixture_weight=config.mixture_weight,
         )
     elif config.method == "iqlearn":
@@ -190,7 +196,7 @@ def objective_of_visits(
         relabelled = likelihood(visits, model=True)
         other = Loss(relabelled.total, {"dagger": relabelled.total.detach()})
     elif config.method == "direct":
-        other = direct(visits, divergence=config.divergence, mixture=bool(config.mixture), gamma=config.gamma)
+        other = direct(visits, divergence=config.divergence, mixture=config.has_mixture, gamma=config.gamma)
     elif config.method == "gail":
         assert said is not None, "gail needs what its critic says"
         acted = actor_loss(visits, said, alpha=config.alpha, gamma=config.gamma)

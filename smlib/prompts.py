@@ -9,20 +9,45 @@ from smlib.actions import ActionSpace
 from smlib.decoding import SamplingConfig
 
 
+def checked_prompts(
+    prompts: Sequence[NDArray[np.integer] | Sequence[int]], space: ActionSpace
+) -> list[NDArray[np.int32]]:
+    """Every prompt as int32 `[n]`.
+
+    Raises:
+        ValueError: what `checked_prompt` says; one prompt where a list of them is expected.
+    """
+    if len(prompts) and (getattr(prompts[0], "ndim", 1) == 0 or not hasattr(prompts[0], "__len__")):
+        raise ValueError("prompts is one vector of token ids: expected a list of them, [prompt] for a single one")
+    return [checked_prompt(i, prompt, space) for i, prompt in enumerate(prompts)]
+
+
 def checked_prompt(i: int, prompt: NDArray[np.integer] | Sequence[int], space: ActionSpace) -> NDArray[np.int32]:
     """Prompt number i as int32 `[P]`; ValueError if it is empty or holds something else than token ids."""
-    if len(prompt) == 0:
+    ids = checked_ids(f"prompt {i}", prompt, space)
+    if ids.size == 0:
         raise ValueError(f"prompt {i} is empty: the root state needs at least one token, for instance <bos>")
-    return checked_ids(f"prompt {i}", prompt, space)
+    return ids
 
 
 def checked_ids(name: str, tokens: NDArray[np.integer] | Sequence[int], space: ActionSpace) -> NDArray[np.int32]:
-    """Token ids as int32 `[n]`, possibly none; ValueError names what holds something else."""
-    ids = np.asarray(tokens)
+    """Token ids as int32 `[n]`, possibly none; ValueError names what holds something else, and what that is."""
+    try:
+        ids = np.asarray(tokens)
+    except ValueError:  # of lists of several lengths
+        raise ValueError(f"{name} holds vectors of several lengths: expected a single vector of token ids") from None
+    if ids.dtype.kind == "U":
+        raise ValueError(f"{name} is text: expected token ids, np.array([tokenizer.bos, *tokenizer.encode(text)])")
+    if ids.ndim != 1:
+        raise ValueError(f"{name} has the shape {ids.shape}: expected a single vector of token ids")
     if ids.size == 0:
         return np.empty(0, dtype=np.int32)
-    if ids.ndim != 1 or not np.issubdtype(ids.dtype, np.integer) or ids.min() < 0 or ids.max() >= space.vocab_size:
-        raise ValueError(f"{name} is not a vector of token ids in [0, {space.vocab_size})")
+    if not np.issubdtype(ids.dtype, np.integer):
+        raise ValueError(f"{name} holds numbers of type {ids.dtype}: expected integers, which token ids are")
+    if ids.min() < 0 or ids.max() >= space.vocab_size:
+        worst = int(ids.min() if ids.min() < 0 else ids.max())
+        what = " (<bkspc>, an action and no token)" if worst == space.bkspc else ""
+        raise ValueError(f"{name} holds {worst}{what}: expected token ids in [0, {space.vocab_size})")
     return ids.astype(np.int32)
 
 
@@ -36,6 +61,19 @@ def checked_prefix(
     if space.eos in ids:
         raise ValueError(f"prefix {i} holds <eos> (id {space.eos}), after which nothing happens")
     return ids
+
+
+def check_sampling(config: SamplingConfig, seeds: Sequence[int]) -> None:
+    """What does not depend on the prompts.
+
+    Raises:
+        TypeError: something else than a `SamplingConfig`. ValueError: seeds that numpy would not take as they are.
+    """
+    if not isinstance(config, SamplingConfig):
+        raise TypeError(f"config is a {type(config).__name__}: expected a SamplingConfig")
+    for seed in seeds:
+        if not isinstance(seed, int | np.integer) or not 0 <= seed < 2**64:
+            raise ValueError(f"{seed!r} is no seed: expected an integer in [0, 2**64)")
 
 
 def check_room(policy: object, prompts: Sequence[NDArray[np.integer]], max_new_tokens: int) -> int:

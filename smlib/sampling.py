@@ -21,7 +21,7 @@ from smlib.actions import Trajectory
 from smlib.decoding import SamplingConfig
 from smlib.edit_batch import EditBatch, SamplesActions, SampleStats, evaluating
 from smlib.noise_dynamics import TokenLaw
-from smlib.prompts import check_room, checked_prefix, checked_prompt
+from smlib.prompts import check_room, check_sampling, checked_prefix, checked_prompts
 
 __all__ = ["SampleResult", "SampleStats", "SamplingConfig", "sample"]
 
@@ -64,15 +64,17 @@ def sample(
             the tests).
 
     Raises:
-        ValueError: an empty or invalid prompt, a wrong number of seeds or laws, a missing noise law,
-            non-finite logits, a prompt that leaves no room for `max_new_tokens` in the model's context.
+        ValueError: an empty or invalid prompt, or one where a list of them is expected; a wrong number of seeds or
+            laws, a missing noise law, non-finite logits, a prompt that leaves no room for `max_new_tokens` in the
+            model's context.
     """
     space = policy.space
-    roots = [checked_prompt(i, prompt, space) for i, prompt in enumerate(prompts)]
+    roots = checked_prompts(prompts, space)
+    if np.ndim(seeds) == 0:
+        raise ValueError(f"seeds is one number, {seeds}: expected one per prompt, for instance range({len(roots)})")
     if len(seeds) != len(roots):
         raise ValueError(f"{len(roots)} prompts but {len(seeds)} seeds: one each")
-    if any(not 0 <= seed < 2**64 for seed in seeds):
-        raise ValueError("a seed is outside [0, 2**64)")
+    check_sampling(config, seeds)
     if config.needs_noise_law and noise_laws is None:
         raise ValueError("truncation_eta and execution_noise need noise_laws: the law of the noise tokens")
     laws = list(noise_laws) if isinstance(noise_laws, Sequence) else [noise_laws] * len(roots)

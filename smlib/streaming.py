@@ -16,7 +16,7 @@ from smlib.actions import ActionSpace, Trajectory
 from smlib.decoding import SamplingConfig
 from smlib.edit_batch import EditBatch, SamplesActions, evaluating
 from smlib.noise_dynamics import TokenLaw
-from smlib.prompts import check_room, checked_prefix, checked_prompt
+from smlib.prompts import check_room, check_sampling, checked_prefix, checked_prompt
 
 Decode = Callable[[list[int]], str]
 """Token ids to text, a tokenizer's `decode`."""
@@ -119,6 +119,7 @@ def stream(
     Raises:
         ValueError: where `sample` does; when the first of them is asked for.
     """
+    check_sampling(config, [seed])
     if config.needs_noise_law and noise_law is None:
         raise ValueError("truncation_eta and execution_noise need noise_law: the law of the noise tokens")
     space = policy.space

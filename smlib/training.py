@@ -21,6 +21,7 @@ from smlib.adversarial import Critic
 from smlib.checkpoints import TrainingState, load_checkpoint, run_identity, save_checkpoint
 from smlib.dataset import Dataset
 from smlib.files import ADDED_LATER, added_later
+from smlib.kinds import check_kinds
 from smlib.losses import Loss, sizes
 from smlib.methods import ObjectiveConfig, get_method, is_finite, objective
 from smlib.metrics import METRICS, MetricsLog, show_bar
@@ -31,9 +32,9 @@ from smlib.preflight import (
     check_fits,
     check_on_policy,
     check_rollouts_fit,
-    check_same_actions,
+    check_run,
     settle_backspace,
-    warn_of_cloning_alone,
+    usable_folder,
 )
 from smlib.rollouts import Entry, EpochOrder, ReplayBuffer, RolloutSource, refill_interval
 from smlib.sampling import SamplingConfig
@@ -67,7 +68,7 @@ class TrainConfig:
             cache of a gigabyte for a few thousand tokens. None: as many as 32,768 tokens make, 256 at most.
         row_len: slots of a packed row; None for the longest block. chunk: states whose logits are held at a time.
         accumulation: the batch is processed in this many parts.
-        log_every, eval_every, checkpoint_every: steps.
+        log_every, eval_every, checkpoint_every: steps; `eval_every` is 0 without `evaluate`, and only then.
         seed: of everything.
     """
 
@@ -98,10 +99,11 @@ class TrainConfig:
     rollout_batch: int | None = field(default=None, metadata=ADDED_LATER)
 
     def __post_init__(self) -> None:
+        check_kinds(self)
         for name in ("steps", "batch_size", "refill", "buffer_size", "accumulation", "rollout_tokens", "log_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("warmup_steps", "eval_every", "checkpoint_every", "weight_decay"):
+        for name in ("warmup_steps", "eval_every", "checkpoint_every", "weight_decay", "seed"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
         for name in ("eta", "rollout_noise"):
@@ -110,7 +112,7 @@ class TrainConfig:
         for name in ("rollout_batch", "chunk"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, or None, got {getattr(self, name)}")
-        for name in ("burst", "rollout_burst", "bkspc_rate", "clip_norm"):  # a norm clipped to 0 is no gradient
+        for name in ("learning_rate", "burst", "rollout_burst", "bkspc_rate", "times_seen", "clip_norm"):
             if not 0.0 < getattr(self, name) < float("inf"):
                 raise ValueError(f"{name} must be positive and finite, got {getattr(self, name)}")
         if self.batch_size % self.accumulation:
@@ -163,8 +165,8 @@ def train(
 
     Raises:
         NonFiniteLossError: with the step, the loss's parts and the batch's file. CheckpointError: a foreign checkpoint.
-        ValueError: a policy whose `<bkspc>` is switched off, for a method that needs it; trajectories that are longer
-            than the model's context. RuntimeError: several processes.
+        ValueError, TypeError: what cannot be trained, see `check_run` and the other checks of `smlib.preflight`.
+        OSError: a folder that cannot be written to. RuntimeError: several processes.
     """
     from accelerate import Accelerator
     from transformers import get_cosine_schedule_with_warmup
@@ -175,17 +177,15 @@ def train(
             f"training runs in one process on one device, and {accelerator.num_processes} were started: start it "
             "without `accelerate launch` or `torchrun`"
         )
+    check_run(policy, data, config, evaluate)
     method = get_method(config.objective.method)
-    check_same_actions(policy, data)
     settle_backspace(policy, config.objective.method, config.eta, without_backspace)
     if method.rollouts:
         check_rollouts_fit(policy, data, config.rollout_tokens)
     if method.critic:
         check_on_policy(config.objective.method, config.refill, config.times_seen, min(config.buffer_size, len(data)))
+    work = usable_folder(folder)
     policy.critic = Critic(policy) if method.critic else None
-    warn_of_cloning_alone(config.objective, config.steps)
-    work = Path(folder)
-    work.mkdir(parents=True, exist_ok=True)
     parameters = decayed_apart(policy, config.learning_rate, config.weight_decay, config.bkspc_rate)
     optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, betas=(0.9, 0.95))
     schedule = get_cosine_schedule_with_warmup(optimizer, config.warmup_steps, config.steps)

@@ -14,10 +14,20 @@ from smlib.data import load_task
 from smlib.experiments import arithmetic, arithmetic_items, scores
 from smlib.experiments.answers import DECODINGS, _shallowest, answer, recovery, sampling_config, wrong_prefixes
 from smlib.experiments.finetuning import fine_tune, in_parallel, objective
-from smlib.experiments.pretraining import PretrainConfig, TinyModel, pretrained
+from smlib.experiments.language_models import LanguageModel
+from smlib.experiments.pretraining import (
+    BASE,
+    PretrainConfig,
+    TinyModel,
+    checksum,
+    of_present_base,
+    pretrained,
+    weights_file,
+)
 from smlib.figures import arithmetic as figures
+from smlib.files import write_atomically
 from smlib.models import tiny_policy
-from smlib.results import ResultError
+from smlib.results import ResultError, Run
 
 SMALL = {"difficulty": "easy", "n_train": 10, "n_val": 5, "n_test": 30}
 
@@ -111,6 +121,29 @@ def test_base_models_are_trained_once_and_read_after(tmp_path):
     assert (again.w_bkspc == again.lm.lm_head.weight.mean(0)).all()
 
 
+def test_a_run_says_that_its_base_has_other_weights_now(tmp_path):
+    """A made-up run and weights: what counts is that one knows the others' checksum."""
+    config = PretrainConfig()
+    weights = weights_file(config, "smoke", tmp_path)
+    assert weights.parent == tmp_path / "smoke" / "pretrained"
+    assert checksum(config, "smoke", tmp_path) is None
+    write_atomically(weights, b"weights")
+
+    def read(base):
+        record = {"result": {"val": 0.5} | ({} if base is None else {BASE: base}), "provenance": {}, "seeds": [0]}
+        return of_present_base(Run(record, tmp_path / "run.json"), config, "smoke", tmp_path)
+
+    recorded = checksum(config, "smoke", tmp_path)
+    assert read(recorded)["val"] == 0.5
+    assert read(None)["val"] == 0.5  # from before it was recorded
+    write_atomically(weights, b"others")
+    with pytest.raises(ResultError, match=rf"run.json was fine-tuned from other weights than {weights} holds now"):
+        read(recorded)
+    write_atomically(tmp_path / "pretrained" / weights.name, b"weights")  # committed weights come first
+    assert read(recorded)["val"] == 0.5
+    assert checksum(LanguageModel(), "smoke", tmp_path) is None
+
+
 def double(x):
     """Twice x, and the signal that the system sends to this process when its parent ends."""
     found = ctypes.c_int(-1)
@@ -198,3 +231,7 @@ def test_parts_of_the_policy_can_be_left_out(tmp_path):
     assert bare["grad_norms"] != whole["grad_norms"]
     with pytest.raises(ValueError, match="cannot leave out head; known: offset_head, backspace"):
         fine_tune(config, "none", without=("head",), **options)
+    assert fine_tune(config, "whole", **options)[BASE] == checksum(config.base, "smoke", tmp_path)
+    write_atomically(weights_file(config.base, "smoke", tmp_path), b"others")
+    with pytest.raises(ResultError, match="was fine-tuned from other weights"):
+        fine_tune(config, "whole", **options)

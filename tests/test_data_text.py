@@ -224,6 +224,26 @@ def test_bpe_is_deterministic_splits_digits_and_saves(tmp_path):
         train_bpe(["a b"], 400)
 
 
+@pytest.mark.parametrize("kind", ["fixed", "pretrained"])
+def test_a_backspace_is_printed_and_never_dropped_from_a_text(kind):
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = bpe()
+    if kind == "pretrained":
+        fast = PreTrainedTokenizerFast(tokenizer_object=bpe().backend, eos_token="<eos>", bos_token="<bos>")
+        tokenizer = PretrainedTokenizer(fast, vocab_size=1088)
+    size = tokenizer.vocab_size
+    assert tokenizer.token(size) == "<bkspc>"
+    for ids in ([5, size], np.array([size, 5])):
+        with pytest.raises(ValueError, match=rf"id {size} \(<bkspc>\) has no text: .*replay the edits first"):
+            tokenizer.decode(ids)
+    for other in (size + 1, -1):
+        with pytest.raises(ValueError, match="has no text"):
+            tokenizer.decode([other])
+        with pytest.raises(ValueError, match="no action"):
+            tokenizer.token(other)
+
+
 def test_any_transformers_tokenizer_serves():
     from transformers import PreTrainedTokenizerFast
 
@@ -235,6 +255,7 @@ def test_any_transformers_tokenizer_serves():
     assert wrapped.decode([1, *wrapped.encode(text), 2]) == text
     assert wrapped.token(1088) == "<bkspc>"
     assert Article("a", wrapped.token(wrapped.encode("island")[0])).text
+    assert wrapped.decode([*wrapped.encode(text), 1087]) == text  # a row of the head without a token
     with pytest.raises(ValueError, match="below the"):
         PretrainedTokenizer(fast, vocab_size=10)
     with pytest.raises(ValueError, match="has no <eos>"):

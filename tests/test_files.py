@@ -1,5 +1,6 @@
 """Canonical JSON and atomic writes."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -20,10 +21,12 @@ from smlib.files import (
     added_later,
     append_line,
     canonical_json,
+    exchanged,
     plain,
     project_root,
     read_json,
     resolve,
+    shown_as,
     whole_folder,
     write_atomically,
 )
@@ -77,6 +80,21 @@ def test_a_field_added_later_leaves_finished_configs_as_they_were() -> None:
 
     assert canonical_json(Better(rate=1.0)) == canonical_json(Before())
     assert plain(Better()) == {"steps": 3, "rate": 2.0}
+
+
+def test_a_field_shown_as_what_it_means_hands_on_what_was_given() -> None:
+    @dataclasses.dataclass
+    class Config:
+        steps: int = 3
+        rate: float | None = dataclasses.field(default=None, metadata=shown_as("chosen"))
+
+        @property
+        def chosen(self) -> float:
+            return 1 / self.steps if self.rate is None else self.rate
+
+    assert plain(Config(2)) == {"steps": 2, "rate": 0.5}
+    assert plain(dataclasses.replace(Config(2), steps=4)) == {"steps": 4, "rate": 0.25}
+    assert plain(dataclasses.replace(Config(2, 0.3), steps=4)) == {"steps": 4, "rate": 0.3}
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), np.float32("nan"), np.array([1.0, np.inf])])
@@ -179,3 +197,68 @@ def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
     with pytest.raises(FileExistsError, match="choose a new folder"):
         save("marker")
     assert made() == {"mine": ["two"]}
+
+
+SWAP = """
+import os, shutil
+from pathlib import Path
+from smlib import files
+def save(target, moment):
+    done = 0
+    def or_die(real):
+        def step(*arguments, **options):
+            nonlocal done
+            done += 1
+            if done > moment:
+                os._exit(9)  # as a kill: no `finally` runs
+            return real(*arguments, **options)
+        return step
+    for module, name in ((os, "replace"), (shutil, "rmtree"), (files, "exchanged")):
+        setattr(module, name, or_die(getattr(module, name)))
+    if {two_steps}:
+        files.exchanged = lambda one, other: False
+    with files.whole_folder(target, "marker") as scratch:
+        scratch.mkdir()
+        (scratch / "marker").write_text("new")
+    os._exit(0)
+for moment in range({moments}):
+    if os.fork() == 0:
+        save(Path({folder!r}, str(moment), "mine"), moment)
+    os.wait()
+"""
+
+
+@pytest.mark.parametrize("two_steps", [False, True])
+def test_a_kill_at_any_moment_leaves_a_whole_folder(two_steps: bool, tmp_path: Path) -> None:
+    """`two_steps`: where two folders cannot change places at once, the next that is saved finds the older one."""
+    moments = 10
+    targets = [tmp_path / str(moment) / "mine" for moment in range(moments)]
+    for target in targets:
+        with whole_folder(target, "marker") as scratch:
+            scratch.mkdir()
+            (scratch / "marker").write_text("old")
+    code = SWAP.format(folder=str(tmp_path), moments=moments, two_steps=two_steps)
+    subprocess.run([sys.executable, "-c", code], check=True)
+    for name in ("here", "there"):
+        (tmp_path / name).mkdir()
+    if exchanged(tmp_path / "here", tmp_path / "there") and not two_steps:
+        assert all((target / "marker").is_file() for target in targets)
+    seen = []
+    for target in targets:
+        with contextlib.suppress(FileNotFoundError), whole_folder(target, "marker"):
+            seen.append((target / "marker").read_text())  # and nothing is made to take its place
+        assert (target / "marker").read_text() == seen[-1]
+    assert sorted(seen, key=["old", "new"].index) == seen
+    assert (seen[0], seen[-1]) == ("old", "new")
+
+
+def test_a_link_to_a_folder_is_replaced_and_not_what_it_points_to(tmp_path: Path) -> None:
+    (tmp_path / "away").mkdir()
+    (tmp_path / "away" / "marker").write_text("away")
+    (tmp_path / "mine").symlink_to(tmp_path / "away")
+    for content in ("one", "two"):
+        with whole_folder(tmp_path / "mine", "marker") as scratch:
+            scratch.mkdir()
+            (scratch / "marker").write_text(content)
+        assert (tmp_path / "mine" / "marker").read_text() == content
+    assert (tmp_path / "away" / "marker").read_text() == "away"

@@ -211,11 +211,29 @@ def test_beta_is_one_then_falls_to_the_floor():
 
 
 def test_the_mixture_regulariser_is_chi_squares_unless_it_is_asked_for():
-    assert ObjectiveConfig().mixture is True
-    assert ObjectiveConfig(divergence="js").mixture is False
-    assert ObjectiveConfig(divergence="js", mixture=True).mixture is True
-    assert ObjectiveConfig(mixture=False).mixture is False
+    assert ObjectiveConfig().has_mixture is True
+    assert ObjectiveConfig(divergence="js").has_mixture is False
+    assert ObjectiveConfig(divergence="js", mixture=True).has_mixture is True
+    assert ObjectiveConfig(mixture=False).has_mixture is False
     assert plain(ObjectiveConfig(divergence="js"))["mixture"] is False  # a run's identity holds what was done
+
+
+@pytest.mark.parametrize("mixture", [None, True, False])
+def test_a_copy_with_another_divergence_is_the_one_made_from_nothing(mixture):
+    for before, after in (("chi2", "js"), ("js", "chi2")):
+        copied = dataclasses.replace(ObjectiveConfig(divergence=before, mixture=mixture), divergence=after)
+        made = ObjectiveConfig(divergence=after, mixture=mixture)
+        assert copied == made
+        assert copied.has_mixture == made.has_mixture == (after == "chi2" if mixture is None else mixture)
+        assert config_hash(copied) == config_hash(made)
+    assert dataclasses.replace(ObjectiveConfig(), divergence="js", mixture=True).has_mixture
+
+
+def test_the_identity_of_an_objective_is_what_it_always_was():
+    """As committed results have it: the identity shows whether the mixture is there, and not how that was asked for."""
+    assert config_hash(ObjectiveConfig()) == config_hash(ObjectiveConfig(mixture=True)) == "ea4e4bf61b07"
+    assert config_hash(ObjectiveConfig(divergence="js")) == "ccdb51329b87"
+    assert config_hash(TrainConfig()) == "1e804357cab7"
 
 
 @pytest.mark.parametrize(("method", "steps"), [("sm", 4), ("iqlearn", 5)])  # beta leaves 1 after step 4
@@ -226,15 +244,20 @@ def test_a_run_that_is_cloning_alone_says_so(method, steps, tmp_path):
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_no_preset_is_cloning_alone(name):
-    from smlib.experiments import arithmetic, mathematics, text, translation
+def test_no_preset_is_cloning_or_warming_up_alone(name):
+    from smlib.experiments import ablations, arithmetic, divergences, mathematics, regimes, text, translation
 
     runs = [*arithmetic.preset(name).grid().values(), *text.preset(name).grid().values()]
     runs += [c for item in mathematics.TASKS for c in mathematics.cells(item, name).values()]
-    goals = [(r.training.objective, r.training.steps) for r in (*runs, *translation.cells(name).values())]
+    runs += [c for kind in (ablations, translation) for c in kind.cells(name).values()]
+    runs += [cell[-1] for kind in (divergences, regimes) for cell in kind.cells(name).values()]
+    goals = [(r.training.objective, r.training.steps) for r in runs]
     annealed = [(goal, steps) for goal, steps in goals if get_method(goal.method).annealed]
     assert annealed
     assert all(goal.beta(steps - 1) < 1.0 for goal, steps in annealed)
+    assert all(r.training.warmup_steps < r.training.steps for r in runs)
+    without = [r.training for r in runs if getattr(r, "noise", "vocabulary") == "none"]
+    assert all(t.eta == t.rollout_noise == 0.0 for t in without)
 
 
 @pytest.mark.parametrize("method", ["mle", "bc", "sm", "dagger", "iqlearn", "unlikelihood"])
@@ -402,6 +425,11 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path):
     train(policy(), Copying(), config(), tmp_path, progress=False)
     with pytest.raises(CheckpointError, match="belongs to another run"):
         train(policy(), Copying(), config(learning_rate=1e-3), tmp_path, progress=False)
+    trained = policy()
+    train(trained, Copying(), config(), tmp_path / "b", progress=False)
+    with pytest.raises(CheckpointError, match=r"name another folder, .* Or the policy in memory has been trained"):
+        train(trained, Copying(), config(), tmp_path / "b", progress=False)
+    train(policy(), Copying(), config(), tmp_path / "b", progress=False)  # built anew it goes on
     (tmp_path / "checkpoint" / "trainable.safetensors").write_bytes(b"torn")
     with pytest.raises(CheckpointError, match="is corrupt"):
         train(policy(), Copying(), config(), tmp_path, progress=False)
@@ -418,12 +446,12 @@ def test_data_of_another_action_space_is_refused(tmp_path):
             train(policy(), data, config("mle"), tmp_path / "run", progress=False)
     assert not (tmp_path / "run").exists()
     data.task.space = ActionSpace(SPACE.vocab_size, eos=SPACE.eos)
-    train(policy(), data, config("mle", steps=1), tmp_path / "run", progress=False)
+    train(policy(), data, config("mle", steps=3), tmp_path / "run", progress=False)
 
 
 @pytest.mark.parametrize("number", [np.float32(0.5), torch.tensor(0.5), 0.5, np.float64(0.5)])
 def test_an_evaluation_may_give_numbers_of_any_kind(number, tmp_path):
-    settings = config("bc", steps=2, eval_every=1)
+    settings = config("bc", steps=2, warmup_steps=1, eval_every=1)
     train(policy(), Copying(), settings, tmp_path, progress=False, evaluate=lambda _: {"accuracy": number})
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [v for row in rows for k, v in row.items() if "accuracy" in k] == [0.5, 0.5]
@@ -451,6 +479,9 @@ def test_a_loss_that_is_not_finite_stops_with_its_batch(tmp_path):
         ({"clip_norm": float("nan")}, "clip_norm must be positive"),
         ({"clip_norm": float("inf")}, "clip_norm must be positive and finite"),
         ({"burst": 0}, "burst must be positive"),
+        ({"learning_rate": 0.0}, "learning_rate must be positive and finite"),
+        ({"times_seen": 0.0}, "times_seen must be positive and finite"),
+        ({"seed": -1}, "seed must not be negative"),
         ({"chunk": 0}, "chunk must be at least 1, or None"),
         ({"warmup_steps": -3}, "warmup_steps must not be negative"),
         ({"rollout_batch": 0}, "rollout_batch must be at least 1"),

@@ -72,7 +72,8 @@ def test_methods_without_noise_get_none() -> None:
         ({"eta": 2.0}, "eta is a probability"),
         ({"eta": 1.0}, "eta = 1 never reaches the end"),
         ({"eta": 0.2, "noise": "none"}, "the noise `none` has eta = 0, not 0.2"),
-        ({"seed": -1}, "a seed lies between 0 and"),
+        ({"seed": -1}, "seed must not be negative, got -1"),
+        ({"seed": 2**63}, "a seed lies between 0 and"),
     ],
 )
 def test_values_that_cannot_be_used_are_named(change: dict[str, object], message: str) -> None:

@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
-from smlib.actions import ActionSpace, Ids, Trajectory
+from smlib.actions import ActionSpace, Ids, Trajectory, as_ids
 from smlib.data.noise import NoiseLaw, expert_trajectory
 from smlib.data.text import Article, Passage, passages
-from smlib.data.tokenizers import TextTokenizer
+from smlib.data.tokenizers import TextTokenizer, check_tokenizer
 
 LAWS = ("vocabulary", "unigram")
 
@@ -31,7 +31,9 @@ class Continuations:
         noise: `vocabulary`, every ordinary token alike; `unigram`, tokens as often as in the passages.
 
     Raises:
-        ValueError: no passages, or one too short for a prompt and a continuation; lengths or a noise law out of range.
+        ValueError: no passages, or one too short for a prompt and a continuation; ids that are none of the tokeniser's,
+            or `<eos>` inside a passage; lengths or a noise law out of range.
+        TypeError: texts in place of passages; a tokeniser that is none; lengths that are no integers.
     """
 
     branches = True
@@ -45,12 +47,16 @@ class Continuations:
         max_prompt: int = 256,
         noise: str = "vocabulary",
     ) -> None:
+        check_tokenizer(tokenizer)
         if not source:
             raise ValueError("there is no text to train on: every document was shorter than two tokens")
+        _check_lengths(context=context, max_prompt=max_prompt)
         if context < 3 or not 1 <= max_prompt < context:
             raise ValueError(
                 f"expected context >= 3 and 1 <= max_prompt < context, got context={context}, max_prompt={max_prompt}"
             )
+        for passage in source:
+            _check_passage(passage, tokenizer)
         short = next((p for p in source if p.ids.size < 2), None)
         if short is not None:
             raise ValueError(
@@ -71,17 +77,18 @@ class Continuations:
         """From documents as strings, cut into passages at sentences; options as for the class.
 
         Raises:
-            TypeError: one string in place of a list of them.
-            ValueError: what the class raises; a tokeniser that gives `<eos>` inside a document.
+            TypeError, ValueError: what the class raises; one string, or no strings, in place of a list of them.
         """
+        check_tokenizer(tokenizer)
+        _check_lengths(context=context)
         if isinstance(texts, str):
             raise TypeError("texts is one string, which would be read letter by letter: expected a list of documents")
-        documents = [Article(f"document {i}", text) for i, text in enumerate(texts)]
-        cut = passages(documents, tokenizer, context)
-        for passage in cut:
-            if tokenizer.eos in passage.ids:
-                raise ValueError(f"{passage.title} contains <eos> (id {tokenizer.eos}): split it there")
-        return cls(cut, tokenizer, context=context, **options)  # type: ignore[arg-type]
+        documents = []
+        for i, text in enumerate(texts):
+            if not isinstance(text, str):
+                raise TypeError(f"document {i} is a {type(text).__name__}: expected a string")
+            documents.append(Article(f"document {i}", text))
+        return cls(passages(documents, tokenizer, context), tokenizer, context=context, **options)  # type: ignore[arg-type]
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -103,6 +110,26 @@ class Continuations:
     def noise_law(self, index: int) -> NoiseLaw:
         """The law of the noise tokens, the same for all."""
         return self.law
+
+
+def _check_lengths(**lengths: int) -> None:
+    for name, length in lengths.items():
+        if not isinstance(length, int | np.integer):
+            raise TypeError(f"{name}={length!r}: expected an integer")
+
+
+def _check_passage(passage: Passage, tokenizer: TextTokenizer) -> None:
+    if not isinstance(passage, Passage):
+        raise TypeError(
+            f"a passage is a {type(passage).__name__}: expected what smlib.data.passages cuts; texts as they are go to "
+            "Continuations.from_texts"
+        )
+    ids = as_ids(f"the ids of {passage.title}", passage.ids)
+    if ids.size and (ids.min() < 0 or ids.max() >= tokenizer.vocab_size):
+        worst = int(ids.min() if ids.min() < 0 else ids.max())
+        raise ValueError(f"{passage.title} contains id {worst}: the tokeniser has those below {tokenizer.vocab_size}")
+    if tokenizer.eos in ids:
+        raise ValueError(f"{passage.title} contains <eos> (id {tokenizer.eos}): split it there")
 
 
 def token_law(tokenizer: TextTokenizer, kind: str, texts: Sequence[Ids] = ()) -> NoiseLaw:

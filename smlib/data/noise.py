@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from smlib.actions import ActionSpace, Ids, Trajectory
+from smlib.actions import ActionSpace, Ids, Trajectory, as_ids
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,8 +26,8 @@ class NoiseLaw:
     probs: NDArray[np.float64]
 
     def __post_init__(self) -> None:
-        tokens, probs = np.asarray(self.tokens, np.int32), np.asarray(self.probs, np.float64)
-        if tokens.ndim != 1 or tokens.shape != probs.shape:
+        tokens, probs = as_ids("the tokens of a noise law", self.tokens), np.asarray(self.probs, np.float64)
+        if tokens.shape != probs.shape:
             raise ValueError(f"tokens {tokens.shape} and probs {probs.shape} must be two vectors of one length")
         if np.unique(tokens).size != tokens.size:
             raise ValueError("the tokens of a noise law must be distinct")
@@ -43,7 +43,7 @@ class NoiseLaw:
     @classmethod
     def uniform(cls, tokens: Sequence[int] | NDArray[np.integer]) -> "NoiseLaw":
         """The uniform law over some tokens."""
-        ids = np.array(tokens, np.int32)
+        ids = np.array(as_ids("the tokens of a noise law", tokens))
         return cls(ids, np.full(ids.size, 1 / max(ids.size, 1)))
 
     @classmethod
@@ -111,11 +111,11 @@ def expert_trajectory(
             label kept.
 
     Raises:
-        ValueError: η outside [0, 1], or 1 with repeats; an answer that is empty or does not end in its only
-            `<eos>`; a law with `<eos>` or ids outside the vocabulary, or with no token other than x where x
-            is excluded; burst < 1.
+        ValueError: η outside [0, 1], or 1 with repeats; ids that are no integers; an answer that is empty or
+            does not end in its only `<eos>`; a law with `<eos>` or ids outside the vocabulary, or with no token
+            other than x where x is excluded; burst < 1.
     """
-    root, target = np.asarray(prompt, np.int32), np.asarray(answer, np.int32)
+    root, target = as_ids("the prompt", prompt), as_ids("the answer", answer)
     _check(root, target, law, eta, space, burst, repeats)
     n = target.size
     if eta == 0:

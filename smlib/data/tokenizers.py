@@ -57,12 +57,42 @@ class TextTokenizer(Protocol):
         ...
 
     def decode(self, ids: Iterable[int | np.integer]) -> str:
-        """Text of ids, specials left out."""
+        """Text of ids, specials left out; raises ValueError for `<bkspc>`, which edits a text and is not in it."""
         ...
 
     def token(self, action: int) -> str:
         """Printed form of one action, `<bkspc>` included, for tables of edits."""
         ...
+
+
+def check_tokenizer(tokenizer: object) -> None:
+    """Raises TypeError for anything else than a `TextTokenizer`; one of transformers has to be wrapped first."""
+    needed = ("vocab_size", "bos", "eos", "special_ids", "encode", "decode")
+    missing = [name for name in needed if not hasattr(tokenizer, name)]
+    if missing:
+        raise TypeError(
+            f"the tokeniser is a {type(tokenizer).__name__} without {', '.join(missing)}: expected the one that "
+            "load_policy returns, or PretrainedTokenizer(tokenizer) around one of transformers"
+        )
+
+
+def _tokens(ids: Iterable[int | np.integer], vocab_size: int) -> list[int]:
+    """The ids, if each is a token's; ValueError otherwise: a text without the edits made on it would be another one."""
+    kept = [int(i) for i in ids]
+    bad = next((i for i in kept if not 0 <= i < vocab_size), None)
+    if bad is not None:
+        name = f" ({BKSPC_TEXT})" if bad == vocab_size else ""
+        raise ValueError(
+            f"id {bad}{name} has no text: expected 0 <= id < {vocab_size}; replay the edits first (final_state of "
+            "smlib.actions), or print them one by one (token)"
+        )
+    return kept
+
+
+def _action(action: int, vocab_size: int) -> int:
+    if not 0 <= action <= vocab_size:
+        raise ValueError(f"id {action} is no action: expected 0 <= id <= {vocab_size}")
+    return int(action)
 
 
 class FixedTokenizer:
@@ -94,20 +124,14 @@ class FixedTokenizer:
         Raises:
             ValueError: an id outside the vocabulary, such as `<bkspc>`, which has no text.
         """
-        kept = [int(i) for i in ids]
-        bad = [i for i in kept if not 0 <= i < self.vocab_size]
-        if bad:
-            raise ValueError(f"id {bad[0]} has no text: expected 0 <= id < {self.vocab_size}; replay the edits first")
-        text: str = self.backend.decode([i for i in kept if i >= len(SPECIALS)], skip_special_tokens=False)
-        return text
+        kept = [i for i in _tokens(ids, self.vocab_size) if i >= len(SPECIALS)]
+        return str(self.backend.decode(kept, skip_special_tokens=False))
 
     def token(self, action: int) -> str:
-        """Printed form of one action, `<bkspc>` included, for tables of edits."""
+        """Printed form of one action, `<bkspc>` included, for tables of edits; ValueError for what is no action."""
         if action == self.vocab_size:
             return BKSPC_TEXT
-        text = self.backend.id_to_token(int(action))
-        if text is None:
-            raise ValueError(f"id {action} is no action: expected 0 <= id <= {self.vocab_size}")
+        text = self.backend.id_to_token(_action(action, self.vocab_size))
         if self.byte_level and action >= len(SPECIALS):  # the vocabulary spells bytes in stand-in letters
             shown = str(self.backend.decode([int(action)]))
             return str(text) if "\ufffd" in shown else shown
@@ -245,12 +269,17 @@ class PretrainedTokenizer:
         return list(self.backend(text, add_special_tokens=False, verbose=False)["input_ids"])
 
     def decode(self, ids: Iterable[int | np.integer]) -> str:
-        """Text of ids, specials left out."""
-        kept = [int(i) for i in ids]
+        """Text of ids; specials, and rows of the head beyond the tokeniser, are left out.
+
+        Raises:
+            ValueError: an id outside the vocabulary, such as `<bkspc>`, which has no text.
+        """
+        kept = _tokens(ids, self.vocab_size)
         return str(self.backend.decode(kept, skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
     def token(self, action: int) -> str:
-        """Printed form of one action, `<bkspc>` included."""
+        """Printed form of one action, `<bkspc>` included; ValueError for what is no action."""
         if action == self.vocab_size:
             return BKSPC_TEXT
-        return str(self.backend.decode([int(action)], clean_up_tokenization_spaces=False))
+        shown = _action(action, self.vocab_size)
+        return str(self.backend.decode([shown], clean_up_tokenization_spaces=False))

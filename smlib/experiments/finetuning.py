@@ -23,7 +23,7 @@ from smlib.data.demonstrations import TaskDemonstrations
 from smlib.data.mathematics import Example
 from smlib.data.tasks import Task, load_task
 from smlib.experiments.answers import answer, recovery
-from smlib.experiments.pretraining import Base, PretrainConfig, pretrained
+from smlib.experiments.pretraining import BASE, Base, PretrainConfig, checksum, of_present_base, pretrained
 from smlib.files import ADDED_LATER
 from smlib.methods import ObjectiveConfig
 from smlib.models import Policy
@@ -105,6 +105,9 @@ def fine_tune(
     Args:
         test: whether the test split is looked at; False for anything that chooses a setting.
         without: parts of the policy to leave out, keys of `REMOVALS`; for ablations.
+
+    Raises:
+        ResultError: what `run_cached` does; a run that was fine-tuned from other weights of the base model.
     """
     unknown = set(without) - set(REMOVALS)
     if unknown:
@@ -114,7 +117,7 @@ def fine_tune(
         return _compute(config, preset, results_dir, scratch, test, without)
 
     own = OF_METHOD.get(config.training.objective.method)
-    return run_cached(
+    run = run_cached(
         item,
         name,
         {"config": config, "test": test} | ({"without": without} if without else {}),
@@ -124,6 +127,7 @@ def fine_tune(
         version_key=(*VERSIONS, *([own] if own else [])),
         results_dir=results_dir,
     )
+    return of_present_base(run, config.base, preset, results_dir)
 
 
 def _compute(
@@ -144,6 +148,7 @@ def _compute(
     result: dict[str, object] = {
         "history": _curves(history),
         "grad_norms": [round(norm, 4) for row in history for norm in row.get("grad_norms", [])],
+        BASE: checksum(config.base, preset, results_dir),
     }
     for split, examples in splits.items():
         answers = {d: answer(policy, task, examples, decoding=d, **limits) for d in config.decodings}

@@ -5,6 +5,7 @@ result file of their run, so that fine-tuning starts from the same model everywh
 again where the file is missing.
 """
 
+import hashlib
 import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,13 +19,14 @@ from smlib.data.mathematics import stream
 from smlib.data.tasks import Task
 from smlib.experiments.answers import answer
 from smlib.experiments.language_models import LanguageModel
-from smlib.files import write_atomically
+from smlib.files import ResultError, write_atomically
 from smlib.methods import ObjectiveConfig
 from smlib.models import Policy, tiny_policy
-from smlib.results import config_hash, resolve, run_cached
+from smlib.results import Run, config_hash, resolve, run_cached
 from smlib.training import TrainConfig, train
 
 FOLDER = "pretrained"
+BASE = "base_sha256"  # of the result of a run that starts from such weights
 UNCOMMITTED = ("smoke", "quick")  # what these train stays with their results, which git ignores
 
 
@@ -108,10 +110,7 @@ def pretrained(config: Base, task: Task, *, preset: str, results_dir: str | Path
     """
     if isinstance(config, LanguageModel):
         return config.policy(task)
-    name = f"{config.task}-{config_hash(config)}.safetensors"
-    weights = resolve(results_dir) / FOLDER / name
-    if preset in UNCOMMITTED and not weights.exists():
-        weights = resolve(results_dir) / preset / FOLDER / name
+    weights = weights_file(config, preset, results_dir)
     if not weights.exists():
         # A policy of its own: maximum likelihood switches <bkspc> off in the one it trains.
         _pretrain(config, task, config.model.build(task), weights, preset, results_dir)
@@ -121,6 +120,40 @@ def pretrained(config: Base, task: Task, *, preset: str, results_dir: str | Path
     with torch.no_grad():
         policy.w_bkspc.copy_(policy.lm.get_output_embeddings().weight.mean(0))
     return policy
+
+
+def weights_file(config: PretrainConfig, preset: str, results_dir: str | Path = "results") -> Path:
+    """Where the weights of a base model are, or will be when it is trained."""
+    name = f"{config.task}-{config_hash(config)}.safetensors"
+    committed, own = (folder / FOLDER / name for folder in (resolve(results_dir), resolve(results_dir) / preset))
+    return own if preset in UNCOMMITTED and not committed.exists() else committed
+
+
+def checksum(config: Base, preset: str, results_dir: str | Path = "results") -> str | None:
+    """SHA-256 of a base model's weights; None where they are not there, and for a pretrained language model."""
+    if isinstance(config, LanguageModel):
+        return None
+    weights = weights_file(config, preset, results_dir)
+    return hashlib.sha256(weights.read_bytes()).hexdigest() if weights.exists() else None
+
+
+def of_present_base(run: Run, config: Base, preset: str, results_dir: str | Path = "results") -> Run:
+    """`run` itself, if its `BASE` is the checksum of the weights as they are; earlier runs have none.
+
+    A run's identity has how its base model was trained, and not what came out.
+
+    Raises:
+        ResultError: it was fine-tuned from other weights.
+    """
+    then, now = run.get(BASE), checksum(config, preset, results_dir)
+    if then and now and then != now:
+        assert isinstance(config, PretrainConfig)
+        raise ResultError(
+            f"{run.path} was fine-tuned from other weights than {weights_file(config, preset, results_dir)} holds now "
+            f"(SHA-256 {str(then)[:12]}…, not {now[:12]}…): put those back, or repeat the run with "
+            "`smlib reproduce --fresh`"
+        )
+    return run
 
 
 def _pretrain(

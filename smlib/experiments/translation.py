@@ -28,11 +28,19 @@ from smlib.experiments.finetuning import FineTuneConfig, in_parallel
 from smlib.experiments.language_models import LanguageModel
 from smlib.experiments.mathematics import prefix
 from smlib.experiments.method_tables import METHODS, PAIRS, write_table
-from smlib.experiments.pretraining import FOLDER, UNCOMMITTED, Base, PretrainConfig, pretrained
+from smlib.experiments.pretraining import (
+    BASE,
+    Base,
+    PretrainConfig,
+    checksum,
+    of_present_base,
+    pretrained,
+    weights_file,
+)
 from smlib.files import write_atomically
 from smlib.methods import get_method
 from smlib.models import Policy
-from smlib.results import Run, check_preset, config_hash, resolve, run_cached
+from smlib.results import Run, check_preset, run_cached
 from smlib.training import train
 
 ITEM, KIND = "tab5", "random"  # "we use random noise tokens"
@@ -88,10 +96,7 @@ def base(config: Base, task: Task, *, preset: str, results_dir: str | Path = "re
     """The base model of the translations: as `pretrained`, on the endless stream of training pairs."""
     if isinstance(config, LanguageModel):
         return pretrained(config, task, preset=preset, results_dir=results_dir)
-    name = f"{config.task}-{config_hash(config)}.safetensors"
-    weights = resolve(results_dir) / FOLDER / name
-    if preset in UNCOMMITTED and not weights.exists():
-        weights = resolve(results_dir) / preset / FOLDER / name
+    weights = weights_file(config, preset, results_dir)
 
     def compute(scratch: Path) -> Mapping[str, object]:
         pairs = stream("train", config.difficulty, config.seed, task.keys())
@@ -118,7 +123,11 @@ def base(config: Base, task: Task, *, preset: str, results_dir: str | Path = "re
 
 
 def translate(config: FineTuneConfig, name: str, *, preset: str, results_dir: str | Path = "results") -> Run:
-    """One run, computed or read: fine-tuning, then translations of the test sentences under each decoding rule."""
+    """One run, computed or read: fine-tuning, then translations of the test sentences under each decoding rule.
+
+    Raises:
+        ResultError: what `run_cached` does; a run that was fine-tuned from other weights of the base model.
+    """
 
     def compute(scratch: Path) -> Mapping[str, object]:
         torch.set_num_threads(1)  # sums in a fixed order; processes run side by side
@@ -153,12 +162,14 @@ def translate(config: FineTuneConfig, name: str, *, preset: str, results_dir: st
             "references": references,
             "test": test,
             "completions": completions,
+            BASE: checksum(config.base, preset, results_dir),
         }
 
     seeds = [config.training.seed]
-    return run_cached(
+    run = run_cached(
         ITEM, name, config, compute, preset=preset, seeds=seeds, version_key=VERSIONS, results_dir=results_dir
     )
+    return of_present_base(run, config.base, preset, results_dir)
 
 
 def run(name: str, results_dir: str | Path = "results", processes: int | None = None) -> dict[str, Any]:
