@@ -56,7 +56,7 @@ PRESETS: Mapping[str, AblationPreset] = MappingProxyType(
             n_seeds=3,
             repeated=(
                 *FIRST,
-                *("direct", "direct-tv"),
+                "direct-tv",
                 *(f"sm-{k}" for k in ("alpha=0.001", "alpha=0.1", "gamma=0.9", "gamma=0.998", "paired=True")),
             ),
         ),

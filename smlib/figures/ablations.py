@@ -252,9 +252,11 @@ def direct(study: Mapping[str, Any]) -> Figure:
                     x + (-0.12 if sampled else 0.12), record["value"], yerr=_ends(record), color=PALETTE[color],
                     marker=marker, linestyle="none", markerfacecolor=PALETTE[color] if sampled else "white",
                 )  # fmt: skip
-        axis.set_xticks(range(len(DIRECT)), [label.replace(", ", ",\n") for label, _, _ in DIRECT.values()])
+        seeds = {name: counted(here[0]["accuracy"][name]["n_seeds"], "seed") for name in DIRECT}
+        labels = ["\n".join([*label.split(", "), f"({seeds[name]})"]) for name, (label, _, _) in DIRECT.items()]
+        axis.set_xticks(range(len(DIRECT)), labels)
         axis.set_xlim(-0.5, len(DIRECT) - 0.5)
-        axis.set_title(f"{title}\n({counted(here[0]['n_seeds'], 'seed')})", fontsize=11)
+        axis.set_title(title, fontsize=11)
     axes[0][0].set_ylabel("accuracy, validation questions")
     grey = {"color": PALETTE["grey"], "marker": "o", "linestyle": "none"}
     axes[0][0].plot([], [], label="temperature 1", **grey)
@@ -274,7 +276,7 @@ def direct_table(study: Mapping[str, Any]) -> pd.DataFrame:
                 "less MLE": f"{test['difference']:+.3f}",
                 "95 % interval": f"{test['low']:+.3f} to {test['high']:+.3f}",
                 "p, Holm": f"{test['p_holm']:.3g}",
-                "seeds": row["n_seeds"],
+                "seeds": test["n_seeds"],
             }
             for row in study["direct"]
             for name, test in row["over_mle"].items()
