@@ -15,6 +15,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
+from enum import Enum
 from pathlib import Path
 from types import MappingProxyType
 
@@ -27,14 +28,6 @@ ADDED_LATER: Mapping[str, bool] = MappingProxyType({"added_later": True})
 def added_later(before: object) -> Mapping[str, object]:
     """The same where `before`, and not the default, is what was done before the field existed."""
     return MappingProxyType({**ADDED_LATER, "before": before})
-
-
-def shown_as(attribute: str) -> Mapping[str, object]:
-    """Metadata of a dataclass field that keeps what was given, None for example, while `attribute` says what it means.
-
-    `dataclasses.replace` hands on the former, so that it can mean something else in the copy; `plain` shows the latter.
-    """
-    return MappingProxyType({"shown_as": attribute})
 
 
 AT_FDCWD, RENAME_EXCHANGE = -100, 2
@@ -68,12 +61,14 @@ def plain(value: object, where: str = "value") -> object:
     """`value` as JSON types only; raises `ResultError` naming the place of a NaN, an infinity or a foreign type.
 
     Dataclasses and mappings become dicts, sequences and arrays lists, sets sorted lists, paths strings. A field that is
-    `ADDED_LATER` shows only where it is not what was done before, so that finished runs keep their identity; for one
-    that is `shown_as` another attribute, that is what shows. A quantity that *is* infinite (the reverse KL of Figure 1)
-    is written as the string "inf", and a missing one as None: both on purpose, at the place that knows.
+    `ADDED_LATER` shows only where it is not what was done before, so that finished runs keep their identity. A member
+    of an `Enum` is its value. A quantity that *is* infinite (the reverse KL of Figure 1) is written as the string
+    "inf", and a missing one as None: both on purpose, at the place that knows.
     """
     if value is None or isinstance(value, str | bool | int):
         return value
+    if isinstance(value, Enum):
+        return plain(value.value, where)
     if isinstance(value, np.generic | np.ndarray):
         return plain(value.tolist(), where)
     if isinstance(value, float):
@@ -82,7 +77,7 @@ def plain(value: object, where: str = "value") -> object:
         return value
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {
-            f.name: plain(getattr(value, f.metadata.get("shown_as", f.name)), f"{where}.{f.name}")
+            f.name: plain(getattr(value, f.name), f"{where}.{f.name}")
             for f in dataclasses.fields(value)
             if not (f.metadata.get("added_later") and getattr(value, f.name) == f.metadata.get("before", f.default))
         }

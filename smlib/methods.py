@@ -11,7 +11,8 @@ unlikelihood  maximum likelihood plus token-level unlikelihood (Welleck et al. 2
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from enum import Enum
 from types import MappingProxyType
 
 import torch
@@ -20,7 +21,6 @@ from torch import Tensor, nn
 from smlib import divergences
 from smlib.adversarial import CriticValues, actor_loss, critic_loss
 from smlib.direct import direct, path_divergence
-from smlib.files import shown_as
 from smlib.kinds import check_kinds
 from smlib.losses import (
     Loss,
@@ -79,6 +79,19 @@ def get_method(name: str) -> Method:
     return METHODS[name]
 
 
+class ByDivergence(Enum):
+    """Whether there is a mixture regulariser where nobody said: with chi^2 (chi^2-mixture, the paper's) and no other.
+
+    True and False themselves would look as if they had been asked for, and stay when the divergence is replaced.
+    """
+
+    WITH_MIXTURE = True
+    WITHOUT_MIXTURE = False
+
+    def __bool__(self) -> bool:
+        return bool(self.value)
+
+
 @dataclass(frozen=True)
 class ObjectiveConfig:
     """The objective of a run. Defaults are the paper's where it states them (App. E, Sec. 6.2).
@@ -88,8 +101,8 @@ class ObjectiveConfig:
         divergence: key of `smlib.divergences.DIVERGENCES`.
         alpha: entropy weight; the paper gives 0.01 for text and nothing for arithmetic.
         gamma: discount; 0.998 for text.
-        mixture: the mixture regulariser over rollouts. None leaves it to the divergence, in a copy with another one
-            too: see `has_mixture`, which says whether it is there. mixture_weight: its c beta, 1/4 by D.4.
+        mixture: the mixture regulariser over rollouts, as a truth value. None leaves it to the divergence, and to the
+            new one in a copy by `dataclasses.replace`: see `ByDivergence`. mixture_weight: its c beta, 1/4 by D.4.
         bc_steps: gradient steps on BC alone, k of App. E. anneal_steps: over how many steps beta then falls from 1.
         beta_floor: where it ends.
         unlikelihood_weight: weight of the unlikelihood term.
@@ -99,7 +112,7 @@ class ObjectiveConfig:
     divergence: str = "chi2"
     alpha: float = 0.01
     gamma: float = 0.998
-    mixture: bool | None = field(default=None, metadata=shown_as("has_mixture"))
+    mixture: bool | ByDivergence | None = None
     mixture_weight: float = 0.25
     bc_steps: int = 10_000
     anneal_steps: int = 2_000
@@ -110,24 +123,21 @@ class ObjectiveConfig:
         check_kinds(self)
         get_method(self.method)
         divergences.get(self.divergence)
+        if not isinstance(self.mixture, bool):
+            object.__setattr__(self, "mixture", ByDivergence(self.divergence == "chi2"))
         check_alpha(self.alpha)
         check_gamma(self.gamma)
         if not 0.0 <= self.beta_floor <= 1.0:
             raise ValueError(f"beta_floor must lie in [0, 1], got {self.beta_floor}")
-        if get_method(self.method).critic and not (self.divergence == "chi2" and self.has_mixture):
+        if get_method(self.method).critic and not (self.divergence == "chi2" and bool(self.mixture)):
             raise ValueError(
                 f"{self.method} has the chi^2-mixture alone, whose critic is bounded: divergence='chi2' and "
-                f"mixture=True, got {self.divergence!r} and {self.has_mixture}"
+                f"mixture=True, got {self.divergence!r} and {bool(self.mixture)}"
             )
         if self.method == "direct":
-            path_divergence(self.divergence, self.has_mixture)
+            path_divergence(self.divergence, bool(self.mixture))
         if self.bc_steps < 0 or self.anneal_steps < 0:
             raise ValueError(f"bc_steps and anneal_steps count steps, got {self.bc_steps} and {self.anneal_steps}")
-
-    @property
-    def has_mixture(self) -> bool:
-        """As `mixture` says; where it is None, True for chi^2 (chi^2-mixture, the paper's) and False for the others."""
-        return self.divergence == "chi2" if self.mixture is None else self.mixture
 
     def beta(self, step: int) -> float:
         """Weight of behavioural cloning at a step: 1 for `bc_steps`, then linearly down to the floor."""
@@ -187,7 +197,7 @@ def objective_of_visits(
             divergence=divergences.get(config.divergence),
             alpha=config.alpha,
             gamma=config.gamma,
-            mixture=config.has_mixture,
+            mixture=bool(config.mixture),
             mixture_weight=config.mixture_weight,
         )
     elif config.method == "iqlearn":
@@ -196,7 +206,7 @@ def objective_of_visits(
         relabelled = likelihood(visits, model=True)
         other = Loss(relabelled.total, {"dagger": relabelled.total.detach()})
     elif config.method == "direct":
-        other = direct(visits, divergence=config.divergence, mixture=config.has_mixture, gamma=config.gamma)
+        other = direct(visits, divergence=config.divergence, mixture=bool(config.mixture), gamma=config.gamma)
     elif config.method == "gail":
         assert said is not None, "gail needs what its critic says"
         acted = actor_loss(visits, said, alpha=config.alpha, gamma=config.gamma)

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import enum
 import json
 import os
 import signal
@@ -26,7 +27,6 @@ from smlib.files import (
     project_root,
     read_json,
     resolve,
-    shown_as,
     whole_folder,
     write_atomically,
 )
@@ -82,19 +82,12 @@ def test_a_field_added_later_leaves_finished_configs_as_they_were() -> None:
     assert plain(Better()) == {"steps": 3, "rate": 2.0}
 
 
-def test_a_field_shown_as_what_it_means_hands_on_what_was_given() -> None:
-    @dataclasses.dataclass
-    class Config:
-        steps: int = 3
-        rate: float | None = dataclasses.field(default=None, metadata=shown_as("chosen"))
+def test_a_member_of_an_enumeration_is_its_value() -> None:
+    class Choice(enum.Enum):
+        NONE = None
+        MANY = (1, 2)
 
-        @property
-        def chosen(self) -> float:
-            return 1 / self.steps if self.rate is None else self.rate
-
-    assert plain(Config(2)) == {"steps": 2, "rate": 0.5}
-    assert plain(dataclasses.replace(Config(2), steps=4)) == {"steps": 4, "rate": 0.25}
-    assert plain(dataclasses.replace(Config(2, 0.3), steps=4)) == {"steps": 4, "rate": 0.3}
+    assert plain({"choice": Choice.MANY, "other": Choice.NONE}) == {"choice": [1, 2], "other": None}
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), np.float32("nan"), np.array([1.0, np.inf])])

@@ -57,8 +57,8 @@ def test_divergences_differ_in_nothing_but_the_divergence() -> None:
         (o.alpha, o.gamma, o.beta_floor, o.bc_steps) for o in list(objectives.values())[:1]
     }
     assert objectives["js-s0"].divergence == "js"
-    assert not objectives["js-s0"].has_mixture
-    assert objectives["chi2_mixture-s0"].has_mixture
+    assert not objectives["js-s0"].mixture
+    assert objectives["chi2_mixture-s0"].mixture
     assert len({c.training.eta for c in cells.values()}) == 1
 
 
