@@ -234,6 +234,11 @@ def _base(source: Source, device: torch.device | str, local_files_only: bool) ->
                 f"need: {error}"
             ) from error
         raise ModelError(f"{source.name} is no causal language model that transformers can load: {error}") from error
+    # On CPUs with AVX512-BF16 bitsandbytes repacks 4-bit weights the first time that they are evaluated. They stay so:
+    # later products with them have no gradients, and they are other weights to `run_identity`.
+    for module in lm.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
     if source.lora is not None:
         lm.requires_grad_(False)
     if source.gradient_checkpointing:

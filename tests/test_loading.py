@@ -256,6 +256,20 @@ def test_the_paper_preset_on_a_miniature_of_its_model(tmp_path):
     assert drawn.realised[-1] == loaded.space.eos
 
 
+def test_evaluation_leaves_4_bit_weights_as_they_are_and_as_they_are_trained_through(tmp_path):
+    folder = saved_model(tmp_path, hidden_size=64, intermediate_size=128)
+    policy, _ = load_policy(folder, lora=Lora(2, 4), four_bit=True)
+    batch = pack([[probe_trajectory(policy.space, list(range(3, 20)))]], policy.space)
+    before = {n: p.detach().clone() for n, p in policy.named_parameters() if not p.requires_grad}
+    with torch.inference_mode():
+        evaluated = policy.eval().state_logits(batch).clone()
+    assert all(torch.equal(policy.get_parameter(n), p) for n, p in before.items())
+    trained = policy.train().state_logits(batch)
+    assert torch.equal(trained, evaluated)
+    trained.square().sum().backward()
+    assert all(p.grad.abs().max() > 0 for n, p in policy.named_parameters() if "lora_B" in n)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_a_half_precision_head_is_multiplied_in_float32(dtype, tmp_path):
     policy, _ = load_policy(saved_model(tmp_path), dtype=dtype)
