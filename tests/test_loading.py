@@ -36,6 +36,7 @@ KINDS = {
     "qwen2": lambda **c: transformers.Qwen2Config(**{**SMALL, **c}),
     "mistral": lambda **c: transformers.MistralConfig(**{**SMALL, "sliding_window": None, **c}),
     "gpt2": lambda **c: transformers.GPT2Config(**{**GPT2, "eos_token_id": 2, **c}),
+    "phi": lambda **c: transformers.PhiConfig(**{**SMALL, **c}),  # its head has a bias
 }
 
 
@@ -117,12 +118,13 @@ def test_a_run_with_adapters_belongs_to_its_base_and_their_scale(tmp_path):
     changed = [
         identity(lora=Lora(2, 8)),
         identity(lora=Lora(2, 4, dropout=0.1)),
+        identity(lora=Lora(2, 4, unembedding=True)),
         identity(lora=Lora(2, 4), four_bit=True),
         identity(lora=Lora(2, 4), dtype=torch.bfloat16),
         identity("other", lora=Lora(2, 4)),
         identity(),
     ]
-    assert len({known, *changed}) == 7
+    assert len({known, *changed}) == 8
 
 
 def texts(n: int = 6) -> list[str]:
@@ -442,7 +444,7 @@ def test_a_source_is_written_beside_adapters(tmp_path):
     policy, tokenizer = load_policy(saved_model(tmp_path / "base"), lora=Lora(2, 2))
     save_policy(policy, tokenizer, tmp_path / "mine")
     stored = json.loads((tmp_path / "mine" / "source.json").read_text())
-    assert stored["lora"] == {"r": 2, "alpha": 2, "dropout": 0.0}
+    assert stored["lora"] == {"r": 2, "alpha": 2, "dropout": 0.0, "unembedding": False}
     shutil.rmtree(tmp_path / "base")
     with pytest.raises(FileNotFoundError, match="no model"):
         load_policy(tmp_path / "mine")
