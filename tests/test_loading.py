@@ -218,9 +218,10 @@ def test_adapters_find_their_model_from_another_folder(tmp_path, monkeypatch):
 
 
 def test_the_paper_preset_on_a_miniature_of_its_model(tmp_path):
-    """NF4, LoRA, gradient checkpointing, bfloat16, offset head: two steps, save, load, sample."""
+    """NF4, LoRA, the unembedding, gradient checkpointing, bfloat16, offset head: two steps, save, load, sample."""
     paper = experiment.preset("paper")
-    assert (paper.model.lora, paper.model.four_bit, paper.model.gradient_checkpointing) == (Lora(64, 16), True, True)
+    assert paper.model.lora == Lora(64, 16, unembedding=True)
+    assert (paper.model.four_bit, paper.model.gradient_checkpointing) == (True, True)
     training = paper.training
     assert (training.steps, training.batch_size, training.eta, training.warmup_steps) == (5_000, 32, 0.001, 2_000)
     assert (paper.alpha, paper.gamma, paper.bc_steps, paper.anneal_steps) == (0.01, 0.998, 1_000, 2_000)
@@ -238,6 +239,8 @@ def test_the_paper_preset_on_a_miniature_of_its_model(tmp_path):
     assert "Linear4bit" in kinds
     assert policy.lm.is_gradient_checkpointing
     assert all(p.dtype == torch.float32 for p in policy.parameters() if p.requires_grad)
+    embeddings = policy.lm.get_input_embeddings().weight
+    assert (embeddings.dtype, embeddings.requires_grad) == (torch.bfloat16, False)
     data = Continuations.from_texts(texts(), tokenizer, context=40, max_prompt=8)
     goal = replace(run.training.objective, bc_steps=0, anneal_steps=0)
     small = {"steps": 2, "batch_size": 4, "accumulation": 2, "warmup_steps": 0, "rollout_tokens": 8, "refill": 4}
@@ -250,6 +253,9 @@ def test_the_paper_preset_on_a_miniature_of_its_model(tmp_path):
     moved = {n for n, p in policy.named_parameters() if p.requires_grad and not torch.equal(p, before[n])}
     assert {"w_bkspc", "offset.outer.weight"} <= moved
     assert any("lora_B" in n for n in moved)
+    (head,) = (n for n in moved if "lm_head" in n)
+    rows = (policy.get_parameter(head) != before[head]).any(1)
+    assert rows.all()  # of words that occur and of words that do not
     save_policy(policy, tokenizer, tmp_path / "mine")
     loaded, _ = load_policy(tmp_path / "mine")
     batch = pack([[probe_trajectory(policy.space, list(range(3, 20)))]], policy.space)
