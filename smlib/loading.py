@@ -27,7 +27,7 @@ from smlib.files import whole_folder
 from smlib.models import SAVED, Policy, PolicyConfig, load_lm
 from smlib.probing import ModelError, probe
 from smlib.smollm2 import smollm2_folder
-from smlib.sources import Lora, Source
+from smlib.sources import Lora, Source, check_device, check_dtype, check_lora, check_switch
 
 __all__ = ["Lora", "ModelError", "Source", "load_policy", "load_tokenizer", "save_policy"]
 
@@ -72,8 +72,16 @@ def load_policy(
         FileNotFoundError: no such model here. ModuleNotFoundError: the package with the weights is missing.
         ModelError: the model cannot be a policy; the message says why.
         ValueError: a tokeniser without `<eos>`, or with more tokens than the model; a saved policy with an argument
-            that cannot hold for it.
+            that cannot hold for it; a device that is not here. TypeError: `lora=16`, `dtype="bf16"` and the like.
     """
+    check_lora(lora)
+    check_dtype(dtype)
+    check_device(device)
+    switches = {"four_bit": four_bit, "offset_head": offset_head, "local_files_only": local_files_only}
+    if gradient_checkpointing is not None:
+        switches["gradient_checkpointing"] = gradient_checkpointing
+    for name, value in switches.items():
+        check_switch(name, value)
     folder = Path(name_or_path)
     if (folder / SAVED).is_file():
         given = {"lora": lora, "four_bit": four_bit or None, "vocab_size": vocab_size, "tokenizer": tokenizer}
@@ -105,15 +113,10 @@ def load_tokenizer(name_or_path: str | os.PathLike[str], *, local_files_only: bo
     """The tokeniser beside a pretrained model, as `load_policy` returns it, without the weights.
 
     Raises:
-        FileNotFoundError: no such model here.
+        FileNotFoundError: no such model here. ModelError: transformers does not know its kind.
     """
-    from transformers import AutoConfig
-
     name = str(name_or_path)
-    try:
-        config = AutoConfig.from_pretrained(_location(name), local_files_only=local_files_only, trust_remote_code=False)
-    except OSError as error:
-        raise FileNotFoundError(_missing(name, local_files_only, error)) from error
+    config = _configuration(name, local_files_only)
     return _tokenizer(_location(name), local_files_only, config.get_text_config().vocab_size)
 
 
@@ -191,12 +194,26 @@ def _name(dtype: torch.dtype | None) -> str:
     return str(dtype or torch.float32).removeprefix("torch.")
 
 
+def _configuration(name: str, local_files_only: bool) -> Any:
+    """Of the model called `name`: what is asked for first, since a name that nobody has fails at it once."""
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(_location(name), local_files_only=local_files_only, trust_remote_code=False)
+    except OSError as error:
+        raise FileNotFoundError(_missing(name, local_files_only, error)) from error
+    except ValueError as error:
+        raise ModelError(f"{name} is no model that transformers can load: {error}") from error
+
+
 def _base(source: Source, device: torch.device | str, local_files_only: bool) -> Any:
     """The language model that `source` names, frozen if adapters are to come."""
     from transformers import AutoModelForCausalLM
 
     dtype = getattr(torch, source.dtype)
     options: dict[str, Any] = {"dtype": dtype}
+    if local_files_only:  # transformers does not pass it on where it looks for adapters, and asks the hub for them
+        options["adapter_kwargs"] = {"local_files_only": True}
     if str(device) != "cpu":
         options["device_map"] = {"": str(device)}
     if source.four_bit:
@@ -208,6 +225,7 @@ def _base(source: Source, device: torch.device | str, local_files_only: bool) ->
             bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=dtype,
         )
+    _configuration(source.name, local_files_only)
     try:
         lm = AutoModelForCausalLM.from_pretrained(
             _location(source.name),
@@ -280,9 +298,9 @@ def _tokenizer(name: str | Path, local_files_only: bool, vocab_size: int) -> Pre
 
 def _missing(name: str, local_files_only: bool, error: Exception) -> str:
     cure = (
-        "a hub name needs local_files_only=False (or a download beforehand)" if local_files_only else "is it spelt so?"
+        "a hub name needs local_files_only=False (or a download beforehand)." if local_files_only else "is it spelt so?"
     )
-    return f"no model {name!r} with a config, safetensors weights and a tokeniser: {cure}. transformers says: {error}"
+    return f"no model {name!r} with a config, safetensors weights and a tokeniser: {cure} transformers says: {error}"
 
 
 def _warn_of_window(lm: Any, name: str) -> None:

@@ -1,6 +1,8 @@
-"""Where a policy's language model comes from: a name, adapters, precision."""
+"""Where a policy's language model comes from: a name, adapters, precision; and what of that nobody can mean."""
 
 from dataclasses import dataclass, field
+
+import torch
 
 from smlib.files import ADDED_LATER
 
@@ -58,3 +60,36 @@ def check_switch(name: str, value: object) -> None:
     """Raises TypeError unless `value` is True or False: `"no"` would count as true."""
     if not isinstance(value, bool):
         raise TypeError(f"{name} takes True or False, got {value!r}")
+
+
+def check_lora(value: object) -> None:
+    """Raises TypeError unless `value` is a `Lora` or None."""
+    if value is not None and not isinstance(value, Lora):
+        raise TypeError(
+            f"lora takes the adapters' sizes, lora=Lora(r=16, alpha=16), or None to train all weights; got {value!r}"
+        )
+
+
+def check_dtype(value: object) -> None:
+    """Raises TypeError unless `value` is a dtype of torch or None, ValueError unless it is one of real numbers."""
+    if value is None:
+        return
+    if not isinstance(value, torch.dtype):
+        raise TypeError(f"dtype takes a dtype of torch, such as torch.bfloat16, got {value!r}")
+    if not value.is_floating_point:
+        raise ValueError(f"dtype takes a dtype of real numbers, such as torch.bfloat16, got {value}")
+
+
+def check_device(value: object) -> None:
+    """Raises TypeError or ValueError unless `value` names a device that is here."""
+    if not isinstance(value, str | torch.device):
+        raise TypeError(f"device takes a name such as 'cpu', 'cuda' or 'cuda:0', or a torch.device; got {value!r}")
+    try:
+        device = torch.device(value)
+    except RuntimeError as error:
+        raise ValueError(f"unknown device {value!r}: expected a name such as 'cpu', 'cuda' or 'cuda:0'") from error
+    here = torch.accelerator.current_accelerator(check_available=True)
+    count = torch.accelerator.device_count() if here is not None and here.type == device.type else 0
+    if device.type != "cpu" and (device.index or 0) >= count:
+        found = f"{count} of the type {device.type}" if count else f"{here.type if here else 'the CPU'} alone"
+        raise ValueError(f"device {str(device)!r} is not here: torch finds {found}")

@@ -79,6 +79,10 @@ class TextModel:
     dtype: str = "float32"
     download: bool = False
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.dtype, str) or not isinstance(getattr(torch, self.dtype, None), torch.dtype):
+            raise ValueError(f"dtype is the name of a dtype of torch, such as 'bfloat16', got {self.dtype!r}")
+
 
 LLAMA_2 = TextModel(
     name="meta-llama/Llama-2-7b-hf",
