@@ -65,7 +65,8 @@ def test_nothing_ties_the_head_again(kind, tmp_path):
     assert load_policy(tmp_path / "base")[0].lm.config.tie_word_embeddings
     embeddings = policy.lm.get_input_embeddings().weight.clone()
     logits = shaken(policy).eval().state_logits(batch_for(policy.space))
-    policy.lm.get_base_model().tie_weights()
+    for recompute in (True, False):  # from the configuration, and from what the model remembers of it
+        policy.lm.get_base_model().tie_weights(recompute_mapping=recompute)
     assert torch.equal(policy.state_logits(batch_for(policy.space)), logits)
     save_policy(policy, tokenizer, tmp_path / "mine")
     again = load_policy(tmp_path / "mine")[0].eval()
