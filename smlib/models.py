@@ -22,7 +22,7 @@ from smlib.attention import check_attention, use_pieces
 from smlib.files import whole_folder
 from smlib.offset_head import OffsetHead
 from smlib.packing import PackedBatch
-from smlib.unembedding import picked_and_partition, recomputed, token_logits, wide
+from smlib.unembedding import TrainedHead, is_matrix, picked_and_partition, recomputed, token_logits, wide
 
 FORMAT = "smlib-policy-1"
 SAVED = "policy.json"  # in every saved policy
@@ -139,7 +139,7 @@ class Policy(nn.Module):
         order = torch.argsort(batch.visit_state, stable=True)
         state, label = batch.visit_state[order], batch.label[order]
         head: Any = self.lm.get_output_embeddings()
-        if type(head) is nn.Linear and getattr(head, "bias", None) is None and head.weight.is_floating_point():
+        if is_matrix(head) and getattr(head, "bias", None) is None and head.weight.is_floating_point():
             picked, values = picked_and_partition(hidden, self._rows(head.weight), state, label, chunk)
             if self.offset is not None:
                 offset = self.offset(hidden.to(self.w_bkspc.dtype), positions)[:, 0].to(values.dtype)
@@ -152,15 +152,22 @@ class Policy(nn.Module):
 
     def _rows(self, weight: Tensor) -> Tensor:
         """The unembedding with the row of `<bkspc>`, where that is an action."""
-        rows = wide(weight[: self.space.vocab_size])
+        # A slice of all rows would cost another matrix in the backward pass, half a gigabyte for Llama-2.
+        rows = wide(weight if len(weight) == self.space.vocab_size else weight[: self.space.vocab_size])
         return torch.cat([rows, self.w_bkspc[None].to(rows.dtype)]) if self.config.backspace else rows
 
     def extra_state(self) -> dict[str, Tensor]:
-        """The parameters beside the language model: the `<bkspc>` row and the offset head."""
+        """What the language model does not save: the `<bkspc>` row, the offset head, a head trained beside adapters."""
         extra = {"w_bkspc": self.w_bkspc.detach()}
-        if self.offset is not None:
-            extra |= {f"offset.{k}": v.detach() for k, v in self.offset.state_dict().items()}
+        for part, module in self._extra_modules().items():
+            extra |= {f"{part}.{k}": v.detach() for k, v in module.state_dict().items()}
         return extra
+
+    def _extra_modules(self) -> dict[str, nn.Module]:
+        head = self.lm.get_output_embeddings()
+        alone = hasattr(self.lm, "peft_config") and isinstance(head, TrainedHead)  # peft saves adapters and no more
+        found = {"offset": self.offset, "unembedding": head if alone else None}
+        return {part: module for part, module in found.items() if module is not None}
 
     def save(self, path: Path | str) -> None:
         """Writes the language model (or its adapter) and the rest as safetensors; complete or not at all."""
@@ -197,15 +204,17 @@ class Policy(nn.Module):
         return policy
 
     def load_extra_state(self, extra: dict[str, Tensor], source: Path | str = "checkpoint") -> None:
-        """Puts the `<bkspc>` row and offset head of another run in place; raises ValueError where they do not fit."""
+        """Puts the `extra_state` of another run in place; raises ValueError where it does not fit."""
         expected = {name: tuple(value.shape) for name, value in self.extra_state().items()}
         found = {name: tuple(value.shape) for name, value in extra.items()}
         if expected != found:
             raise ValueError(f"{source}: expected the tensors {expected}, found {found}")
         with torch.no_grad():
             self.w_bkspc.copy_(extra["w_bkspc"])
-        if self.offset is not None:
-            self.offset.load_state_dict({k.removeprefix("offset."): v for k, v in extra.items() if k != "w_bkspc"})
+        for part, module in self._extra_modules().items():
+            module.load_state_dict(
+                {k.removeprefix(f"{part}."): v for k, v in extra.items() if k.startswith(f"{part}.")}
+            )
 
     def forbid_backspace(self) -> "Policy":
         """The same policy with `<bkspc>` switched off, in place, until `allow_backspace` switches it on again."""

@@ -7,7 +7,7 @@ third as often, and memory is what a vocabulary of thousands costs on a CPU.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from jaxtyping import Float, Int
@@ -33,9 +33,36 @@ def picked_and_partition(
     return picked, partition
 
 
+class TrainedHead(nn.Linear):
+    """A head apart from a model whose other weights are frozen: a copy that is trained, in float32 or better.
+
+    It takes the hidden vectors of a 16-bit model as they come. Its updates, of a ten-thousandth of a weight, would be
+    lost in 16 bits.
+
+    Args:
+        head: is copied and left alone; embeddings that share its weight keep it.
+    """
+
+    def __init__(self, head: nn.Linear) -> None:
+        # Without memory, and without a draw from the generator that the adapters' initial weights come from.
+        super().__init__(head.in_features, head.out_features, bias=head.bias is not None, device="meta")
+        for name, p in head.named_parameters():
+            dtype = torch.promote_types(p.dtype, torch.float32)
+            setattr(self, name, nn.Parameter(p.detach().to(dtype, copy=True)))
+
+    def forward(self, input: Float[Tensor, "*states d"]) -> Float[Tensor, "*states V"]:
+        """Logits in the precision of the weight."""
+        return super().forward(input.to(self.weight.dtype))
+
+
+def is_matrix(head: nn.Module) -> TypeGuard[nn.Linear]:
+    """Whether a head does nothing but multiply by its weight (and add its bias): no adapters, no quantised weights."""
+    return type(head) in (nn.Linear, TrainedHead)
+
+
 def token_logits(head: nn.Module, hidden: Float[Tensor, "N d"], vocab_size: int) -> Float[Tensor, "N V"]:
     """What a model's head makes of hidden vectors; one with adapters or quantised weights rounds as it does."""
-    if type(head) is nn.Linear and wide(head.weight) is not head.weight:
+    if is_matrix(head) and wide(head.weight) is not head.weight:
         bias = None if head.bias is None else wide(head.bias[:vocab_size])
         return nn.functional.linear(wide(hidden), wide(head.weight[:vocab_size]), bias)
     return wide(head(hidden)[:, :vocab_size])

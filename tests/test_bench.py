@@ -1,6 +1,7 @@
 """What is timed is one computation: rivals agree in loss and gradients, and workloads have the lengths stated."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from smlib.bench.workloads import ARITHMETIC, TEXT, Shape, dataset, groups, leve
 from smlib.experiments import arithmetic, overhead
 from smlib.figures import overhead as pictures
 from smlib.items import over_mle
+from smlib.methods import objective
 
 SHAPE = Shape(batch=4, context=48, prompt=12, rollout=16, vocab=23, refill=4, eta=0.3, dim=16, layers=2, heads=2)
 
@@ -29,6 +31,22 @@ def loss_and_gradients(step):
     loss = step.loss(step.values(batch), batch).total
     loss.backward()
     return loss.detach(), [p.grad for p in step.policy.parameters() if p.grad is not None]
+
+
+@pytest.mark.parametrize("shape", [SHAPE, replace(ARITHMETIC, batch=4, refill=4, dim=16, layers=1, heads=2)])
+def test_a_steps_loss_is_that_of_training(shape):
+    """Of text, whose rollouts start inside the documents, and of arithmetic, whose rollouts do not."""
+    data, space = dataset(shape)
+    step = bench.gradient_steps(shape, data, space)["sm"]
+    batch = step.pack()
+    found = step.loss(step.values(batch), batch).total
+    trained, other = (
+        objective(step.policy, batch, step.config, 1, None, branches=b).total
+        for b in (data.branches, not data.branches)
+    )
+    assert torch.equal(found, trained)
+    assert not shape.context or abs(float((found - other).detach())) > 1e-4
+    assert data.branches == bool(shape.context)
 
 
 @pytest.mark.parametrize("rival", ["chunks", "all logits", "Algorithm A"])

@@ -118,7 +118,7 @@ def saved(folder: Path) -> Path:
 
 def miniature(folder: Path) -> arithmetic.ArithmeticPreset:
     """The paper's preset, one question at a time where it has a thousand."""
-    model = TextModel(str(saved(folder)), lora=Lora(4, 4))
+    model = TextModel(str(saved(folder)), lora=Lora(4, 4, unembedding=True))
     return dataclasses.replace(
         arithmetic.preset("paper"),
         base=LanguageModel(difficulty="easy", model=model),
@@ -174,7 +174,8 @@ def test_answers_do_not_depend_on_how_many_are_sampled_at_a_time(tmp_path: Path)
 def test_the_paper_preset_is_the_papers() -> None:
     chosen = arithmetic.preset("paper")
     model = chosen.base.model
-    assert (model.name, model.lora, model.four_bit) == ("meta-llama/Llama-2-7b-hf", Lora(64, 16), True)
+    assert (model.name, model.four_bit) == ("meta-llama/Llama-2-7b-hf", True)
+    assert model.lora == Lora(64, 16, unembedding=True)
     objective = chosen.run("sm", "ground_truth", 0.2).training.objective
     assert (objective.bc_steps, objective.anneal_steps, objective.beta_floor) == (10_000, 2_000, 0.2)
     assert (chosen.batch_size, chosen.warmup_steps, chosen.n_train) == (32, 2_000, 5_000)

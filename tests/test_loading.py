@@ -36,6 +36,7 @@ KINDS = {
     "qwen2": lambda **c: transformers.Qwen2Config(**{**SMALL, **c}),
     "mistral": lambda **c: transformers.MistralConfig(**{**SMALL, "sliding_window": None, **c}),
     "gpt2": lambda **c: transformers.GPT2Config(**{**GPT2, "eos_token_id": 2, **c}),
+    "phi": lambda **c: transformers.PhiConfig(**{**SMALL, **c}),  # its head has a bias
 }
 
 
@@ -117,12 +118,13 @@ def test_a_run_with_adapters_belongs_to_its_base_and_their_scale(tmp_path):
     changed = [
         identity(lora=Lora(2, 8)),
         identity(lora=Lora(2, 4, dropout=0.1)),
+        identity(lora=Lora(2, 4, unembedding=True)),
         identity(lora=Lora(2, 4), four_bit=True),
         identity(lora=Lora(2, 4), dtype=torch.bfloat16),
         identity("other", lora=Lora(2, 4)),
         identity(),
     ]
-    assert len({known, *changed}) == 7
+    assert len({known, *changed}) == 8
 
 
 def texts(n: int = 6) -> list[str]:
@@ -216,9 +218,10 @@ def test_adapters_find_their_model_from_another_folder(tmp_path, monkeypatch):
 
 
 def test_the_paper_preset_on_a_miniature_of_its_model(tmp_path):
-    """NF4, LoRA, gradient checkpointing, bfloat16, offset head: two steps, save, load, sample."""
+    """NF4, LoRA, the unembedding, gradient checkpointing, bfloat16, offset head: two steps, save, load, sample."""
     paper = experiment.preset("paper")
-    assert (paper.model.lora, paper.model.four_bit, paper.model.gradient_checkpointing) == (Lora(64, 16), True, True)
+    assert paper.model.lora == Lora(64, 16, unembedding=True)
+    assert (paper.model.four_bit, paper.model.gradient_checkpointing) == (True, True)
     training = paper.training
     assert (training.steps, training.batch_size, training.eta, training.warmup_steps) == (5_000, 32, 0.001, 2_000)
     assert (paper.alpha, paper.gamma, paper.bc_steps, paper.anneal_steps) == (0.01, 0.998, 1_000, 2_000)
@@ -236,6 +239,8 @@ def test_the_paper_preset_on_a_miniature_of_its_model(tmp_path):
     assert "Linear4bit" in kinds
     assert policy.lm.is_gradient_checkpointing
     assert all(p.dtype == torch.float32 for p in policy.parameters() if p.requires_grad)
+    embeddings = policy.lm.get_input_embeddings().weight
+    assert (embeddings.dtype, embeddings.requires_grad) == (torch.bfloat16, False)
     data = Continuations.from_texts(texts(), tokenizer, context=40, max_prompt=8)
     goal = replace(run.training.objective, bc_steps=0, anneal_steps=0)
     small = {"steps": 2, "batch_size": 4, "accumulation": 2, "warmup_steps": 0, "rollout_tokens": 8, "refill": 4}
@@ -248,12 +253,29 @@ def test_the_paper_preset_on_a_miniature_of_its_model(tmp_path):
     moved = {n for n, p in policy.named_parameters() if p.requires_grad and not torch.equal(p, before[n])}
     assert {"w_bkspc", "offset.outer.weight"} <= moved
     assert any("lora_B" in n for n in moved)
+    (head,) = (n for n in moved if "lm_head" in n)
+    rows = (policy.get_parameter(head) != before[head]).any(1)
+    assert rows.all()  # of words that occur and of words that do not
     save_policy(policy, tokenizer, tmp_path / "mine")
     loaded, _ = load_policy(tmp_path / "mine")
     batch = pack([[probe_trajectory(policy.space, list(range(3, 20)))]], policy.space)
     assert torch.equal(policy.eval().state_logits(batch), loaded.eval().state_logits(batch))
     drawn = sample(loaded, [[1, 5]], SamplingConfig(max_new_tokens=6), [0]).trajectories[0]
     assert drawn.realised[-1] == loaded.space.eos
+
+
+def test_evaluation_leaves_4_bit_weights_as_they_are_and_as_they_are_trained_through(tmp_path):
+    folder = saved_model(tmp_path, hidden_size=64, intermediate_size=128)
+    policy, _ = load_policy(folder, lora=Lora(2, 4), four_bit=True)
+    batch = pack([[probe_trajectory(policy.space, list(range(3, 20)))]], policy.space)
+    before = {n: p.detach().clone() for n, p in policy.named_parameters() if not p.requires_grad}
+    with torch.inference_mode():
+        evaluated = policy.eval().state_logits(batch).clone()
+    assert all(torch.equal(policy.get_parameter(n), p) for n, p in before.items())
+    trained = policy.train().state_logits(batch)
+    assert torch.equal(trained, evaluated)
+    trained.square().sum().backward()
+    assert all(p.grad.abs().max() > 0 for n, p in policy.named_parameters() if "lora_B" in n)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -428,7 +450,7 @@ def test_a_source_is_written_beside_adapters(tmp_path):
     policy, tokenizer = load_policy(saved_model(tmp_path / "base"), lora=Lora(2, 2))
     save_policy(policy, tokenizer, tmp_path / "mine")
     stored = json.loads((tmp_path / "mine" / "source.json").read_text())
-    assert stored["lora"] == {"r": 2, "alpha": 2, "dropout": 0.0}
+    assert stored["lora"] == {"r": 2, "alpha": 2, "dropout": 0.0, "unembedding": False}
     shutil.rmtree(tmp_path / "base")
     with pytest.raises(FileNotFoundError, match="no model"):
         load_policy(tmp_path / "mine")

@@ -92,6 +92,7 @@ def gradient_steps(shape: Shape, data: Dataset, space: ActionSpace, *, apart: bo
             row_len=shape.row_len,
             chunk=shape.chunk,
             apart=apart,
+            branches=data.branches,
         )
         for method in ("mle", "sm")
     }
@@ -106,9 +107,9 @@ def rivals(shape: Shape, *, turns: int) -> Figures:
         {
             "bare": BareStep(policy, clean),
             "mle": GradientStep(policy, clean, "mle", row_len=shape.row_len),
-            "sm": GradientStep(policy, noisy, row_len=shape.row_len),
-            "dense": DenseAlgorithmA(policy, noisy),
-            "all": AllLogits(policy, noisy, row_len=shape.row_len),
+            "sm": GradientStep(policy, noisy, row_len=shape.row_len, branches=data.branches),
+            "dense": DenseAlgorithmA(policy, noisy, branches=data.branches),
+            "all": AllLogits(policy, noisy, row_len=shape.row_len, branches=data.branches),
         },
         turns,
     )

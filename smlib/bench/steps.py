@@ -38,6 +38,7 @@ class GradientStep:
         row_len: slots of a packed row. chunk: states whose logits are held at a time.
         apart: a rollout is laid out by itself, as where it is another example's (`TrainConfig.paired=False`); otherwise
             it shares the slots of its prompt with its group's data.
+        branches: of the data, see `smlib.dataset.Dataset`.
     """
 
     def __init__(
@@ -49,9 +50,10 @@ class GradientStep:
         row_len: int | None = None,
         chunk: int | None = None,
         apart: bool = False,
+        branches: bool = False,
     ) -> None:
         self.policy = copy.deepcopy(policy)
-        self.groups, self.row_len, self.chunk = groups, row_len, chunk
+        self.groups, self.row_len, self.chunk, self.branches = groups, row_len, chunk, branches
         self.flags = [[False, True][: len(group)] for group in groups]
         if apart:
             self.groups = [[t] for k in (0, 1) for group in groups for t in group[k : k + 1]]
@@ -75,7 +77,7 @@ class GradientStep:
     def loss(self, values: tuple[Tensor, Tensor], batch: PackedBatch) -> Loss:
         """The objective after annealing: BC and SM blended, or the method's own."""
         said = None if self.policy.critic is None else self.policy.critic(batch)
-        return objective_of_visits(visit_values(*values, batch), self.config, 1, said)
+        return objective_of_visits(visit_values(*values, batch, branches=self.branches), self.config, 1, said)
 
     def update(self) -> None:
         """Clipping and AdamW."""

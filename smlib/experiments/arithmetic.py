@@ -121,10 +121,11 @@ PRESETS: Mapping[str, ArithmeticPreset] = MappingProxyType(
         ),
         "quick": ArithmeticPreset(levels=(0.1,), seeds=(0,), steps=300, warmup_steps=30, n_test=500),
         "full": ArithmeticPreset(),
-        # Llama-2-7b with QLoRA, for a GPU; steps, batch and schedule of App. E. The paper states neither the learning
-        # rate nor, for arithmetic, alpha and gamma: these are its values for text. It has 200 questions and two seeds.
+        # Llama-2-7b with QLoRA and a trained unembedding, for a GPU; steps, batch and schedule of App. E. The paper
+        # states neither the learning rate nor, for arithmetic, alpha and gamma: these are its values for text. It has
+        # 200 questions and two seeds.
         # The cache of a rollout takes 32 layers x 2 x 4,096 x 2 bytes = 0.5 MiB a token: 64 of about 200 tokens, the
-        # question among them, take 6 GiB, beside 4 GB of 4-bit weights and 2 GB of adapters with Adam's moments.
+        # question among them, take 6 GiB, beside 7.1 GB of weights, adapters and unembedding with Adam's moments.
         "paper": ArithmeticPreset(
             base=LanguageModel(),
             levels=(0.05, 0.1, 0.2),

@@ -41,7 +41,9 @@ def method_costs(preset: str, results_dir: str | Path = "results") -> dict[str, 
         batches = {kind: groups(shape, data, space, method=kind) for kind in sorted(set(kinds.values()))}
         times = in_turns(
             {
-                name: GradientStep(policy, batches[kind], name, row_len=shape.row_len, apart=True)
+                name: GradientStep(
+                    policy, batches[kind], name, row_len=shape.row_len, apart=True, branches=data.branches
+                )
                 for name, kind in kinds.items()
             },
             turns,

@@ -135,7 +135,7 @@ def breakdowns(preset: OverheadPreset) -> dict[str, Any]:
         data, space = dataset(shape)
         steps = bench.gradient_steps(shape, data, space)
         noisy = groups(shape, data, space, method="sm")
-        steps["dense"] = DenseAlgorithmA(policy_for(shape, space), noisy)
+        steps["dense"] = DenseAlgorithmA(policy_for(shape, space), noisy, branches=data.branches)
         found[name] = {key: _parts(step, preset.turns) for key, step in steps.items()}
         job = sampling_job(shape, data, space, [i % len(data) for i in range(shape.refill)], seed=0)
         refill = seconds_of(lambda job=job: sample(*job))  # type: ignore[misc]
@@ -180,9 +180,10 @@ def _curve(
         data, space = dataset(shape)
         policy = policy_for(shape, space)
         batch = {m: groups(shape, data, space, method=m, share=shares[k] if shares else 1.0) for m in ("mle", "sm")}
-        rivals = {m: GradientStep(policy, batch[m], m, row_len=shape.row_len, chunk=shape.chunk) for m in ("mle", "sm")}
+        options: dict[str, Any] = {"row_len": shape.row_len, "chunk": shape.chunk, "branches": data.branches}
+        rivals = {m: GradientStep(policy, batch[m], m, **options) for m in ("mle", "sm")}
         if dense and shape.context <= preset.dense_up_to:
-            rivals["dense"] = DenseAlgorithmA(policy, batch["sm"])
+            rivals["dense"] = DenseAlgorithmA(policy, batch["sm"], branches=data.branches)
         times = in_turns(rivals, preset.turns)
         for name, values in series.items():
             values.append(times.median(name) if name in rivals else None)

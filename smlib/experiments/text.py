@@ -203,10 +203,11 @@ PRESETS: Mapping[str, TextPreset] = MappingProxyType(
             seeds=(0, 1, 2),
             bkspc_rate=10.0,
         ),
-        # Llama-2-7b with QLoRA and the hyper-parameters of Sec. 6.2 and App. E, for a GPU. The paper does not state
-        # the learning rate and the size of a refill; 64 at a time give Table 3's 16 gradient steps a sample.
+        # Llama-2-7b with QLoRA and a trained unembedding, and the hyper-parameters of Sec. 6.2 and App. E, for a GPU.
+        # The paper does not state the learning rate and the size of a refill; 64 at a time give Table 3's 16 gradient
+        # steps a sample.
         # The cache of a rollout of 257 + 512 tokens is 769 x 32 layers x 2 x 4,096 x 2 bytes = 385 MiB; 16 take 6 GiB,
-        # beside 4 GB of weights (3.3 in 4 bits, the rest embeddings and head) and 2 GB of adapters with Adam's moments.
+        # beside 7.1 GB of weights, adapters and unembedding with Adam's moments (`LLAMA_2`); the paper's GPUs have 16.
         "paper": TextPreset(
             model=LLAMA_2,
             training=TrainConfig(
