@@ -25,8 +25,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from smlib.decoder import decoder, last_hidden
 from smlib.losses import Loss, VisitValues, check_alpha, check_gamma, discount, mass, trajectory_counts
-from smlib.models import Policy, decoder, last_hidden
+from smlib.models import Policy
 from smlib.packing import PackedBatch
 
 TARGET = 2.0  # of the least squares: r* lies between -TARGET and TARGET

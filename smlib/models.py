@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from smlib.actions import ActionSpace
 from smlib.attention import check_attention, use_pieces
+from smlib.decoder import decoder, last_hidden
 from smlib.files import whole_folder
 from smlib.offset_head import OffsetHead
 from smlib.packing import PackedBatch
@@ -237,30 +238,6 @@ class Policy(nn.Module):
             raise ValueError("V(s) is moved by the offset head, and this policy has none")
         self.offset.outer.bias.data += by
         return self
-
-
-def decoder(lm: Any) -> Any:
-    """The network below the head, with its adapters."""
-    return lm.get_decoder() if not hasattr(lm, "peft_config") else lm.get_base_model().get_decoder()
-
-
-def last_hidden(
-    body: Any,
-    tokens: Int[Tensor, "R S"],
-    positions: Int[Tensor, "R S"],
-    mask: Bool[Tensor, "R 1 S K"],
-    cache: Any = None,
-) -> Float[Tensor, "R S d"]:
-    """Last hidden vectors of a `decoder`, never without its 4-D mask."""
-    out = body(
-        input_ids=tokens,
-        position_ids=positions,
-        attention_mask=mask,
-        past_key_values=cache,
-        use_cache=cache is not None,
-    )
-    hidden: Tensor = out.last_hidden_state
-    return hidden
 
 
 def max_positions(lm: Any) -> int:

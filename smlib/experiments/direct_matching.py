@@ -43,13 +43,8 @@ def cells(preset: str) -> dict[str, tuple[str, str, bool, FineTuneConfig]]:
             if regime == regimes.DEFAULT:
                 own = ablations.cells(preset, tuple(variants))
                 made[f"{regime}/mle-s{seed}"] = ("fig3", f"mle-s{seed}", True, chosen.grid()[f"mle-s{seed}"])
-                for name in VARIANTS:
-                    made[f"{regime}/{name}-s{seed}"] = (
-                        ablations.ITEM,
-                        f"{name}-s{seed}",
-                        False,
-                        own[f"{name}-s{seed}"],
-                    )
+                for label in (f"{name}-s{seed}" for name in variants):
+                    made[f"{regime}/{label}"] = (ablations.ITEM, label, False, own[label])
                 continue
             here = regimes.REGIMES[regime].of(chosen)
             for name, changes in {"mle": {}, **variants}.items():
