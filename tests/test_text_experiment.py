@@ -57,7 +57,7 @@ def test_every_preset_names_its_runs_and_keeps_the_papers_alpha_and_gamma(name):
     chosen = text.preset(name)
     grid = chosen.grid()
     assert list(grid)[:5] == ["mle-s0", "unlikelihood-s0", "bc-s0", "sm-s0", "iqlearn-s0"]
-    assert chosen.seeds == ((0, 1, 2) if name == "paper" else (0,))
+    assert chosen.seeds == ((0, 1, 2) if name in ("full", "paper") else (0,))
     assert {(r.training.objective.alpha, r.training.objective.gamma) for r in grid.values()} == {(0.01, 0.998)}
     assert all(r.training.objective.mixture and r.training.objective.divergence == "chi2" for r in grid.values())
     assert chosen.mauve.num_buckets <= chosen.evaluation.prompts
