@@ -38,7 +38,7 @@ def made_up(
             }
 
         result: dict[str, object] = {
-            "history": {"outside_domain": [0.1, 0.2]},
+            "history": {"outside_domain": [0.1, 0.2], "chi2_mixture": [-0.3, 0.1, 0.1, 0.2]},
             "grad_norms": rng.lognormal(size=config.training.steps).round(4).tolist(),
             "val": answers(config.n_val),
         }

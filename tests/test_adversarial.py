@@ -13,10 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from smlib.actions import replay
+from smlib.adapters import with_adapters
 from smlib.adversarial import Critic, CriticValues, actor_loss, critic_loss, returns_to_go
 from smlib.losses import VisitValues, sizes, visit_values
 from smlib.methods import ObjectiveConfig, objective
 from smlib.packing import pack
+from smlib.sources import Lora
 from smlib.tabular.estimator import Walk, enumerate_walks
 from smlib.tabular.flow import Flow, causal_entropy, chi2_mixture, flow
 from smlib.tabular.mdp import EditMDP
@@ -239,3 +241,20 @@ def test_rollouts_are_used_once(tmp_path) -> None:
 def test_other_divergences_are_refused() -> None:
     with pytest.raises(ValueError, match="chi\\^2-mixture"):
         ObjectiveConfig(method="gail", divergence="js")
+
+
+def test_with_adapters_the_critic_has_adapters_of_its_own(tmp_path) -> None:
+    """What is frozen in the policy is frozen in the critic, and neither moves; both sets of adapters do."""
+    learner = policy()
+    learner.lm.requires_grad_(False)
+    learner.lm = with_adapters(learner.lm, Lora(r=2, alpha=2))
+    critic = Critic(learner)
+    trained = {name for name, p in critic.named_parameters() if p.requires_grad}
+    assert all("lora" in name or name.startswith("heads.") for name in trained)
+    assert any("lora" in name for name in trained)
+    assert not {id(p) for p in critic.parameters()} & {id(p) for p in learner.parameters()}
+    before = {name: p.detach().clone() for name, p in learner.lm.named_parameters()}
+    train(learner, Copying(), gail(), tmp_path)
+    moved = {name for name, p in learner.lm.named_parameters() if not torch.equal(p, before[name])}
+    assert moved
+    assert all("lora" in name for name in moved)

@@ -145,6 +145,7 @@ def test_ablations_are_written_and_drawn(tmp_path: Path, monkeypatch: pytest.Mon
     assert list(table.index[:2]) == ["MLE", "SequenceMatch"]
     assert table.loc["MLE", "step / MLE's"] == "1.00 ×"
     assert len(ablation_figures.findings(details)) == 4
+    assert details["critic"] == {"largest": 0.3, "last_half": 0.15}
     assert ablation_figures.rivalry_table(details).index.unique().tolist() == [
         "SequenceMatch − BC",
         "SequenceMatch − MLE",

@@ -18,7 +18,7 @@ from smlib.experiments import arithmetic, scores
 from smlib.experiments.findings import finding, summary
 from smlib.experiments.finetuning import REMOVALS, FineTuneConfig, fine_tune, in_parallel
 from smlib.experiments.method_costs import method_costs
-from smlib.experiments.rivals import DEFAULT, METHODS, TITLES, rivalries
+from smlib.experiments.rivals import DEFAULT, METHODS, TITLES, critic_estimate, rivalries
 from smlib.experiments.sweeps import SWEEPS, Sweep
 from smlib.experiments.verdicts import RULE, Comparison, judge
 from smlib.methods import get_method
@@ -170,6 +170,7 @@ def study(
         "direct": direct["rows"] if direct else [],
         "methods": methods,
         "rivalries": rivalries(runs),
+        "critic": critic_estimate(runs),
         "no_demonstrations": _accuracy(runs, "sm-none-0"),
         "verdict": judgement.verdict,
         "why": judgement.why,

@@ -85,5 +85,17 @@ def rivalries(runs: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [row | {"p_holm": scores.number(p, 6)} for row, p in zip(made, adjusted, strict=True)]
 
 
+def critic_estimate(runs: Mapping[str, Any]) -> dict[str, float] | None:
+    """What GAIL's critic made of the divergence while it was trained, of at most 2: the largest amount, and the mean of
+    the last half; None where it was not run."""
+    seen = [run["history"]["chi2_mixture"] for name, run in runs.items() if name.startswith("gail-s")]
+    if not seen:
+        return None
+    return {
+        "largest": scores.number(max(abs(value) for each in seen for value in each)),
+        "last_half": scores.number(scores.mean(value for each in seen for value in each[len(each) // 2 :])),
+    }
+
+
 def _title(name: str) -> str:
     return "MLE" if name == "mle" else TITLES[name]
