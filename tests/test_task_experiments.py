@@ -250,6 +250,7 @@ def test_direct_matching_meets_likelihood_with_equal_data_and_steps(
             assert len({(c.n_train, c.training.steps, c.training.seed, c.noise, c.training.eta) for c in same}) == 1
     assert full["n_train=50000/mle-s0"] == regimes.cells("full")["n_train=50000/mle-s0"]  # one run, not two
     replace_training(monkeypatch, direct_matching)
+    monkeypatch.setattr(direct_matching, "PRESETS", {"smoke": (regimes.DEFAULT,)})
     rows = direct_matching.study("smoke", tmp_path)["rows"]
     assert [(row["regime"], row["decoding"]) for row in rows] == [("default", "t1"), ("default", "greedy")]
     # Made-up likelihood is right in 40 % of its answers, the rest in 60 %: the difference is that of the records.
