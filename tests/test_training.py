@@ -299,15 +299,15 @@ def test_accumulation_sees_the_same_batch(tmp_path):
 
 
 def test_rollouts_are_sampled_in_batches_of_the_size_that_is_asked_for(tmp_path, monkeypatch):
-    from smlib import training
+    from smlib import rollouts
 
-    sizes_asked, real = [], training.sample
+    sizes_asked, real = [], rollouts.sample
 
     def watched(*arguments, batch_size, **options):
         sizes_asked.append(batch_size)
         return real(*arguments, batch_size=batch_size, **options)
 
-    monkeypatch.setattr(training, "sample", watched)
+    monkeypatch.setattr(rollouts, "sample", watched)
     usual = train(policy(), Copying(), config(), tmp_path / "a", progress=False)
     small = train(policy(), Copying(), config(rollout_batch=1), tmp_path / "b", progress=False)
     assert set(sizes_asked) == {None, 1}
