@@ -498,7 +498,7 @@ def test_impossible_settings_are_refused(changes, message):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"method": "gail"}, "unknown method 'gail'; known: mle, bc, sm"),
+        ({"method": "ppo"}, "unknown method 'ppo'; known: mle, bc, sm"),
         ({"divergence": "helinger"}, "unknown divergence 'helinger'"),
         ({"alpha": 0.0}, "alpha must be positive"),
         ({"gamma": 1.0}, "gamma must lie strictly"),
