@@ -23,6 +23,7 @@ from smlib.experiments import (
     scores,
     translation,
 )
+from smlib.experiments.sweeps import SWEEPS
 from smlib.figures import ablations as ablation_figures
 from smlib.figures import divergences as divergence_figures
 from smlib.figures import report as report_figures
@@ -214,6 +215,14 @@ def test_a_sweep_compares_over_the_seeds_that_all_its_runs_have(
         "gail": 1,
         "direct": 1,
     }
+
+
+def test_every_sweep_has_its_default_among_comparable_values() -> None:
+    config = ablations.cells("full", (ablations.DEFAULT,))[f"{ablations.DEFAULT}-s0"]
+    for sweep in SWEEPS.values():
+        default = ablations._default(config, sweep.parameter)
+        assert default in sorted([*sweep.values, default])
+        assert isinstance(default, int | float)
 
 
 def test_uses_of_a_rollout_change_nothing_but_the_uses() -> None:

@@ -21,7 +21,7 @@ from smlib.experiments.method_costs import method_costs
 from smlib.experiments.rivals import DEFAULT, METHODS, TITLES, critic_estimate, rivalries
 from smlib.experiments.sweeps import SWEEPS, Sweep
 from smlib.experiments.verdicts import RULE, Comparison, judge
-from smlib.methods import get_method
+from smlib.methods import ByDivergence, get_method
 from smlib.results import Run, check_preset, write_item
 
 ITEM, KIND = "ablations", "ground_truth"
@@ -271,7 +271,8 @@ def _default(config: FineTuneConfig, parameter: str) -> Any:
         return True
     for holder in (config.training, config.training.objective, config):
         if hasattr(holder, parameter):
-            return getattr(holder, parameter)
+            found = getattr(holder, parameter)
+            return bool(found) if isinstance(found, ByDivergence) else found
     raise ValueError(f"no parameter {parameter!r} in a run's configuration")
 
 
