@@ -231,37 +231,32 @@ def regime_table(study: Mapping[str, Any]) -> pd.DataFrame:
 
 
 DIRECT = {
-    "mle": ("MLE", "black", "o"),
-    "direct": ("direct, χ²-mixture", "green", "^"),
-    "direct-tv": ("direct, total variation", "purple", "v"),
+    "direct": ("χ²-mixture", "green", "^"),
+    "direct-tv": ("total variation", "purple", "v"),
 }
+"""Direct matching of what, and how it is drawn."""
 
 
 def direct(study: Mapping[str, Any]) -> Figure:
-    """Likelihood and direct matching, at temperature 1 (filled) and greedily; a panel a regime, 95 % intervals."""
+    """Direct matching less likelihood, paired by seed and question, 95 % intervals; a line a regime and decoding."""
     rows = study["direct"]
-    regimes_of = list(dict.fromkeys(row["title"] for row in rows))
-    made, axes = figure(1, max(len(regimes_of), 1), height=3.6, width=8.0, sharey=True, squeeze=False)
-    for axis, title in zip(axes[0], regimes_of, strict=False):
-        here = [row for row in rows if row["title"] == title]
-        for row in here:
-            sampled = row["decoding"] == "t1"
-            for x, (name, (_, color, marker)) in enumerate(DIRECT.items()):
-                record = row["accuracy"][name]
-                axis.errorbar(
-                    x + (-0.12 if sampled else 0.12), record["value"], yerr=_ends(record), color=PALETTE[color],
-                    marker=marker, linestyle="none", markerfacecolor=PALETTE[color] if sampled else "white",
-                )  # fmt: skip
-        seeds = {name: counted(here[0]["accuracy"][name]["n_seeds"], "seed") for name in DIRECT}
-        labels = ["\n".join([*label.split(", "), f"({seeds[name]})"]) for name, (label, _, _) in DIRECT.items()]
-        axis.set_xticks(range(len(DIRECT)), labels)
-        axis.set_xlim(-0.5, len(DIRECT) - 0.5)
-        axis.set_title(title, fontsize=11)
-    axes[0][0].set_ylabel("accuracy, validation questions")
-    grey = {"color": PALETTE["grey"], "marker": "o", "linestyle": "none"}
-    axes[0][0].plot([], [], label="temperature 1", **grey)
-    axes[0][0].plot([], [], label="greedy", markerfacecolor="white", **grey)
-    made.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    made, axis = figure(height=1.3 + 0.6 * len(rows), width=8.0)
+    for offset, (name, (label, color, marker)) in zip((-0.12, 0.12), DIRECT.items(), strict=True):
+        tests = [row["over_mle"][name] for row in rows]
+        middle = np.array([t["difference"] for t in tests])
+        ends = np.abs(np.array([[t["low"], t["high"]] for t in tests]).T - middle)
+        axis.errorbar(
+            middle, np.arange(len(rows)) + offset, xerr=ends, color=PALETTE[color], marker=marker, linestyle="none",
+            label=f"{label} ({counted(tests[0]['n_seeds'], 'seed')})",
+        )  # fmt: skip
+    axis.axvline(0.0, color=PALETTE["black"], linewidth=0.8)
+    places = [
+        f"{row['title']}, {DECODINGS[row['decoding']]}\n(MLE {row['accuracy']['mle']['value']:.3f})" for row in rows
+    ]
+    axis.set_yticks(range(len(rows)), places)
+    axis.set_ylim(len(rows) - 0.5, -0.5)
+    axis.set(xlabel="accuracy less that of MLE, validation questions")
+    made.legend(*axis.get_legend_handles_labels(), loc="outside upper center", ncols=2)
     return made
 
 
@@ -272,7 +267,8 @@ def direct_table(study: Mapping[str, Any]) -> pd.DataFrame:
             {
                 "regime": row["title"],
                 "decoding": DECODINGS[row["decoding"]],
-                "method": DIRECT[name][0],
+                "direct matching of": DIRECT[name][0],
+                "MLE": _shown(row["accuracy"]["mle"]),
                 "less MLE": f"{test['difference']:+.3f}",
                 "95 % interval": f"{test['low']:+.3f} to {test['high']:+.3f}",
                 "p, Holm": f"{test['p_holm']:.3g}",
@@ -281,4 +277,4 @@ def direct_table(study: Mapping[str, Any]) -> pd.DataFrame:
             for row in study["direct"]
             for name, test in row["over_mle"].items()
         ]
-    ).set_index(["regime", "decoding", "method"])
+    ).set_index(["regime", "decoding", "direct matching of"])
