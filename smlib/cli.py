@@ -176,7 +176,7 @@ def bench(
 def train_command(
     folder: Annotated[Path, typer.Argument(help="Where the policy goes; a killed run in it goes on.")],
     task: Annotated[str, typer.Option(help="add_or_sub_in_base, mul or list_prime_factors.")] = "add_or_sub_in_base",
-    method: Annotated[str, typer.Option(help="mle, bc, sm, iqlearn, dagger, gail or unlikelihood.")] = "sm",
+    method: Annotated[str, typer.Option(help="mle, bc, sm, iqlearn, dagger, gail, direct or unlikelihood.")] = "sm",
     noise: Annotated[str, typer.Option(help="ground_truth, random or none.")] = "ground_truth",
     eta: Annotated[
         float | None, typer.Option(help="Noise level of the demonstrations; 0.1, or 0 with --noise none.")
