@@ -12,11 +12,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from smlib.actions import replay
+from smlib.actions import Trajectory, replay
 from smlib.adapters import with_adapters
 from smlib.adversarial import Critic, CriticValues, actor_loss, critic_loss, returns_to_go
 from smlib.losses import VisitValues, sizes, visit_values
 from smlib.methods import ObjectiveConfig, objective
+from smlib.models import Policy
 from smlib.packing import pack
 from smlib.sources import Lora
 from smlib.tabular.estimator import Walk, enumerate_walks
@@ -145,13 +146,18 @@ def test_critic_reads_the_state_that_an_action_led_to(group: list) -> None:
         torch.testing.assert_close(ours, torch.stack(slow), atol=1e-9, rtol=0)
 
 
-def test_who_is_trained_by_what() -> None:
-    """The critic's network by its own loss alone, its baseline by the baseline's, the policy by the actor's."""
+def judged_pairs(n: int) -> tuple[Policy, list[list[Trajectory]]]:
+    """A policy with a critic that says something, and n demonstrations, each with another in the place of a rollout."""
     learner = float64_policy()
     learner.critic = Critic(learner).double()
     torch.nn.init.normal_(learner.critic.heads.weight, generator=torch.Generator().manual_seed(4))
     rng, data = np.random.default_rng(0), Copying()
-    pairs = [[data.demonstration(i, rng, 0.2, 1), data.demonstration(i, rng, 0.5, 1)] for i in range(3)]
+    return learner, [[data.demonstration(i, rng, 0.2, 1), data.demonstration(i, rng, 0.5, 1)] for i in range(n)]
+
+
+def test_who_is_trained_by_what() -> None:
+    """The critic's network by its own loss alone, its baseline by the baseline's, the policy by the actor's."""
+    learner, pairs = judged_pairs(3)
     batch = pack(pairs, SPACE, model=[[False, True]] * 3)
     visits, said = visit_values(*learner(batch), batch), learner.critic(batch)
 
@@ -175,11 +181,7 @@ def test_who_is_trained_by_what() -> None:
 
 
 def test_a_batch_in_parts_has_the_whole_loss() -> None:
-    learner = float64_policy()
-    learner.critic = Critic(learner).double()
-    torch.nn.init.normal_(learner.critic.heads.weight, generator=torch.Generator().manual_seed(4))
-    rng, data = np.random.default_rng(0), Copying()
-    pairs = [[data.demonstration(i, rng, 0.2, 1), data.demonstration(i, rng, 0.5, 1)] for i in range(4)]
+    learner, pairs = judged_pairs(4)
     goal = ObjectiveConfig(method="gail", alpha=ALPHA, gamma=GAMMA, bc_steps=0, anneal_steps=0)
 
     def loss(parts: list[list], whole: bool) -> tuple[float, dict[str, float]]:
