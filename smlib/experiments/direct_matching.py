@@ -2,7 +2,7 @@
 
 Likelihood covers what it believes possible, in proportion; a bounded divergence does not (`smlib.direct`). So direct
 matching should gain at temperature 1, up to what greedy decoding gains, and nothing greedily. How much there is to gain
-depends on the regime: a model that has seen its questions ten times is as sure of its mistakes as of the rest.
+depends on the regime, and is what the two regimes differ in. Chosen on validation questions, and judged there alone.
 """
 
 from collections.abc import Mapping
