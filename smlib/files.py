@@ -139,7 +139,7 @@ def whole_folder(target: Path, marker: str) -> Iterator[Path]:
     Raises:
         FileExistsError: there is something else at `target`, which is not ours to replace.
     """
-    scratch, aside = (target.with_name(f".{target.name}.{end}") for end in ("new", "replaced"))
+    scratch, aside = target.with_name(f".{target.name}.new"), set_aside(target)
     if not target.exists() and (aside / marker).is_file():
         os.replace(aside, target)  # a process was killed between the two renames of `swap_in`
     if target.exists() and not (target / marker).is_file() and (target.is_file() or any(target.iterdir())):
@@ -151,6 +151,11 @@ def whole_folder(target: Path, marker: str) -> Iterator[Path]:
         swap_in(scratch, target, aside)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def set_aside(target: Path) -> Path:
+    """Where `whole_folder` keeps what stood at `target` where two folders cannot change places in one step."""
+    return target.with_name(f".{target.name}.replaced")
 
 
 def swap_in(fresh: Path, target: Path, aside: Path) -> None:

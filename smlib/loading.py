@@ -23,7 +23,7 @@ from safetensors.torch import load_file
 from smlib.actions import ActionSpace
 from smlib.adapters import load_adapters, with_adapters
 from smlib.data.tokenizers import FixedTokenizer, PretrainedTokenizer, TextTokenizer
-from smlib.files import whole_folder
+from smlib.files import set_aside, whole_folder
 from smlib.models import SAVED, Policy, PolicyConfig, load_lm
 from smlib.probing import ModelError, probe
 from smlib.smollm2 import smollm2_folder
@@ -93,6 +93,10 @@ def load_policy(
             )
         policy, tokens = _load_saved(folder, device, local_files_only, dtype, gradient_checkpointing)
         return (policy if offset_head else policy.remove_offset_head()), tokens
+    if not folder.exists() and (set_aside(folder) / SAVED).is_file():
+        raise FileNotFoundError(
+            f"{folder} was being replaced when its process was killed: rename {set_aside(folder)} to it, or save again"
+        )
     if four_bit and lora is None:
         raise ValueError("4-bit weights cannot be trained: give lora=Lora(...) as well")
     source = Source(_absolute(str(name_or_path)), lora, four_bit, bool(gradient_checkpointing), _name(dtype))

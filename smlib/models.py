@@ -173,7 +173,11 @@ class Policy(nn.Module):
     def save(self, path: Path | str) -> None:
         """Writes the language model (or its adapter) and the rest as safetensors; complete or not at all."""
         with whole_folder(Path(path), SAVED) as scratch:
-            self.lm.save_pretrained(scratch / "lm", safe_serialization=True)
+            options: dict[str, Any] = {"safe_serialization": True}
+            if hasattr(self.lm, "peft_config") and hasattr(self.lm, "smlib_source"):
+                # `load_policy` resizes no embeddings; peft would ask the hub for the base's vocabulary to see that.
+                options["save_embedding_layers"] = False
+            self.lm.save_pretrained(scratch / "lm", **options)
             save_file({k: v.contiguous().cpu() for k, v in self.extra_state().items()}, scratch / "policy.safetensors")
             (scratch / SAVED).write_text(json.dumps({"format": FORMAT, **asdict(self.config)}, indent=1))
 

@@ -150,6 +150,31 @@ def test_adapters_save_and_load_bit_for_bit(kind, tmp_path):
         load_policy(tmp_path / "mine", lora=Lora())
 
 
+def test_adapters_over_a_model_from_the_hub_are_saved_without_asking_it(tmp_path, monkeypatch):
+    policy, tokenizer = load_policy(saved_model(tmp_path / "base"), lora=Lora(2, 4))
+    save_policy(policy, tokenizer, tmp_path / "local")
+    policy.lm.peft_config["default"].base_model_name_or_path = "someone/model"
+
+    def ask(*asked):
+        raise AssertionError(f"the hub was asked for {asked}")
+
+    monkeypatch.setattr("peft.utils.save_and_load.check_file_exists_on_hf_hub", ask)
+    with pytest.raises(AssertionError, match=r"the hub was asked for .*someone/model"):
+        policy.lm.save_pretrained(tmp_path / "pefts")  # what peft does when left alone
+    save_policy(policy, tokenizer, tmp_path / "mine")
+    weights = [(tmp_path / name / "lm" / "adapter_model.safetensors").read_bytes() for name in ("local", "mine")]
+    assert weights[0] == weights[1]
+
+
+def test_a_save_that_was_cut_off_between_its_two_renames_is_named(tmp_path):
+    policy, tokenizer = load_policy(saved_model(tmp_path / "base"))
+    save_policy(policy, tokenizer, tmp_path / ".mine.replaced")
+    with pytest.raises(FileNotFoundError, match=r"mine was being replaced .*rename .*\.mine\.replaced to it"):
+        load_policy(tmp_path / "mine")
+    (tmp_path / ".mine.replaced").rename(tmp_path / "mine")
+    load_policy(tmp_path / "mine")
+
+
 class OwnTokenizer:
     """A reader's own, which `save_policy` cannot know how to write."""
 
