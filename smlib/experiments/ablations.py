@@ -143,12 +143,13 @@ def study(
     processes: int | None = None,
     regimes: Mapping[str, Any] | None = None,
     direct: Mapping[str, Any] | None = None,
+    confirmation: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Runs everything, writes the ledger's line for `ablations`, and returns what its figures and tables show.
 
     Args:
-        regimes, direct: what the studies of `smlib.experiments.regimes` and `direct_matching` returned, to go into the
-            same item.
+        regimes, direct, confirmation: what the studies of `smlib.experiments.regimes`, `direct_matching` and
+            `confirmation` returned, to go into the same item.
     """
     runs = run(preset, results_dir, processes=processes)
     chosen = arithmetic.preset(preset)
@@ -168,6 +169,7 @@ def study(
         "sweeps": sweeps,
         "regimes": regimes["rows"] if regimes else [],
         "direct": direct["rows"] if direct else [],
+        "confirmation": confirmation["rows"] if confirmation else [],
         "methods": methods,
         "rivalries": rivalries(runs),
         "critic": critic_estimate(runs),
@@ -196,7 +198,7 @@ def study(
         sources=[
             *runs.values(),
             *measured.values(),
-            *(s for part in (regimes, direct) if part for s in part["sources"]),
+            *(s for part in (regimes, direct, confirmation) if part for s in part["sources"]),
         ],
         results_dir=results_dir,
     )

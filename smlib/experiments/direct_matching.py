@@ -66,10 +66,30 @@ def run(preset: str, results_dir: str | Path = "results", processes: int | None 
     return dict(zip(wanted, in_parallel(fine_tune, calls, processes) if calls else [], strict=True))
 
 
+def comparison(found: Mapping[str, list[Run]], split: str, decoding: str) -> dict[str, Any]:
+    """Accuracy of likelihood and of direct matching under one decoding rule, and paired tests over the seeds that both
+    have.
+
+    Args:
+        found: runs of `mle` and of each of `VARIANTS`, in the order of their seeds.
+        decoding: of `DECODINGS`. Without `<bkspc>` there is nothing to exclude: greedy answers are both.
+    """
+    rule = {m: decoding if decoding in own[0][split] else "greedy" for m, own in found.items()}
+    right = {m: scores.correctness(own, split, rule[m]) for m, own in found.items()}
+    accuracy = {m: scores.estimate_record(scores.accuracy(own, split, rule[m])) for m, own in found.items()}
+    tests = {m: _over(right[m], right["mle"]) for m in VARIANTS}
+    return {"decoding": "t1" if decoding == "t1" else "greedy", "accuracy": accuracy, "over_mle": tests}
+
+
 def _over(ours: NDArray[np.float64], theirs: NDArray[np.float64]) -> dict[str, Any]:
-    """A paired test over the seeds that both have, [seeds, questions]."""
     seeds = min(len(ours), len(theirs))
     return {"n_seeds": seeds} | scores.paired_record(paired_difference(ours[:seeds], theirs[:seeds]))
+
+
+def correct(tests: list[dict[str, Any]]) -> None:
+    """Adds Holm's p-values over all of these tests, in place."""
+    for test, adjusted in zip(tests, holm([test["p_value"] for test in tests]), strict=True):
+        test["p_holm"] = scores.number(adjusted, 6)
 
 
 def study(preset: str, results_dir: str | Path = "results", processes: int | None = None) -> dict[str, Any]:
@@ -80,18 +100,8 @@ def study(preset: str, results_dir: str | Path = "results", processes: int | Non
     runs = run(preset, results_dir, processes)
     rows: list[dict[str, Any]] = []
     for regime in PRESETS[preset]:
-        for decoding in DECODINGS:
-            found = {m: scores.by_prefix(runs, f"{regime}/{m}") for m in ("mle", *VARIANTS)}
-            rule = {m: decoding if decoding in own[0]["val"] else "greedy" for m, own in found.items()}
-            right = {m: scores.correctness(own, "val", rule[m]) for m, own in found.items()}
-            tests = {m: _over(right[m], right["mle"]) for m in VARIANTS}
-            accuracy = {m: scores.estimate_record(scores.accuracy(own, "val", rule[m])) for m, own in found.items()}
-            title = "Figure 3" if regime == regimes.DEFAULT else regimes.REGIMES[regime].title
-            rows.append(
-                {"regime": regime, "title": title, "decoding": "t1" if decoding == "t1" else "greedy"}
-                | {"accuracy": accuracy, "over_mle": tests}
-            )
-    every = [test for row in rows for test in row["over_mle"].values()]
-    for test, adjusted in zip(every, holm([test["p_value"] for test in every]), strict=True):
-        test["p_holm"] = scores.number(adjusted, 6)
+        found = {m: scores.by_prefix(runs, f"{regime}/{m}") for m in ("mle", *VARIANTS)}
+        title = "Figure 3" if regime == regimes.DEFAULT else regimes.REGIMES[regime].title
+        rows += [{"regime": regime, "title": title} | comparison(found, "val", rule) for rule in DECODINGS]
+    correct([test for row in rows for test in row["over_mle"].values()])
     return {"rows": rows, "sources": list({r.path: r for r in runs.values()}.values())}

@@ -235,11 +235,16 @@ DIRECT = {
     "direct-tv": ("total variation", "purple", "v"),
 }
 """Direct matching of what, and how it is drawn."""
+QUESTIONS = {"direct": "validation", "confirmation": "test"}
 
 
-def direct(study: Mapping[str, Any]) -> Figure:
-    """Direct matching less likelihood, paired by seed and question, 95 % intervals; a line a regime and decoding."""
-    rows = study["direct"]
+def direct(study: Mapping[str, Any], part: str = "direct") -> Figure:
+    """Direct matching less likelihood, paired by seed and question, 95 % intervals; a line a regime and decoding.
+
+    Args:
+        part: `direct`, on validation questions, or `confirmation`, on test questions.
+    """
+    rows = study[part]
     made, axis = figure(height=1.3 + 0.6 * len(rows), width=8.0)
     for offset, (name, (label, color, marker)) in zip((-0.12, 0.12), DIRECT.items(), strict=True):
         tests = [row["over_mle"][name] for row in rows]
@@ -255,13 +260,17 @@ def direct(study: Mapping[str, Any]) -> Figure:
     ]
     axis.set_yticks(range(len(rows)), places)
     axis.set_ylim(len(rows) - 0.5, -0.5)
-    axis.set(xlabel="accuracy less that of MLE, validation questions")
+    axis.set(xlabel=f"accuracy less that of MLE, {QUESTIONS[part]} questions")
     made.legend(*axis.get_legend_handles_labels(), loc="outside upper center", ncols=2)
     return made
 
 
-def direct_table(study: Mapping[str, Any]) -> pd.DataFrame:
-    """Direct matching less likelihood, paired by seed and question, with Holm's p-values over all comparisons."""
+def direct_table(study: Mapping[str, Any], part: str = "direct") -> pd.DataFrame:
+    """Direct matching less likelihood, paired by seed and question, with Holm's p-values over all that was tested.
+
+    Args:
+        part: as for `direct`.
+    """
     return pd.DataFrame(
         [
             {
@@ -271,10 +280,15 @@ def direct_table(study: Mapping[str, Any]) -> pd.DataFrame:
                 "MLE": _shown(row["accuracy"]["mle"]),
                 "less MLE": f"{test['difference']:+.3f}",
                 "95 % interval": f"{test['low']:+.3f} to {test['high']:+.3f}",
-                "p, Holm": f"{test['p_holm']:.3g}",
+                "p, Holm": f"{test['p_holm']:.3g}" if "p_holm" in test else "not tested",
                 "seeds": test["n_seeds"],
             }
-            for row in study["direct"]
+            | ({"confirmed": _answer(test.get("confirmed"))} if part == "confirmation" else {})
+            for row in study[part]
             for name, test in row["over_mle"].items()
         ]
     ).set_index(["regime", "decoding", "direct matching of"])
+
+
+def _answer(value: bool | None) -> str:
+    return "—" if value is None else "yes" if value else "no"
