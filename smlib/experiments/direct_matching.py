@@ -5,7 +5,7 @@ matching should gain at temperature 1, up to what greedy decoding gains, and not
 depends on the regime, and is what the two regimes differ in. Chosen on validation questions, and judged there alone.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -66,7 +66,7 @@ def run(preset: str, results_dir: str | Path = "results", processes: int | None 
     return dict(zip(wanted, in_parallel(fine_tune, calls, processes) if calls else [], strict=True))
 
 
-def comparison(found: Mapping[str, list[Run]], split: str, decoding: str) -> dict[str, Any]:
+def comparison(found: Mapping[str, Sequence[scores.Result]], split: str, decoding: str) -> dict[str, Any]:
     """Accuracy of likelihood and of direct matching under one decoding rule, and paired tests over the seeds that both
     have.
 
