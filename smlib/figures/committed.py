@@ -88,6 +88,7 @@ FIGURES: Mapping[str, tuple[str, Draw]] = MappingProxyType(
         "ablations_methods": ("ablations", _details(ablations.methods)),
         "ablations_recovery": ("ablations", _details(ablations.recovery)),
         "ablations_direct": ("ablations", _details(ablations.direct)),
+        "ablations_confirmation": ("ablations", _details(ablations.direct, part="confirmation")),
         "ablations_regimes": ("ablations", _details(ablations.regimes)),
         "report_verdicts": ("report", _details(report.verdicts)),
         "report_claims": ("report", _details(report.claims)),
