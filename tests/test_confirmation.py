@@ -69,7 +69,8 @@ def test_four_claims_are_judged_together_and_greedy_answers_not_at_all(made_up, 
     # Made-up likelihood is right in 40 % of its answers, the rest in 60 %.
     assert all(c["confirmed"] == (c["difference"] > 0 and c["p_holm"] < 0.05) for c in claims)
     assert any(c["confirmed"] for c in claims)
-    assert figures.save(ablation_figures.direct({"confirmation": rows}, "confirmation"), "drawn", "smoke", tmp_path)
+    drawn = figures.save(ablation_figures.direct({"confirmation": rows}, "confirmation"), "drawn", "smoke", tmp_path)
+    assert drawn.stat().st_size > 5_000
     table = ablation_figures.direct_table({"confirmation": rows}, "confirmation")
     assert table["p, Holm"].tolist().count("not tested") == 4
     assert table["confirmed"].tolist().count("—") == 4

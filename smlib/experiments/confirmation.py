@@ -19,6 +19,7 @@ from typing import Any
 from smlib.experiments import ablations, arithmetic, direct_matching, mathematics, regimes, scores
 from smlib.experiments.arithmetic import ArithmeticPreset
 from smlib.experiments.finetuning import FineTuneConfig, fine_tune, in_parallel
+from smlib.experiments.verdicts import outcome
 from smlib.results import Run, check_preset
 
 SEEDS = (3, 4, 5, 6, 7)
@@ -26,7 +27,6 @@ REGIME = "n_train=50000"
 TASKS: Mapping[str, str] = MappingProxyType({"add_or_sub_in_base": "arithmetic", "mul": "multiplication"})
 PRESETS: Mapping[str, tuple[str, ...]] = MappingProxyType({"smoke": (), "quick": (), "full": tuple(TASKS), "paper": ()})
 """On which tasks."""
-SIGNIFICANT = 0.05
 
 
 def cells(preset: str) -> dict[str, FineTuneConfig]:
@@ -73,5 +73,5 @@ def study(preset: str, results_dir: str | Path = "results", processes: int | Non
     claims = [test for row in rows for test in row["over_mle"].values() if row["decoding"] == "t1"]
     direct_matching.correct(claims)
     for test in claims:
-        test["confirmed"] = bool(test["difference"] > 0 and test["p_holm"] < SIGNIFICANT)
+        test["confirmed"] = outcome(test["difference"], test["p_holm"]) == "confirmed"
     return {"rows": rows, "sources": list(runs.values())}

@@ -2,7 +2,8 @@
 
 Likelihood covers what it believes possible, in proportion; a bounded divergence does not (`smlib.direct`). So direct
 matching should gain at temperature 1, up to what greedy decoding gains, and nothing greedily. How much there is to gain
-depends on the regime, and is what the two regimes differ in. Chosen on validation questions, and judged there alone.
+depends on the regime, and is what the two regimes differ in. Chosen on validation questions, and judged there alone;
+`smlib.experiments.confirmation` asks the test questions.
 """
 
 from collections.abc import Mapping, Sequence
