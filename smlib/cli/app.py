@@ -57,8 +57,8 @@ def status(
     results_dir: ResultsDir = "results",
 ) -> None:
     """Print the ledger: the paper's value, ours, its error bar and the verdict for every figure and table."""
-    from smlib.ledger import ledger
-    from smlib.readme import shown_value
+    from smlib.paper.ledger import ledger
+    from smlib.paper.readme import shown_value
 
     rows = ledger(results_dir)
     if as_json:
@@ -97,8 +97,8 @@ def reproduce(
     figures_dir: Annotated[str, typer.Option(help="Where figures are kept.")] = "figures",
 ) -> None:
     """Rebuild figures and tables by running their notebooks; finished training runs are not repeated."""
-    from smlib.items import ITEMS, check_preset, get_item
-    from smlib.results import fresh_round
+    from smlib.paper.items import ITEMS, check_preset, get_item
+    from smlib.paper.results import fresh_round
 
     # A typing error is answered before papermill is loaded.
     check_preset(preset)
@@ -106,7 +106,7 @@ def reproduce(
     if only and not ids:
         raise ResultError(f"--only names no item; known: {', '.join(ITEMS)}")
     unfinished = fresh_round(preset, results_dir)
-    from smlib.reproduce import Outcome, Reproduction, Task, plan
+    from smlib.paper.reproduce import Outcome, Reproduction, Task, plan
 
     tasks = plan(ids)
     if unfinished and not fresh:
@@ -190,7 +190,7 @@ def train_command(
     init: Annotated[Path | None, typer.Option(help="Folder of an earlier policy to start from.")] = None,
 ) -> None:
     """Train a small policy on a task and report its accuracy on validation questions."""
-    from smlib.workbench import fit, settings_for
+    from smlib.cli.workbench import fit, settings_for
 
     options: dict[str, str | int] = {"task": task, "difficulty": difficulty, "questions": questions, "noise": noise}
     settings = settings_for(method, steps=steps, eta=eta, alpha=alpha, gamma=gamma, seed=seed, **options)
@@ -221,8 +221,8 @@ def generate_command(
     """Write completions, with what was deleted struck out (in a pipe: with <bkspc> spelt out)."""
     if (folder is None) == (model is None):
         raise ResultError("name a folder of `smlib train`, or a language model with --model; one of the two")
-    from smlib.sampling import SamplingConfig
-    from smlib.workbench import write, write_text
+    from smlib.cli.workbench import write, write_text
+    from smlib.generation.sampling import SamplingConfig
 
     # Greedy decoding without a memory can insert and delete the same token for ever.
     try:
@@ -251,10 +251,10 @@ def report_readme(
     results_dir: ResultsDir = "results",
 ) -> None:
     """Write the replication table of README.md, from the committed results, and its list of errata."""
-    from smlib.experiments.errata import ERRATA
     from smlib.files import resolve, write_atomically
-    from smlib.ledger import COMMITTED_PRESETS, ledger
-    from smlib.readme import with_errata, with_replication_table
+    from smlib.paper.experiments.report.errata import ERRATA
+    from smlib.paper.ledger import COMMITTED_PRESETS, ledger
+    from smlib.paper.readme import with_errata, with_replication_table
 
     path = resolve(readme)
     before = path.read_text(encoding="utf-8")

@@ -13,20 +13,20 @@ import numpy as np
 from safetensors import SafetensorError
 from transformers.utils.logging import disable_progress_bar
 
-from smlib.actions import ActionSpace, Trajectory
-from smlib.checkpoints import CheckpointError
 from smlib.data.continuations import inner_decoder
 from smlib.data.demonstrations import TaskDemonstrations
 from smlib.data.tasks import Task, load_task
-from smlib.experiments.answers import answer
-from smlib.experiments.pretraining import TinyModel
+from smlib.edits.actions import ActionSpace, Trajectory
 from smlib.files import ResultError, canonical_json, read_json, write_atomically
-from smlib.loading import load_policy
-from smlib.methods import ObjectiveConfig, get_method
-from smlib.models import SAVED, Policy, max_positions
-from smlib.sampling import SamplingConfig
-from smlib.streaming import show, stream
-from smlib.training import NonFiniteLossError, TrainConfig, train
+from smlib.generation.sampling import SamplingConfig
+from smlib.generation.streaming import show, stream
+from smlib.objectives.methods import ObjectiveConfig, get_method
+from smlib.paper.experiments.runs.answers import answer
+from smlib.paper.experiments.runs.pretraining import TinyModel
+from smlib.policies.loading import load_policy
+from smlib.policies.policy import SAVED, Policy, max_positions
+from smlib.training.algorithm_1 import NonFiniteLossError, TrainConfig, train
+from smlib.training.checkpoints import CheckpointError
 
 ETA = 0.1
 """Noise level of the demonstrations where none is asked for."""
@@ -183,8 +183,8 @@ def write_text(
     """Sample a completion for each seed from a language model, and show each as it is written.
 
     Args:
-        model: a folder that `smlib.loading.save_policy` wrote, or any other model that `load_policy` takes; what was
-            never trained to delete is not allowed to.
+        model: a folder that `smlib.policies.loading.save_policy` wrote, or any other model that `load_policy` takes;
+            what was never trained to delete is not allowed to.
         download: whether the hub may be asked.
 
     Raises:

@@ -2,8 +2,8 @@
 
 Both take the input sequence `a` with `a[0] = <bos>` and one entry per action, and return an input, a position and a
 row of the attention mask for each. A backspace copies the token that it uncovers into a new slot and masks out the
-deleted one and the earlier copy. Training uses the trie of `smlib.masking`, which needs neither; these are its oracle
-and the baseline of the overhead notebook.
+deleted one and the earlier copy. Training uses the trie of `smlib.edits.masking`, which needs neither; these are its
+oracle and the baseline of the overhead notebook.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from smlib.actions import ActionSpace, Trajectory
+from smlib.edits.actions import ActionSpace, Trajectory
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ def algorithm_a_printed(actions: Sequence[int], bkspc: int) -> MaskedInputs:
     The only liberties: the loop ends at L - 1 (the printed bound, L, is one past the end), and slices exclude their
     right end. The labels are not computed because the printed text never assigns them.
 
-    Known to differ from the definition (`smlib.actions.replay`): the position of `<bos>` is 1 and not 0, so every
+    Known to differ from the definition (`smlib.edits.actions.replay`): the position of `<bos>` is 1 and not 0, so every
     absolute position is one too large; and the root is always slot 0, so with a longer prompt a backspace at the end of
     the prompt deletes prompt tokens.
     """

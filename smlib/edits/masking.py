@@ -7,8 +7,8 @@ packing therefore lays out the *inserted tokens only*, in order of insertion, an
     expiry[j]    the number of slots that existed when the token was deleted (the end of its block if it never was)
 
 Slot j is visible to slot i iff `j <= i < expiry[j]`; visit t reads its logits at the slot of its state s_t. One integer
-replaces the L x L mask of Algorithm A (`smlib.algorithm_a`), `<bkspc>` costs nothing, and a rollout that starts from a
-prefix of a data trajectory is laid out as a branch of it and shares the prefix's slots.
+replaces the L x L mask of Algorithm A (`smlib.edits.algorithm_a`), `<bkspc>` costs nothing, and a rollout that starts
+from a prefix of a data trajectory is laid out as a branch of it and shares the prefix's slots.
 """
 
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from jaxtyping import Bool, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
-from smlib.actions import ActionSpace, Trajectory
+from smlib.edits.actions import ActionSpace, Trajectory
 
 Array = NDArray[np.int64]
 

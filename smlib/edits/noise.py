@@ -1,6 +1,6 @@
 """Noise demonstrations of Sec. 4.2: the environment inserts a wrong token, the expert deletes it.
 
-The chosen action stays as the *label*, the inserted token is what was *realised*; `smlib.actions` keeps the
+The chosen action stays as the *label*, the inserted token is what was *realised*; `smlib.edits.actions` keeps the
 two apart.
 """
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from smlib.actions import ActionSpace, Ids, Trajectory, as_ids
+from smlib.edits.actions import ActionSpace, Ids, Trajectory, as_ids
 
 
 @dataclass(frozen=True, eq=False)

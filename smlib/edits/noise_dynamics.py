@@ -9,12 +9,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from smlib.actions import ActionSpace
+from smlib.edits.actions import ActionSpace
 
 
 @runtime_checkable
 class TokenLaw(Protocol):
-    """A law of noise tokens, as in `smlib.data.noise.NoiseLaw`: token ids `[m]` and their probabilities
+    """A law of noise tokens, as in `smlib.edits.noise.NoiseLaw`: token ids `[m]` and their probabilities
     `[m]`."""
 
     @property

@@ -13,8 +13,8 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from smlib.actions import ActionSpace, Trajectory
-from smlib.masking import Array, Trie, dense_mask, trie
+from smlib.edits.actions import ActionSpace, Trajectory
+from smlib.edits.masking import Array, Trie, dense_mask, trie
 
 
 @dataclass(frozen=True)

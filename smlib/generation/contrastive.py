@@ -17,11 +17,11 @@ from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
-from smlib.actions import Trajectory
-from smlib.edit_batch import SamplesActions, evaluating
+from smlib.edits.actions import Trajectory
+from smlib.generation.edit_batch import SamplesActions, evaluating
+from smlib.generation.prompts import check_room, checked_prompts
 from smlib.kinds import check_kinds
-from smlib.kv_cache import SlotCache
-from smlib.prompts import check_room, checked_prompts
+from smlib.policies.kv_cache import SlotCache
 
 ROWS = 16  # sequences at a time; a forward pass reads k times as many rows
 

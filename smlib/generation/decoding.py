@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from smlib.actions import ActionSpace
+from smlib.edits.actions import ActionSpace
 from smlib.kinds import check_kinds
 
 

@@ -15,15 +15,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from smlib.actions import ActionSpace, Trajectory
-from smlib.decoding import SamplingConfig, action_distribution, draw
-from smlib.kv_cache import SlotCache
-from smlib.noise_dynamics import ExecutionNoise, TokenLaw, dense_laws
+from smlib.edits.actions import ActionSpace, Trajectory
+from smlib.edits.noise_dynamics import ExecutionNoise, TokenLaw, dense_laws
+from smlib.generation.decoding import SamplingConfig, action_distribution, draw
+from smlib.policies.kv_cache import SlotCache
 
 
 @runtime_checkable
 class SamplesActions(Protocol):
-    """What the sampler asks of a policy; `smlib.models.Policy` is one."""
+    """What the sampler asks of a policy; `smlib.policies.policy.Policy` is one."""
 
     @property
     def space(self) -> ActionSpace: ...

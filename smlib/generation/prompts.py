@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from smlib.actions import ActionSpace
-from smlib.decoding import SamplingConfig
+from smlib.edits.actions import ActionSpace
+from smlib.generation.decoding import SamplingConfig
 
 
 def checked_prompts(

@@ -17,11 +17,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from smlib.actions import Trajectory
-from smlib.decoding import SamplingConfig
-from smlib.edit_batch import EditBatch, SamplesActions, SampleStats, evaluating
-from smlib.noise_dynamics import TokenLaw
-from smlib.prompts import check_room, check_sampling, checked_prefix, checked_prompts
+from smlib.edits.actions import Trajectory
+from smlib.edits.noise_dynamics import TokenLaw
+from smlib.generation.decoding import SamplingConfig
+from smlib.generation.edit_batch import EditBatch, SamplesActions, SampleStats, evaluating
+from smlib.generation.prompts import check_room, check_sampling, checked_prefix, checked_prompts
 
 __all__ = ["SampleResult", "SampleStats", "SamplingConfig", "sample"]
 

@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from smlib.actions import ActionSpace, Trajectory
-from smlib.decoding import SamplingConfig
-from smlib.edit_batch import EditBatch, SamplesActions, evaluating
-from smlib.noise_dynamics import TokenLaw
-from smlib.prompts import check_room, check_sampling, checked_prefix, checked_prompt
+from smlib.edits.actions import ActionSpace, Trajectory
+from smlib.edits.noise_dynamics import TokenLaw
+from smlib.generation.decoding import SamplingConfig
+from smlib.generation.edit_batch import EditBatch, SamplesActions, evaluating
+from smlib.generation.prompts import check_room, check_sampling, checked_prefix, checked_prompt
 
 Decode = Callable[[list[int]], str]
 """Token ids to text, a tokenizer's `decode`."""

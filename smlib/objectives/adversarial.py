@@ -25,10 +25,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from smlib.decoder import decoder, last_hidden
-from smlib.losses import Loss, VisitValues, check_alpha, check_gamma, discount, mass, trajectory_counts
-from smlib.models import Policy
-from smlib.packing import PackedBatch
+from smlib.edits.packing import PackedBatch
+from smlib.objectives.losses import Loss, VisitValues, check_alpha, check_gamma, discount, mass, trajectory_counts
+from smlib.policies.decoder import decoder, last_hidden
+from smlib.policies.policy import Policy
 
 TARGET = 2.0  # of the least squares: r* lies between -TARGET and TARGET
 

@@ -10,7 +10,7 @@ The forward KL has h = -log P and is maximum likelihood weighted by gamma^i. Jen
 chi^2-mixture, h = 2 (1 - P) / (1 + P), are bounded: an answer that the model cannot get right costs no more than one
 unit per unit, and its probability is better spent elsewhere. Of two answers believed in with 0.8 and 0.2 likelihood
 writes one in five the second way, the chi^2-mixture never: (1 + P_1)/(1 + P_2) = sqrt(0.8/0.2) and P_1 + P_2 = 1 have
-P_1 = 1. This is what direct minimisation gains in `smlib.tabular.restricted`, at the price of maximum likelihood. In a
+P_1 = 1. This is what direct minimisation gains in `smlib.theory.restricted`, at the price of maximum likelihood. In a
 long text P_i is next to 0 and so is the gradient: then a critic has to say where the path was left.
 """
 
@@ -20,8 +20,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from smlib import divergences
-from smlib.losses import Loss, VisitValues, check_gamma, discount, mass, trajectory_counts
+from smlib.objectives import divergences
+from smlib.objectives.losses import Loss, VisitValues, check_gamma, discount, mass, trajectory_counts
 
 
 def path_divergence(name: str, mixture: bool) -> Callable[[Tensor], Tensor]:

@@ -23,8 +23,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from smlib.divergences import Divergence
-from smlib.packing import PackedBatch
+from smlib.edits.packing import PackedBatch
+from smlib.objectives.divergences import Divergence
 
 
 @dataclass(frozen=True)

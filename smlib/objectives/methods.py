@@ -5,8 +5,8 @@ bc            behavioural cloning: likelihood of the labels of noised data (Sec.
 sm            SequenceMatch: beta L_BC + (1 - beta) L_SM, beta from 1 to a floor (App. E)
 iqlearn       offline IQLearn (arXiv 2409.01369) in place of L_SM: no rollouts
 dagger        DAgger with the edit expert (Ross et al. 2011): rollouts relabelled by the expert, in place of L_SM
-direct        occupancies matched in closed form, where a prompt has one answer, in place of L_SM: `smlib.direct`
-gail          a critic of its own in place of L_SM (Ho & Ermon 2016): `smlib.adversarial`
+direct        occupancies matched in closed form, where a prompt has one answer, in place of L_SM (`objectives/direct`)
+gail          a critic of its own in place of L_SM (Ho & Ermon 2016; `objectives/adversarial`)
 unlikelihood  maximum likelihood plus token-level unlikelihood (Welleck et al. 2019)
 """
 
@@ -18,11 +18,12 @@ from types import MappingProxyType
 import torch
 from torch import Tensor, nn
 
-from smlib import divergences
-from smlib.adversarial import CriticValues, actor_loss, critic_loss
-from smlib.direct import direct, path_divergence
+from smlib.edits.packing import PackedBatch
 from smlib.kinds import check_kinds
-from smlib.losses import (
+from smlib.objectives import divergences
+from smlib.objectives.adversarial import CriticValues, actor_loss, critic_loss
+from smlib.objectives.direct import direct, path_divergence
+from smlib.objectives.losses import (
     Loss,
     Sizes,
     VisitValues,
@@ -34,7 +35,6 @@ from smlib.losses import (
     unlikelihood,
     visit_values,
 )
-from smlib.packing import PackedBatch
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class ObjectiveConfig:
 
     Attributes:
         method: key of `METHODS`.
-        divergence: key of `smlib.divergences.DIVERGENCES`.
+        divergence: key of `smlib.objectives.divergences.DIVERGENCES`.
         alpha: entropy weight; the paper gives 0.01 for text and nothing for arithmetic.
         gamma: discount; 0.998 for text.
         mixture: the mixture regulariser over rollouts, as a truth value. None leaves it to the divergence, and to the

@@ -5,7 +5,7 @@ import os
 from collections import defaultdict
 
 from smlib.files import resolve
-from smlib.items import check_preset
+from smlib.paper.items import check_preset
 
 
 def processor_hours(preset: str, results_dir: str | os.PathLike[str] = "results") -> dict[str, float]:

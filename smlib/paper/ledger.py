@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from smlib.files import ResultError, canonical_json, plain, read_json, resolve, write_atomically
-from smlib.items import ITEMS, check_preset, check_verdict, error_bar, get_item
-from smlib.numerics import NUMERICS_VERSION
-from smlib.provenance import provenance
+from smlib.paper.items import ITEMS, check_preset, check_verdict, error_bar, get_item
+from smlib.paper.numerics import NUMERICS_VERSION
+from smlib.paper.provenance import provenance
 
 SCHEMA = 1
 LEDGER_PRESETS = ("paper", "full", "quick")
@@ -66,7 +66,7 @@ def write_item(
     as a largest gap); `rows` the table behind it, each with `label`, `paper`, `ours` and `error`; `details` anything a
     figure or table needs besides (JSON types). `n_seeds` is 0 for an exact result, which has no seed. `sources` are the
     runs it was made from (`Run` objects or paths inside `results/<preset>`).
-    `paper` defaults to the paper's value in `smlib.items`.
+    `paper` defaults to the paper's value in `smlib.paper.items`.
 
     Raises `ResultError` for an unknown id, preset or verdict, a verdict without a value, a NaN, a row that lacks a
     field, or a source that is absent or of another preset.
@@ -157,7 +157,7 @@ def finish(items: Sequence[str], preset: str, results_dir: str | os.PathLike[str
         if (item, preset, item_path(item, preset, results_dir).parent) not in _written:
             raise ResultError(
                 f"this notebook did not write item {item!r} for preset {preset!r}: "
-                "call smlib.results.write_item before finish"
+                "call smlib.paper.results.write_item before finish"
             )
         content = read_item(item, preset, results_dir)
         ours = f"{content['ours']}{error_bar(content['error'])}"  # type: ignore[arg-type]

@@ -1,7 +1,7 @@
 """What a committed notebook looks like: no outputs, one parameters cell of literals, no definitions, a last `finish`.
 
-python -m smlib.notebooks check notebooks     # what `make lint` runs
-python -m smlib.notebooks strip notebooks     # what `make format` runs
+python -m smlib.paper.notebooks check notebooks     # what `make lint` runs
+python -m smlib.paper.notebooks strip notebooks     # what `make format` runs
 """
 
 import ast
@@ -60,7 +60,7 @@ def problems(path: Path) -> list[str]:
     if not notebook.cells or not notebook.cells[0].get("source", "").startswith("# "):
         found.append("the first cell is not a heading")
     if not code or "finish(" not in code[-1][1].source:
-        found.append("the last code cell does not call smlib.results.finish(...)")
+        found.append("the last code cell does not call smlib.paper.results.finish(...)")
     return found
 
 
@@ -126,7 +126,7 @@ def _definitions(source: str) -> list[str]:
 def main(arguments: Sequence[str]) -> int:
     """`check` or `strip` the notebooks in the given files and folders; returns the exit status."""
     if len(arguments) < 2 or arguments[0] not in ("check", "strip"):
-        print("usage: python -m smlib.notebooks check|strip PATH...", file=sys.stderr)
+        print("usage: python -m smlib.paper.notebooks check|strip PATH...", file=sys.stderr)
         return 2
     try:
         files = notebook_files([Path(argument) for argument in arguments[1:]])

@@ -12,7 +12,7 @@ from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from smlib.items import check_preset
+from smlib.paper.items import check_preset
 
 PACKAGES = (
     "smlib",
@@ -53,7 +53,7 @@ def checkout() -> dict[str, object]:
 @lru_cache(maxsize=1)
 def _revision() -> tuple[str, bool]:
     """The commit of the checkout that smlib is imported from, and whether its sources differ from it."""
-    root = Path(__file__).resolve().parents[1]
+    root = Path(__file__).resolve().parents[2]
 
     def git(*arguments: str) -> str:
         done = subprocess.run(

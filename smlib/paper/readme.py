@@ -3,11 +3,11 @@
 from collections.abc import Mapping, Sequence
 
 from smlib.files import ResultError
-from smlib.items import ITEMS, error_bar, get_item
+from smlib.paper.items import ITEMS, error_bar, get_item
 
 BEGIN = "<!-- replication table: written by `smlib report-readme` -->"
 END = "<!-- end of the replication table -->"
-ERRATA_BEGIN = "<!-- errata: written by `smlib report-readme` from smlib/experiments/errata.py -->"
+ERRATA_BEGIN = "<!-- errata: written by `smlib report-readme` from smlib/paper/experiments/report/errata.py -->"
 ERRATA_END = "<!-- end of the errata -->"
 
 

@@ -1,8 +1,8 @@
 """Rebuild figures and tables by executing their notebooks with papermill, and say plainly what worked.
 
-A notebook has succeeded when it reached its last cell, `smlib.results.finish(...)`, which writes a marker that was not
-there before. Papermill's metadata says `completed` after a timed-out cell and after `sys.exit(0)`, so it is not asked.
-Executed notebooks land in `runs/<preset>/`.
+A notebook has succeeded when it reached its last cell, `smlib.paper.results.finish(...)`, which writes a marker that
+was not there before. Papermill's metadata says `completed` after a timed-out cell and after `sys.exit(0)`, so it is not
+asked. Executed notebooks land in `runs/<preset>/`.
 """
 
 import os
@@ -20,10 +20,10 @@ from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from papermill.clientwrap import PapermillNotebookClient
 from papermill.exceptions import PapermillExecutionError
 
-from smlib.execution import KernelEngine, Watch, failing_line, line_of
 from smlib.files import ResultError, project_root
-from smlib.items import ITEMS, READ_ONLY_NOTEBOOKS, check_preset, get_item
-from smlib.results import begin_fresh
+from smlib.paper.execution import KernelEngine, Watch, failing_line, line_of
+from smlib.paper.items import ITEMS, READ_ONLY_NOTEBOOKS, check_preset, get_item
+from smlib.paper.results import begin_fresh
 
 KERNEL_START_SECONDS = 300
 KERNEL_START_ATTEMPTS = 3
@@ -105,7 +105,7 @@ class Reproduction:
         listener: Listener = lambda task, finished, total: None,
     ) -> None:
         """`fresh` repeats what was finished before it began, which may have been in a call that was killed
-        (`smlib.results.FreshRound`); `execution_timeout` limits a cell, in seconds (None: no limit)."""
+        (`smlib.paper.results.FreshRound`); `execution_timeout` limits a cell, in seconds (None: no limit)."""
         self.preset = check_preset(preset)
         if jobs < 1:
             raise ResultError(f"jobs is {jobs}; at least one notebook has to run at a time")
@@ -219,7 +219,7 @@ class Reproduction:
         except DeadKernelError:
             return watch.where, "the kernel died (killed, or out of memory)"
         if not marker.exists():
-            return watch.where, "it ended without reaching smlib.results.finish(...) in its last cell"
+            return watch.where, "it ended without reaching smlib.paper.results.finish(...) in its last cell"
         return "", ""
 
     def _environment(self, marker: Path, alone: bool) -> dict[str, str]:

@@ -11,7 +11,6 @@ bytes. Times go to `results/<preset>/timings.jsonl`.
 """
 
 import fcntl
-import hashlib
 import os
 import resource
 import shutil
@@ -26,16 +25,17 @@ from smlib.files import (
     ResultError,
     append_line,
     canonical_json,
+    config_hash,
     plain,
     project_root,
     read_json,
     resolve,
     write_atomically,
 )
-from smlib.items import ITEMS, PRESETS, VERDICTS, Item, check_preset, get_item
-from smlib.ledger import finish, item_path, ledger, read_item, write_item
-from smlib.numerics import NUMERICS_VERSION, numerics
-from smlib.provenance import checkout, provenance
+from smlib.paper.items import ITEMS, PRESETS, VERDICTS, Item, check_preset, get_item
+from smlib.paper.ledger import finish, item_path, ledger, read_item, write_item
+from smlib.paper.numerics import NUMERICS_VERSION, numerics
+from smlib.paper.provenance import checkout, provenance
 
 __all__ = [
     "ITEMS",
@@ -48,7 +48,6 @@ __all__ = [
     "Run",
     "begin_fresh",
     "check_preset",
-    "config_hash",
     "finish",
     "fresh_round",
     "get_item",
@@ -80,11 +79,6 @@ class Run(dict[str, object]):
         self.path = path
         self.provenance = record["provenance"]
         self.seeds = record["seeds"]
-
-
-def config_hash(config: object) -> str:
-    """The first 12 hex digits of the SHA-256 of the config's canonical JSON (dataclass, dict, or any JSON value)."""
-    return hashlib.sha256(canonical_json(config, "config", indent=None).encode()).hexdigest()[:12]
 
 
 def run_cached(

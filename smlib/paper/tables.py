@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 
 from smlib.files import ResultError
-from smlib.items import error_bar
-from smlib.ledger import ledger, read_item
-from smlib.readme import shown_value
+from smlib.paper.items import error_bar
+from smlib.paper.ledger import ledger, read_item
+from smlib.paper.readme import shown_value
 
 
 def with_error(value: float | str | None, error: float | str | None = None, digits: int = 2) -> str:

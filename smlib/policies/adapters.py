@@ -13,9 +13,9 @@ from typing import Any
 
 from torch import nn
 
-from smlib.probing import ModelError
-from smlib.sources import Lora
-from smlib.unembedding import TrainedHead
+from smlib.policies.probing import ModelError
+from smlib.policies.sources import Lora
+from smlib.policies.unembedding import TrainedHead
 
 
 def with_adapters(lm: Any, lora: Lora) -> Any:

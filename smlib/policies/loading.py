@@ -20,14 +20,14 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from smlib.actions import ActionSpace
-from smlib.adapters import load_adapters, with_adapters
 from smlib.data.tokenizers import FixedTokenizer, PretrainedTokenizer, TextTokenizer
+from smlib.edits.actions import ActionSpace
 from smlib.files import set_aside, whole_folder
-from smlib.models import SAVED, Policy, PolicyConfig, load_lm
-from smlib.probing import ModelError, probe
-from smlib.smollm2 import smollm2_folder
-from smlib.sources import Lora, Source, check_device, check_dtype, check_lora, check_switch
+from smlib.policies.adapters import load_adapters, with_adapters
+from smlib.policies.policy import SAVED, Policy, PolicyConfig, load_lm
+from smlib.policies.probing import ModelError, probe
+from smlib.policies.smollm2 import smollm2_folder
+from smlib.policies.sources import Lora, Source, check_device, check_dtype, check_lora, check_switch
 
 __all__ = ["Lora", "ModelError", "Source", "load_policy", "load_tokenizer", "save_policy"]
 
@@ -181,7 +181,7 @@ def _load_saved(
         return policy, FixedTokenizer.load(folder / "tokenizer.smlib.json")
     if not (folder / "tokenizer").is_dir():
         raise FileNotFoundError(
-            f"{folder} holds a policy without its tokeniser: save it with smlib.loading.save_policy"
+            f"{folder} holds a policy without its tokeniser: save it with smlib.policies.loading.save_policy"
         )
     return policy, _tokenizer(folder / "tokenizer", True, policy.space.vocab_size)
 

@@ -17,13 +17,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from smlib.actions import ActionSpace
-from smlib.attention import check_attention, use_pieces
-from smlib.decoder import decoder, last_hidden
+from smlib.edits.actions import ActionSpace
+from smlib.edits.packing import PackedBatch
 from smlib.files import whole_folder
-from smlib.offset_head import OffsetHead
-from smlib.packing import PackedBatch
-from smlib.unembedding import TrainedHead, is_matrix, picked_and_partition, recomputed, token_logits, wide
+from smlib.policies.attention import check_attention, use_pieces
+from smlib.policies.decoder import decoder, last_hidden
+from smlib.policies.offset_head import OffsetHead
+from smlib.policies.unembedding import TrainedHead, is_matrix, picked_and_partition, recomputed, token_logits, wide
 
 FORMAT = "smlib-policy-1"
 SAVED = "policy.json"  # in every saved policy

@@ -9,10 +9,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from smlib.actions import ActionSpace, Trajectory, replay
-from smlib.kv_cache import SlotCache
-from smlib.models import Policy
-from smlib.packing import pack
+from smlib.edits.actions import ActionSpace, Trajectory, replay
+from smlib.edits.packing import pack
+from smlib.policies.kv_cache import SlotCache
+from smlib.policies.policy import Policy
 
 
 class ModelError(ValueError):

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from smlib.divergences import get
+from smlib.objectives.divergences import get
 
 Array = NDArray[np.float64]
 

@@ -17,7 +17,7 @@ w(s) the chance that s is ever left upwards, p_eff(d|s) ∝ p(d|s) (1 - w(s+d)),
 import numpy as np
 from numpy.typing import NDArray
 
-from smlib.tabular.mdp import EditMDP
+from smlib.theory.mdp import EditMDP
 
 Array = NDArray[np.float64]
 

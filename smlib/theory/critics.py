@@ -4,7 +4,7 @@ For a given policy the critic solves max_r E_data[phi(r)] - E_theta[r] (mixture:
 one free reward per bucket of (state, action) pairs, and nothing finer, only sees how much of each occupancy is in each
 bucket, so its maximum is exactly the divergence of the two *bucketed* occupancies. With one bucket per pair it is the
 divergence itself: min over theta of the inner maximum is then direct minimisation. So a policy is fitted against a
-critic by `smlib.tabular.restricted.fit_direct` with `seen=buckets.push`.
+critic by `smlib.theory.restricted.fit_direct` with `seen=buckets.push`.
 
 Rewards r and critics Q are in bijection (Thm C.1); with buckets of position and last k tokens, k at least what the
 policy sees, the next bucket follows from bucket and action, so a bucketed Q gives a bucketed r and conversely.
@@ -16,9 +16,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from smlib.tabular.flow import Flow
-from smlib.tabular.matching import occupancy_divergence
-from smlib.tabular.mdp import EditMDP
+from smlib.theory.flow import Flow
+from smlib.theory.matching import occupancy_divergence
+from smlib.theory.mdp import EditMDP
 
 
 @dataclass(frozen=True, eq=False)

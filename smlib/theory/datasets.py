@@ -5,8 +5,8 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from smlib.tabular.mdp import EditMDP
-from smlib.tabular.occupancy import Occupancy, check_discount
+from smlib.theory.mdp import EditMDP
+from smlib.theory.occupancy import Occupancy, check_discount
 
 Array = NDArray[np.float64]
 Strings = Mapping[tuple[int, ...], float]

@@ -1,6 +1,6 @@
 """The plug-in estimator of eq. 4, one trajectory at a time, exactly as printed; trajectories sampled or enumerated.
 
-Slow and literal on purpose. `E[J^] (1 - gamma) = J` of `smlib.tabular.objective` (App. C.6) where the dynamics are
+Slow and literal on purpose. `E[J^] (1 - gamma) = J` of `smlib.theory.objective` (App. C.6) where the dynamics are
 deterministic, or phi is taken at the sampled next state.
 """
 
@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from smlib.divergences import Divergence
-from smlib.tabular.mdp import EditMDP
+from smlib.objectives.divergences import Divergence
+from smlib.theory.mdp import EditMDP
 
 Array = NDArray[np.float64]
 

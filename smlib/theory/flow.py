@@ -16,9 +16,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from smlib.divergences import Divergence
-from smlib.tabular.mdp import EditMDP
-from smlib.tabular.occupancy import Occupancy, check_discount
+from smlib.objectives.divergences import Divergence
+from smlib.theory.mdp import EditMDP
+from smlib.theory.occupancy import Occupancy, check_discount
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +37,7 @@ class Flow:
         return Flow(self.pairs.detach(), self.terminal.detach())
 
     def numpy(self) -> Occupancy:
-        """One occupancy, without batch axes, for the functions of `smlib.tabular.occupancy`."""
+        """One occupancy, without batch axes, for the functions of `smlib.theory.occupancy`."""
         return Occupancy(self.pairs.detach().numpy(), self.terminal.detach().numpy())
 
 
@@ -169,4 +169,4 @@ def kl_to_mixture(rho: Flow, data: Flow) -> Float[Tensor, "*batch"]:
 
 
 MIXTURES = {"chi2_mixture": chi2_mixture, "kl_to_mixture": kl_to_mixture}
-"""Divergences to the mixture that are no f of `smlib.divergences`; keys usable wherever an occupancy is compared."""
+"""Divergences to the mixture that are no f of `smlib.objectives.divergences`; known wherever these are compared."""

@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from smlib.divergences import get
-from smlib.tabular.flow import MIXTURES, Flow, causal_entropy, f_divergence, flow, values
-from smlib.tabular.mdp import EditMDP
+from smlib.objectives.divergences import get
+from smlib.theory.flow import MIXTURES, Flow, causal_entropy, f_divergence, flow, values
+from smlib.theory.mdp import EditMDP
 
 STEP_LIMIT = 2.0  # nats a log-probability may move in one step: keeps the linearisation honest far from the optimum
 

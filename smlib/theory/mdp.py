@@ -2,8 +2,8 @@
 
 Decision states are the strings without `<eos>`; every string s also has a terminal twin, s followed by `<eos>`, with
 the single action "stay". Actions are the k tokens, then `<eos>` (id k), then `<bkspc>` (id k + 1) if the MDP has it, as
-in `smlib.actions`. At the length limit a token is executed as `<eos>` (Sec. 4.2). Execution noise replaces a chosen
-insertion (a token or `<eos>`) with probability epsilon by a token of a noise law; `<bkspc>` is always executed.
+in `smlib.edits.actions`. At the length limit a token is executed as `<eos>` (Sec. 4.2). Execution noise replaces a
+chosen insertion (a token or `<eos>`) with probability epsilon by a token of a noise law; `<bkspc>` is always executed.
 
 States are sorted by length, so children follow their parents and everything is vectorised level by level.
 """

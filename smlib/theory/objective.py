@@ -19,10 +19,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from smlib.divergences import Divergence
-from smlib.tabular.flow import Flow
-from smlib.tabular.mdp import EditMDP
-from smlib.tabular.occupancy import check_discount
+from smlib.objectives.divergences import Divergence
+from smlib.theory.flow import Flow
+from smlib.theory.mdp import EditMDP
+from smlib.theory.occupancy import check_discount
 
 
 @dataclass(frozen=True, eq=False)

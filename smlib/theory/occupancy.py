@@ -5,7 +5,7 @@ An `Occupancy` has mass on (state, action) pairs of decision states and on the t
     rho(s, a) = (1 - gamma) p(a|s) sum_t gamma^t P(s_t = s),     total mass 1.                                (eq. 1)
 
 Values and rewards of decision pairs are [S, A]; a terminal state has one action, so its reward and value are [S] too.
-This module is numpy and exact; `smlib.tabular.flow` computes the same occupancies differentiably.
+This module is numpy and exact; `smlib.theory.flow` computes the same occupancies differentiably.
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 from scipy.sparse import linalg
 
-from smlib.tabular.mdp import EditMDP
+from smlib.theory.mdp import EditMDP
 
 Array = NDArray[np.float64]
 

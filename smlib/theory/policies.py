@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from smlib.tabular.mdp import EditMDP
+from smlib.theory.mdp import EditMDP
 
 Logits = tuple[Float[Tensor, "b s a"], Float[Tensor, "b s"]]
 

@@ -17,13 +17,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from smlib.divergences import get
-from smlib.tabular.flow import Flow, causal_entropy, flow
-from smlib.tabular.matching import occupancy_divergence
-from smlib.tabular.mdp import EditMDP
-from smlib.tabular.objective import behaviour_cloning, sequencematch
-from smlib.tabular.optimise import Minimum, minimise
-from smlib.tabular.policies import PolicyClass
+from smlib.objectives.divergences import get
+from smlib.theory.flow import Flow, causal_entropy, flow
+from smlib.theory.matching import occupancy_divergence
+from smlib.theory.mdp import EditMDP
+from smlib.theory.objective import behaviour_cloning, sequencematch
+from smlib.theory.optimise import Minimum, minimise
+from smlib.theory.policies import PolicyClass
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,19 +16,20 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from smlib.actions import Trajectory
-from smlib.adversarial import Critic
-from smlib.checkpoints import TrainingState, load_checkpoint, run_identity, save_checkpoint
-from smlib.dataset import Dataset
+from smlib.edits.actions import Trajectory
+from smlib.edits.packing import PackedBatch, pack
 from smlib.files import ADDED_LATER, added_later
+from smlib.generation.sampling import SamplingConfig
 from smlib.kinds import check_kinds
-from smlib.losses import Loss, sizes
-from smlib.methods import ObjectiveConfig, get_method, is_finite, objective
-from smlib.metrics import METRICS, MetricsLog, show_bar
-from smlib.models import Policy
-from smlib.packing import PackedBatch, pack
-from smlib.parameters import critic_apart, decayed_apart
-from smlib.preflight import (
+from smlib.objectives.adversarial import Critic
+from smlib.objectives.losses import Loss, sizes
+from smlib.objectives.methods import ObjectiveConfig, get_method, is_finite, objective
+from smlib.policies.policy import Policy
+from smlib.training.checkpoints import TrainingState, load_checkpoint, run_identity, save_checkpoint
+from smlib.training.dataset import Dataset
+from smlib.training.metrics import METRICS, MetricsLog, show_bar
+from smlib.training.parameters import critic_apart, decayed_apart
+from smlib.training.preflight import (
     check_fits,
     check_on_policy,
     check_rollouts_fit,
@@ -36,8 +37,7 @@ from smlib.preflight import (
     settle_backspace,
     usable_folder,
 )
-from smlib.rollouts import Entry, EpochOrder, ReplayBuffer, RolloutSource, refill_interval
-from smlib.sampling import SamplingConfig
+from smlib.training.rollouts import Entry, EpochOrder, ReplayBuffer, RolloutSource, refill_interval
 
 __all__ = ["Dataset", "NonFiniteLossError", "TrainConfig", "TrainResult", "train"]
 
@@ -123,7 +123,7 @@ class TrainConfig:
 
     def on_policy(self) -> "TrainConfig":
         """The same run with new rollouts every step, under the demonstrations' noise: what a method with a critic needs
-        (`smlib.adversarial`)."""
+        (`smlib.objectives.adversarial`)."""
         return replace(
             self,
             refill=self.batch_size,
@@ -165,8 +165,8 @@ def train(
 
     Raises:
         NonFiniteLossError: with the step, the loss's parts and the batch's file. CheckpointError: a foreign checkpoint.
-        ValueError, TypeError: what cannot be trained, see `check_run` and the other checks of `smlib.preflight`.
-        OSError: a folder that cannot be written to. RuntimeError: several processes.
+        ValueError, TypeError: what cannot be trained, see `check_run` and the other checks of
+        `smlib.training.preflight`. OSError: a folder that cannot be written to. RuntimeError: several processes.
     """
     from accelerate import Accelerator
     from transformers import get_cosine_schedule_with_warmup

@@ -17,10 +17,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from smlib.actions import ActionSpace
-from smlib.files import canonical_json, swap_in
-from smlib.results import config_hash
-from smlib.rollouts import ReplayBuffer
+from smlib.edits.actions import ActionSpace
+from smlib.files import canonical_json, config_hash, swap_in
+from smlib.training.rollouts import ReplayBuffer
 
 NAME = "checkpoint"
 

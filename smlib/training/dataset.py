@@ -4,8 +4,8 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from smlib.actions import Ids, Trajectory
-from smlib.data.noise import NoiseLaw
+from smlib.edits.actions import Ids, Trajectory
+from smlib.edits.noise import NoiseLaw
 
 
 @runtime_checkable

@@ -4,8 +4,8 @@ from typing import Any
 
 from torch import nn
 
-from smlib.checkpoints import trainable
-from smlib.models import Policy
+from smlib.policies.policy import Policy
+from smlib.training.checkpoints import trainable
 
 
 def decayed_apart(policy: Policy, learning_rate: float, weight_decay: float, bkspc_rate: float) -> list[dict[str, Any]]:

@@ -15,12 +15,12 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 import torch
 
-from smlib.checkpoints import trainable
-from smlib.dataset import Dataset
-from smlib.methods import ObjectiveConfig, get_method
-from smlib.models import Policy
-from smlib.packing import PackedBatch
-from smlib.prompts import check_context, checked_prompt
+from smlib.edits.packing import PackedBatch
+from smlib.generation.prompts import check_context, checked_prompt
+from smlib.objectives.methods import ObjectiveConfig, get_method
+from smlib.policies.policy import Policy
+from smlib.training.checkpoints import trainable
+from smlib.training.dataset import Dataset
 
 TO_CALLER = 4
 """`stacklevel` of a warning, from the checks that `check_run` calls to the line that called `train`."""
@@ -28,7 +28,7 @@ TO_CALLER = 4
 
 @runtime_checkable
 class Settings(Protocol):
-    """What is read of `smlib.training.TrainConfig`, which stands above this module."""
+    """What is read of `smlib.training.algorithm_1.TrainConfig`, which stands above this module."""
 
     @property
     def objective(self) -> ObjectiveConfig: ...
@@ -97,7 +97,7 @@ def check_data(data: Dataset, name: str, eta: float, rollout_noise: float) -> No
         raise TypeError(
             f"the data are a {type(data).__name__} without {', '.join(missing)}, which {name} needs"
             f"{' with ' + noise if noise else ''}: expected a data set such as Continuations (texts) or "
-            "TaskDemonstrations (questions), or one of your own with what smlib.dataset.Dataset lists"
+            "TaskDemonstrations (questions), or one of your own with what smlib.training.dataset.Dataset lists"
         )
     if len(data) == 0:
         raise ValueError("the data set is empty: expected one example at least")

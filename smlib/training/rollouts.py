@@ -7,7 +7,7 @@ batch * interval / refill times; `refill_interval` solves that for the interval 
 An entry holds the index of a training example and, once rollouts have started, a trajectory sampled from its prompt.
 The data batch comes from the whole data set, in an order that depends on the seed alone, so that every method sees the
 same data. With `TrainConfig.paired` it is the examples of the drawn entries instead: a data trajectory then shares the
-slots of its prompt with the rollout (`smlib.packing`), and what has not entered the window is not seen.
+slots of its prompt with the rollout (`smlib.edits.packing`), and what has not entered the window is not seen.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,11 +15,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from smlib.actions import ActionSpace, Trajectory
-from smlib.data.noise import edit_expert_labels
-from smlib.dataset import Dataset
-from smlib.models import Policy
-from smlib.sampling import SamplingConfig, sample
+from smlib.edits.actions import ActionSpace, Trajectory
+from smlib.edits.noise import edit_expert_labels
+from smlib.generation.sampling import SamplingConfig, sample
+from smlib.policies.policy import Policy
+from smlib.training.dataset import Dataset
 
 Sampler = Callable[[Sequence[int], int], list[Trajectory]]
 """(indices of examples, training step) -> one rollout from the prompt of each."""

@@ -12,10 +12,11 @@ from smlib.bench import generation, resources
 from smlib.bench.steps import AllLogits, BareStep, DenseAlgorithmA, GradientStep
 from smlib.bench.timing import Times, figure, in_turns
 from smlib.bench.workloads import ARITHMETIC, TEXT, Shape, dataset, groups, level_policy, policy_for, with_context
-from smlib.experiments import arithmetic, overhead
-from smlib.figures import overhead as pictures
-from smlib.items import over_mle
-from smlib.methods import objective
+from smlib.objectives.methods import objective
+from smlib.paper.experiments.arithmetic import grid as arithmetic
+from smlib.paper.experiments.overhead import tables as overhead
+from smlib.paper.figures import overhead as pictures
+from smlib.paper.items import over_mle
 
 SHAPE = Shape(batch=4, context=48, prompt=12, rollout=16, vocab=23, refill=4, eta=0.3, dim=16, layers=2, heads=2)
 

@@ -7,19 +7,21 @@ import sys
 from pathlib import Path
 
 import pytest
-from notebook_maker import write_notebook
 from typer.testing import CliRunner
 
-from smlib import __version__, cli, reproduce
-from smlib.experiments.errata import ERRATA
-from smlib.ledger import LEDGER_FIELDS, write_item
-from smlib.readme import BEGIN, END, ERRATA_BEGIN, ERRATA_END, shown_value
+from smlib import __version__
+from smlib.cli import app as cli
+from smlib.paper import reproduce
+from smlib.paper.experiments.report.errata import ERRATA
+from smlib.paper.ledger import LEDGER_FIELDS, write_item
+from smlib.paper.readme import BEGIN, END, ERRATA_BEGIN, ERRATA_END, shown_value
+from tests.support.notebook_maker import write_notebook
 
 runner = CliRunner()
 
 
 def smlib(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "smlib.cli", *arguments], capture_output=True, text=True, check=False)
+    return subprocess.run([sys.executable, "-m", "smlib", *arguments], capture_output=True, text=True, check=False)
 
 
 def test_status_as_json_has_exactly_the_fields_of_the_design(tmp_path: Path) -> None:
@@ -165,6 +167,6 @@ def test_an_error_in_words_is_no_error_bar(error: float | str | None, n_seeds: i
 
 def test_start_up_is_light() -> None:
     program = (
-        "import sys, smlib.cli; sys.exit(bool({'torch', 'pandas', 'papermill', 'transformers'} & set(sys.modules)))"
+        "import sys, smlib.cli.app; sys.exit(bool({'torch', 'pandas', 'papermill', 'transformers'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", program], check=False, env=os.environ).returncode == 0

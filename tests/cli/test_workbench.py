@@ -8,14 +8,15 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from smlib import cli, workbench
-from smlib.actions import ActionSpace
-from smlib.checkpoints import CheckpointError
+from smlib.cli import app as cli
+from smlib.cli import workbench
 from smlib.data.tokenizers import arithmetic_tokenizer
-from smlib.experiments import arithmetic
+from smlib.edits.actions import ActionSpace
 from smlib.files import ResultError
-from smlib.models import Policy, tiny_policy
-from smlib.training import NonFiniteLossError
+from smlib.paper.experiments.arithmetic import grid as arithmetic
+from smlib.policies.policy import Policy, tiny_policy
+from smlib.training.algorithm_1 import NonFiniteLossError
+from smlib.training.checkpoints import CheckpointError
 
 runner = CliRunner()
 SMALL = ["--steps", "4", "--questions", "40"]

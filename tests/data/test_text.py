@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from smlib.actions import ActionSpace, final_state
 from smlib.data import text as text_module
-from smlib.data.noise import NoiseLaw, expert_trajectory
 from smlib.data.text import Article, evaluation_set, load_corpus, passages, prompt_and_answer, wikipedia_articles
 from smlib.data.tokenizers import FixedTokenizer, PretrainedTokenizer, train_bpe
 from smlib.data.wikitext import prose
+from smlib.edits.actions import ActionSpace, final_state
+from smlib.edits.noise import NoiseLaw, expert_trajectory
 
 CORPUS = load_corpus()
 

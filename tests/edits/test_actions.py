@@ -3,8 +3,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smlib.actions import ActionSpace, Trajectory, final_state, replay, step
-from tests.oracles import SPACE, trajectories
+from smlib.edits.actions import ActionSpace, Trajectory, final_state, replay, step
+from tests.support.oracles import SPACE, trajectories
 
 B, E = SPACE.bkspc, SPACE.eos
 

@@ -6,13 +6,13 @@ import torch
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from smlib.actions import Trajectory, replay
-from smlib.algorithm_a import algorithm_a, algorithm_a_printed
-from smlib.divergences import get
-from smlib.losses import likelihood, sequencematch, visit_values
-from smlib.masking import dense_mask, trie
-from smlib.packing import pack
-from tests.oracles import SPACE, algorithm_a_values, float64_policy, groups, replayed_values, trajectories
+from smlib.edits.actions import Trajectory, replay
+from smlib.edits.algorithm_a import algorithm_a, algorithm_a_printed
+from smlib.edits.masking import dense_mask, trie
+from smlib.edits.packing import pack
+from smlib.objectives.divergences import get
+from smlib.objectives.losses import likelihood, sequencematch, visit_values
+from tests.support.oracles import SPACE, algorithm_a_values, float64_policy, groups, replayed_values, trajectories
 
 
 def visible_state(tokens, positions, mask_row):

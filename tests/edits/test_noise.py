@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from smlib.actions import ActionSpace, Trajectory, final_state, replay, step
-from smlib.data.noise import NoiseLaw, edit_expert_label, edit_expert_labels, expert_trajectory
+from smlib.edits.actions import ActionSpace, Trajectory, final_state, replay, step
+from smlib.edits.noise import NoiseLaw, edit_expert_label, edit_expert_labels, expert_trajectory
 
 SPACE = ActionSpace(12, eos=2, bos=1)
 DIGITS = NoiseLaw.uniform(range(4, 9))

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from smlib.actions import ActionSpace
-from smlib.contrastive import ContrastiveConfig, contrastive_scores, contrastive_search
-from smlib.models import tiny_policy
-from smlib.sampling import SamplingConfig, sample
+from smlib.edits.actions import ActionSpace
+from smlib.generation.contrastive import ContrastiveConfig, contrastive_scores, contrastive_search
+from smlib.generation.sampling import SamplingConfig, sample
+from smlib.policies.policy import tiny_policy
 
 SPACE = ActionSpace(vocab_size=9, eos=1, bos=0)
 

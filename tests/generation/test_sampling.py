@@ -13,12 +13,12 @@ from oracles_sampling import inverse_cdf, slow_distribution, slow_sample
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from smlib.actions import ActionSpace, final_state, replay
-from smlib.contrastive import ContrastiveConfig, contrastive_search
-from smlib.decoding import action_distribution, draw, truncation_law
-from smlib.models import Policy, PolicyConfig
-from smlib.sampling import SamplingConfig, sample
-from smlib.streaming import stream
+from smlib.edits.actions import ActionSpace, final_state, replay
+from smlib.generation.contrastive import ContrastiveConfig, contrastive_search
+from smlib.generation.decoding import action_distribution, draw, truncation_law
+from smlib.generation.sampling import SamplingConfig, sample
+from smlib.generation.streaming import stream
+from smlib.policies.policy import Policy, PolicyConfig
 
 
 @dataclass(frozen=True)

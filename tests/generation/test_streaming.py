@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from smlib.actions import ActionSpace, Trajectory, final_state
-from smlib.models import tiny_policy
-from smlib.sampling import SamplingConfig, sample
-from smlib.streaming import as_ansi, as_html, as_rich, as_text, show, spans, stream
+from smlib.edits.actions import ActionSpace, Trajectory, final_state
+from smlib.generation.sampling import SamplingConfig, sample
+from smlib.generation.streaming import as_ansi, as_html, as_rich, as_text, show, spans, stream
+from smlib.policies.policy import tiny_policy
 
 SPACE = ActionSpace(vocab_size=27, eos=1, bos=0)
 BACK = SPACE.bkspc

@@ -12,21 +12,21 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from smlib.actions import Trajectory, replay
-from smlib.adapters import with_adapters
-from smlib.adversarial import Critic, CriticValues, actor_loss, critic_loss, returns_to_go
-from smlib.losses import VisitValues, sizes, visit_values
-from smlib.methods import ObjectiveConfig, objective
-from smlib.models import Policy
-from smlib.packing import pack
-from smlib.sources import Lora
-from smlib.tabular.estimator import Walk, enumerate_walks
-from smlib.tabular.flow import Flow, causal_entropy, chi2_mixture, flow
-from smlib.tabular.mdp import EditMDP
-from smlib.training import train
-from tests.oracles import SPACE, float64_policy, groups
-from tests.oracles_theory import copies, neural_visits, occupancy_of_walks, trajectory_of
-from tests.test_training import Copying, config, policy, weights
+from smlib.edits.actions import Trajectory, replay
+from smlib.edits.packing import pack
+from smlib.objectives.adversarial import Critic, CriticValues, actor_loss, critic_loss, returns_to_go
+from smlib.objectives.losses import VisitValues, sizes, visit_values
+from smlib.objectives.methods import ObjectiveConfig, objective
+from smlib.policies.adapters import with_adapters
+from smlib.policies.policy import Policy
+from smlib.policies.sources import Lora
+from smlib.theory.estimator import Walk, enumerate_walks
+from smlib.theory.flow import Flow, causal_entropy, chi2_mixture, flow
+from smlib.theory.mdp import EditMDP
+from smlib.training.algorithm_1 import train
+from tests.support.copying import Copying, config, policy, weights
+from tests.support.oracles import SPACE, float64_policy, groups
+from tests.support.oracles_theory import copies, neural_visits, occupancy_of_walks, trajectory_of
 
 GAMMA, ALPHA = 0.8, 0.3
 MDP = EditMDP(2, 2, backspace=False)

@@ -7,15 +7,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from smlib.direct import direct, path_divergence, path_log_probs
-from smlib.divergences import get
-from smlib.losses import likelihood
-from smlib.methods import ObjectiveConfig, objective_of_visits
-from smlib.tabular.estimator import Walk
-from smlib.tabular.flow import f_divergence, flow
-from smlib.tabular.matching import occupancy_divergence
-from smlib.tabular.mdp import EditMDP
-from tests.oracles_theory import neural_visits, occupancy_of_walks, trajectory_of
+from smlib.objectives.direct import direct, path_divergence, path_log_probs
+from smlib.objectives.divergences import get
+from smlib.objectives.losses import likelihood
+from smlib.objectives.methods import ObjectiveConfig, objective_of_visits
+from smlib.theory.estimator import Walk
+from smlib.theory.flow import f_divergence, flow
+from smlib.theory.matching import occupancy_divergence
+from smlib.theory.mdp import EditMDP
+from tests.support.oracles_theory import neural_visits, occupancy_of_walks, trajectory_of
 
 # No path reaches the length limit, where other tokens are executed as <eos> and lead to the path's own end.
 MDP = EditMDP(2, 4, backspace=False)

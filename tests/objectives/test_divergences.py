@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smlib.divergences import DIVERGENCES, INTEGRAL_METRICS, Divergence, UnknownDivergenceError, get
+from smlib.objectives.divergences import DIVERGENCES, INTEGRAL_METRICS, Divergence, UnknownDivergenceError, get
 
 ALL = pytest.mark.parametrize("record", DIVERGENCES.values(), ids=list(DIVERGENCES))
 RATIOS = torch.tensor([0.02, 0.2, 0.6, 0.9, 1.0, 1.1, 1.7, 3.0, 8.0], dtype=torch.float64)

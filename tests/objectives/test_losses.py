@@ -7,9 +7,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from smlib.actions import ActionSpace, Trajectory
-from smlib.divergences import DIVERGENCES, get
-from smlib.losses import (
+from smlib.edits.actions import ActionSpace, Trajectory
+from smlib.edits.packing import pack
+from smlib.objectives.divergences import DIVERGENCES, get
+from smlib.objectives.losses import (
     VisitValues,
     iqlearn,
     likelihood,
@@ -18,8 +19,7 @@ from smlib.losses import (
     unlikelihood,
     visit_values,
 )
-from smlib.packing import pack
-from tests.oracles import SPACE, float64_policy, replayed_values
+from tests.support.oracles import SPACE, float64_policy, replayed_values
 
 GAMMAS = st.sampled_from([0.3, 0.9, 0.998])
 ALPHAS = st.sampled_from([1e-3, 0.1, 2.0])

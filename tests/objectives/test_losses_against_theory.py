@@ -8,13 +8,13 @@ are 1e-9, against sums of some hundred terms below 10^3 in float64.
 import pytest
 import torch
 
-from smlib import losses
-from smlib.divergences import DIVERGENCES, get
-from smlib.tabular.estimator import Walk, data_part, enumerate_walks, model_part
-from smlib.tabular.flow import Flow
-from smlib.tabular.mdp import EditMDP
-from smlib.tabular.objective import behaviour_cloning, sequencematch
-from tests.oracles_theory import copies, neural_visits, occupancy_of_walks, trajectory_of
+from smlib.objectives import losses
+from smlib.objectives.divergences import DIVERGENCES, get
+from smlib.theory.estimator import Walk, data_part, enumerate_walks, model_part
+from smlib.theory.flow import Flow
+from smlib.theory.mdp import EditMDP
+from smlib.theory.objective import behaviour_cloning, sequencematch
+from tests.support.oracles_theory import copies, neural_visits, occupancy_of_walks, trajectory_of
 
 GAMMA = 0.8
 ALPHA = 0.6
@@ -71,7 +71,7 @@ CASE = pytest.mark.parametrize("case", CASES)
 def tabular_j(
     mdp: EditMDP, data: Flow, model: Flow, logits: torch.Tensor, terminal: torch.Tensor, name: str, mixture: bool
 ) -> torch.Tensor:
-    """J from occupancies, with the normalisation of `smlib.losses`: per discounted data visit."""
+    """J from occupancies, with the normalisation of `smlib.objectives.losses`: per discounted data visit."""
     total = sequencematch(
         mdp, logits, terminal, data=data, model=model, divergence=get(name), alpha=ALPHA, gamma=GAMMA,
         data_noise=mdp.noise, model_noise=mdp.noise, mixture=mixture,

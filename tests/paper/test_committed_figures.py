@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from smlib import figures
-from smlib.figures import committed
 from smlib.files import ResultError
-from smlib.items import ITEMS
-from smlib.results import item_path
+from smlib.paper.figures import committed
+from smlib.paper.items import ITEMS
+from smlib.paper.results import item_path
 
 
 @pytest.mark.parametrize("name", committed.FIGURES)

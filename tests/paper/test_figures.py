@@ -9,8 +9,8 @@ import pytest
 from matplotlib.figure import Figure
 
 from smlib import figures
-from smlib.figures import ablations, arithmetic, divergences, overhead, tasks, theory
 from smlib.files import ResultError
+from smlib.paper.figures import ablations, arithmetic, divergences, overhead, tasks, theory
 
 
 def drawn() -> Figure:
@@ -59,7 +59,7 @@ def test_methods_differ_without_colour() -> None:
 
 
 def test_figures_tables_and_status_load_no_torch() -> None:
-    program = "import sys, smlib.figures, smlib.tables, smlib.cli; sys.exit('torch' in sys.modules)"
+    program = "import sys, smlib.paper.figures, smlib.paper.tables, smlib.cli.app; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 

@@ -1,6 +1,6 @@
 """What sweeps say together."""
 
-from smlib.experiments.findings import finding, summary
+from smlib.paper.experiments.judging.findings import finding, summary
 
 
 def sweep(title: str, *p_values: float) -> dict[str, object]:

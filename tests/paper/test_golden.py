@@ -1,19 +1,19 @@
 """Golden numbers of training and sampling: they move only when what is computed changes.
 
-A change here means that committed results were computed by other code: raise the entry of `smlib/numerics.py` in the
-same commit and put the new numbers in. Derivation: the numbers are what this very run printed at version 1;
+A change here means that committed results were computed by other code: raise the entry of `smlib/paper/numerics.py` in
+the same commit and put the new numbers in. Derivation: the numbers are what this very run printed at version 1;
 that the run computes the right thing is what the oracle tests are for. The tolerance covers other CPUs' rounding.
 """
 
 import numpy as np
 import pytest
 
-from smlib.data.noise import expert_trajectory
-from smlib.numerics import NUMERICS_VERSION
-from smlib.sampling import SamplingConfig, sample
-from smlib.training import train
-from tests.oracles import SPACE
-from tests.test_training import Copying, config, policy
+from smlib.edits.noise import expert_trajectory
+from smlib.generation.sampling import SamplingConfig, sample
+from smlib.paper.numerics import NUMERICS_VERSION
+from smlib.training.algorithm_1 import train
+from tests.support.copying import Copying, config, policy
+from tests.support.oracles import SPACE
 
 
 def test_training_version_1(tmp_path):

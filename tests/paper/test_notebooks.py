@@ -5,11 +5,11 @@ from typing import Any
 
 import nbformat
 import pytest
-from notebook_maker import notebook
 
-from smlib import notebooks
+from smlib.paper import notebooks
+from tests.support.notebook_maker import notebook
 
-FINISH = "smlib.results.finish([], preset, results_dir)"
+FINISH = "smlib.paper.results.finish([], preset, results_dir)"
 
 
 def problems(made: Any, folder: Path) -> list[str]:
@@ -19,7 +19,7 @@ def problems(made: Any, folder: Path) -> list[str]:
 
 
 def test_a_clean_notebook_has_no_problems(tmp_path: Path) -> None:
-    assert problems(notebook("import smlib.results", FINISH), tmp_path) == []
+    assert problems(notebook("import smlib.paper.results", FINISH), tmp_path) == []
 
 
 @pytest.mark.parametrize(
@@ -29,7 +29,7 @@ def test_a_clean_notebook_has_no_problems(tmp_path: Path) -> None:
         (("%matplotlib inline\nclass A:\n    pass", FINISH), {}, "cell 2: defines `A`"),
         (("if True:\n    async def g(): ...", FINISH), {}, "cell 2: defines `g`"),
         (("x = (", FINISH), {}, "does not parse"),
-        (("x = 1",), {}, "does not call smlib.results.finish"),
+        (("x = 1",), {}, "does not call smlib.paper.results.finish"),
         ((FINISH,), {"parameters": 'preset = "quick"\nresults_dir = "results"'}, "lacks figures_dir"),
         ((FINISH,), {"parameters": 'preset = str("quick")\nresults_dir = figures_dir = "x"'}, "is no literal"),
         ((FINISH,), {"parameters": "import os"}, "no plain assignment"),

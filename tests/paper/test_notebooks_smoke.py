@@ -5,8 +5,8 @@ import json
 import pytest
 
 from smlib.files import project_root
-from smlib.ledger import item_path
-from smlib.reproduce import Reproduction, plan
+from smlib.paper.ledger import item_path
+from smlib.paper.reproduce import Reproduction, plan
 
 NOTEBOOKS = sorted(p.name for p in (project_root() / "notebooks").glob("[0-9][0-9]_*.ipynb"))
 

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import psutil
 import pytest
-from notebook_maker import write_notebook
 
-from smlib import reproduce
 from smlib.files import ResultError
-from smlib.items import ITEMS, READ_ONLY_NOTEBOOKS
-from smlib.reproduce import Outcome, Reproduction, Task, plan
+from smlib.paper import reproduce
+from smlib.paper.items import ITEMS, READ_ONLY_NOTEBOOKS
+from smlib.paper.reproduce import Outcome, Reproduction, Task, plan
+from tests.support.notebook_maker import write_notebook
 
 WRITE = (
     "from smlib import results\n"
@@ -58,7 +58,7 @@ def test_an_early_exit_is_a_failure_and_last_weeks_marker_does_not_help(tmp_path
     assert execute(tmp_path, WRITE, FINISH).status == "done"
     outcome = execute(tmp_path, "import sys\nsys.exit(0)", WRITE, FINISH)
     assert outcome.status == "failed"
-    assert "without reaching smlib.results.finish" in outcome.why
+    assert "without reaching smlib.paper.results.finish" in outcome.why
 
 
 def test_a_cell_over_its_time_is_a_failure(tmp_path: Path) -> None:
@@ -166,7 +166,7 @@ def test_an_interrupt_ends_the_kernel_and_its_workers_and_says_so(tmp_path: Path
     program = (
         "import signal, sys\n"
         "from pathlib import Path\n"
-        "from smlib.reproduce import Reproduction, Task\n"
+        "from smlib.paper.reproduce import Reproduction, Task\n"
         # Whoever runs the tests in the background of a shell hands down an ignored SIGINT.
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         f"work = Reproduction('smoke', runs_dir=Path({str(tmp_path / 'runs')!r}))\n"

@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
-from smlib import ledger as ledger_module
-from smlib import numerics as numerics_module
-from smlib import results
-from smlib.costs import processor_hours
-from smlib.items import ITEMS, PRESETS, VERDICTS
-from smlib.ledger import LEDGER_FIELDS
-from smlib.results import ResultError, ledger, load_run, run_cached, write_item
+from smlib.paper import ledger as ledger_module
+from smlib.paper import numerics as numerics_module
+from smlib.paper import results
+from smlib.paper.costs import processor_hours
+from smlib.paper.items import ITEMS, PRESETS, VERDICTS
+from smlib.paper.ledger import LEDGER_FIELDS
+from smlib.paper.results import ResultError, ledger, load_run, run_cached, write_item
 
 
 def run(folder: Path, **changes: Any) -> results.Run:
@@ -100,10 +100,10 @@ def test_provenance_says_where_a_number_came_from(tmp_path: Path) -> None:
 def test_a_run_names_the_code_that_it_started_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def compute(scratch: Path) -> dict[str, object]:
         later = ("a later commit", False)
-        monkeypatch.setattr("smlib.provenance._revision", lambda: later)
+        monkeypatch.setattr("smlib.paper.provenance._revision", lambda: later)
         return {"accuracy": 0.5}
 
-    monkeypatch.setattr("smlib.provenance._revision", lambda: ("the first commit", False))
+    monkeypatch.setattr("smlib.paper.provenance._revision", lambda: ("the first commit", False))
     assert run(tmp_path, compute=compute).provenance["git_revision"] == "the first commit"  # type: ignore[index]
 
 
@@ -126,7 +126,7 @@ def test_checkpoints_outlive_a_failure_and_go_when_the_result_is_written(tmp_pat
 def test_a_killed_run_leaves_no_result_and_is_resumed(tmp_path: Path) -> None:
     program = (
         "import time, sys\n"
-        "from smlib.results import run_cached\n"
+        "from smlib.paper.results import run_cached\n"
         "def compute(scratch):\n"
         "    (scratch / 'checkpoint').write_text('step 3')\n"
         "    time.sleep(60)\n"
@@ -148,7 +148,7 @@ def test_a_killed_run_leaves_no_result_and_is_resumed(tmp_path: Path) -> None:
 def test_processes_that_want_the_same_run_compute_it_once(tmp_path: Path) -> None:
     program = (
         "import os, time\n"
-        "from smlib.results import run_cached\n"
+        "from smlib.paper.results import run_cached\n"
         "def compute(scratch):\n"
         "    time.sleep(0.5)\n"
         "    return {'pid': os.getpid()}\n"

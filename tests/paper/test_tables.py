@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from smlib import tables
 from smlib.files import ResultError
-from smlib.results import write_item
+from smlib.paper import tables
+from smlib.paper.results import write_item
 
 
 def test_values_are_printed_with_their_error_bars() -> None:

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from smlib.evaluation import PairedTest, paired_difference
-from smlib.experiments.verdicts import LEVEL, MIN_SEEDS, Comparison, Rate, holm, judge, outcome
-from smlib.items import VERDICTS
+from smlib.paper.experiments.judging.verdicts import LEVEL, MIN_SEEDS, Comparison, Rate, holm, judge, outcome
+from smlib.paper.items import VERDICTS
 
 
 def comparison(difference: float, p: float, seeds: int = MIN_SEEDS) -> Comparison:

@@ -8,20 +8,20 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from smlib import training
-from smlib.actions import ActionSpace
-from smlib.checkpoints import trainable
 from smlib.data.continuations import Continuations
+from smlib.edits.actions import ActionSpace
+from smlib.edits.packing import PackedBatch, pack
 from smlib.files import plain
-from smlib.loading import Lora, load_policy, save_policy
-from smlib.losses import sizes
-from smlib.methods import ObjectiveConfig, objective
-from smlib.models import Policy
-from smlib.packing import PackedBatch, pack
-from smlib.probing import ModelError, probe_trajectory
-from smlib.training import TrainConfig, train
-from smlib.unembedding import TrainedHead
-from tests.test_loading import KINDS, saved_model, texts
+from smlib.objectives.losses import sizes
+from smlib.objectives.methods import ObjectiveConfig, objective
+from smlib.policies.loading import Lora, load_policy, save_policy
+from smlib.policies.policy import Policy
+from smlib.policies.probing import ModelError, probe_trajectory
+from smlib.policies.unembedding import TrainedHead
+from smlib.training import algorithm_1 as training
+from smlib.training.algorithm_1 import TrainConfig, train
+from smlib.training.checkpoints import trainable
+from tests.support.models import KINDS, saved_model, texts
 
 WHOLE = Lora(2, 4, unembedding=True)
 GOAL = ObjectiveConfig(alpha=0.1, gamma=0.9, bc_steps=0, anneal_steps=0)

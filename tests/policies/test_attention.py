@@ -5,9 +5,9 @@ import pytest
 import torch
 import transformers
 
-from smlib import attention
-from smlib.actions import ActionSpace, Trajectory
-from smlib.packing import pack
+from smlib.edits.actions import ActionSpace, Trajectory
+from smlib.edits.packing import pack
+from smlib.policies import attention
 
 SPACE = ActionSpace(vocab_size=11, eos=1, bos=0)
 FAMILIES = {

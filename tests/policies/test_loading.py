@@ -3,65 +3,26 @@
 import json
 import shutil
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import transformers
-from tokenizers import Tokenizer, models, pre_tokenizers
 
-from smlib import smollm2
-from smlib.actions import ActionSpace, Trajectory
-from smlib.checkpoints import run_identity
 from smlib.data.continuations import Continuations, inner_decoder
 from smlib.data.text import Article, passages
 from smlib.data.tokenizers import PretrainedTokenizer
-from smlib.experiments import text as experiment
-from smlib.loading import Lora, load_policy, save_policy
-from smlib.models import Policy, PolicyConfig
-from smlib.packing import pack
-from smlib.probing import ModelError, cached_logits, packed_logits, probe, probe_trajectory, recomputed_logits
-from smlib.sampling import SamplingConfig, sample
-from smlib.training import train
-
-WORDS = [f"w{i}" for i in range(40)]
-SMALL = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
-SMALL |= {"num_key_value_heads": 1, "max_position_embeddings": 64, "vocab_size": 48, "bos_token_id": 1}
-SMALL |= {"eos_token_id": 2, "pad_token_id": None}
-GPT2 = {"vocab_size": 48, "n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 64, "bos_token_id": 1}
-KINDS = {
-    "llama": lambda **c: transformers.LlamaConfig(**{**SMALL, **c}),
-    "tied": lambda **c: transformers.LlamaConfig(**{**SMALL, "tie_word_embeddings": True, **c}),
-    "qwen2": lambda **c: transformers.Qwen2Config(**{**SMALL, **c}),
-    "mistral": lambda **c: transformers.MistralConfig(**{**SMALL, "sliding_window": None, **c}),
-    "gpt2": lambda **c: transformers.GPT2Config(**{**GPT2, "eos_token_id": 2, **c}),
-    "phi": lambda **c: transformers.PhiConfig(**{**SMALL, **c}),  # its head has a bias
-}
-
-
-def words_tokenizer(eos: str | None = "</s>") -> transformers.PreTrainedTokenizerFast:
-    vocabulary = {"<unk>": 0, "<s>": 1, "</s>": 2, **{w: 3 + i for i, w in enumerate(WORDS)}}
-    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    backend.pre_tokenizer = pre_tokenizers.Whitespace()
-    return transformers.PreTrainedTokenizerFast(
-        tokenizer_object=backend, unk_token="<unk>", bos_token="<s>", eos_token=eos
-    )
-
-
-def saved_model(folder: Path, kind: str = "llama", **changes: object) -> Path:
-    """A random model of 48 rows and its tokeniser of 43 tokens."""
-    config = KINDS[kind](**changes)
-    torch.manual_seed(0)
-    lm = transformers.AutoModelForCausalLM.from_config(config)
-    for name, p in lm.named_parameters():  # at the usual scale of 0.02 hardly anything depends on anything
-        if p.ndim >= 2:
-            torch.nn.init.normal_(p, std=0.3)
-        elif name.endswith("bias"):
-            torch.nn.init.normal_(p, std=0.1)
-    lm.save_pretrained(folder)
-    words_tokenizer().save_pretrained(folder)
-    return folder
+from smlib.edits.actions import ActionSpace, Trajectory
+from smlib.edits.packing import pack
+from smlib.generation.sampling import SamplingConfig, sample
+from smlib.paper.experiments.text import study as experiment
+from smlib.policies import smollm2
+from smlib.policies.loading import Lora, load_policy, save_policy
+from smlib.policies.policy import Policy, PolicyConfig
+from smlib.policies.probing import ModelError, cached_logits, packed_logits, probe, probe_trajectory, recomputed_logits
+from smlib.training.algorithm_1 import train
+from smlib.training.checkpoints import run_identity
+from tests.support.models import KINDS, WORDS, saved_model, texts, words_tokenizer
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -125,11 +86,6 @@ def test_a_run_with_adapters_belongs_to_its_base_and_their_scale(tmp_path):
         identity(),
     ]
     assert len({known, *changed}) == 8
-
-
-def texts(n: int = 6) -> list[str]:
-    rng = np.random.default_rng(0)
-    return [" ".join(rng.choice(WORDS, 30)) + "." for _ in range(n)]
 
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])

@@ -5,10 +5,10 @@ import torch
 from safetensors.torch import save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from smlib.actions import ActionSpace, Trajectory
-from smlib.models import Policy, PolicyConfig, tiny_policy
-from smlib.packing import pack
-from tests.oracles import SPACE, float64_policy
+from smlib.edits.actions import ActionSpace, Trajectory
+from smlib.edits.packing import pack
+from smlib.policies.policy import Policy, PolicyConfig, tiny_policy
+from tests.support.oracles import SPACE, float64_policy
 
 TRAJECTORY = Trajectory.make([0, 2], [3, SPACE.bkspc, 4, 5, 1], space=SPACE)
 

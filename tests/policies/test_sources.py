@@ -5,10 +5,10 @@ import inspect
 import pytest
 import torch
 
-from smlib.experiments.text_models import TextModel
-from smlib.loading import Lora, load_policy, load_tokenizer
-from smlib.probing import ModelError
-from tests.test_loading import saved_model
+from smlib.paper.experiments.runs.text_models import TextModel
+from smlib.policies.loading import Lora, load_policy, load_tokenizer
+from smlib.policies.probing import ModelError
+from tests.support.models import saved_model
 
 unchecked = inspect.unwrap(load_policy)  # without the tests' type checker, as users call it
 

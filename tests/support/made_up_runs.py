@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from smlib.experiments import finetuning
-from smlib.experiments.finetuning import FineTuneConfig
-from smlib.methods import get_method
-from smlib.results import Run, run_cached
+from smlib.objectives.methods import get_method
+from smlib.paper.experiments.runs import finetuning
+from smlib.paper.experiments.runs.finetuning import FineTuneConfig
+from smlib.paper.results import Run, run_cached
 
 
 def bits(rng: np.random.Generator, n: int, p: float) -> str:

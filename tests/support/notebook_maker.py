@@ -5,7 +5,7 @@ from typing import Any
 
 import nbformat
 
-from smlib.notebooks import strip
+from smlib.paper.notebooks import strip
 
 PARAMETERS = 'preset = "quick"\nresults_dir = "results"\nfigures_dir = "figures"'
 

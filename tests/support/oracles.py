@@ -4,10 +4,10 @@ import numpy as np
 import torch
 from hypothesis import strategies as st
 
-from smlib.actions import ActionSpace, Trajectory, replay
-from smlib.algorithm_a import algorithm_a
-from smlib.losses import VisitValues
-from smlib.models import tiny_policy
+from smlib.edits.actions import ActionSpace, Trajectory, replay
+from smlib.edits.algorithm_a import algorithm_a
+from smlib.objectives.losses import VisitValues
+from smlib.policies.policy import tiny_policy
 
 SPACE = ActionSpace(vocab_size=7, eos=1, bos=0)
 

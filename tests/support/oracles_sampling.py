@@ -1,9 +1,9 @@
-"""Slow sampling without a cache, a batch or vectorised filters: what `smlib.sampling` must agree with."""
+"""Slow sampling without a cache, a batch or vectorised filters: what `smlib.generation.sampling` must agree with."""
 
 import numpy as np
 import torch
 
-from smlib.actions import ActionSpace, Trajectory, step
+from smlib.edits.actions import ActionSpace, Trajectory, step
 
 
 def slow_distribution(logits, config, space, forbidden=(), law=None):

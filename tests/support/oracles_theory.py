@@ -5,15 +5,15 @@ import itertools
 import numpy as np
 import torch
 
-from smlib.actions import ActionSpace, Trajectory, step
-from smlib.losses import VisitValues, visit_values
-from smlib.packing import pack
-from smlib.tabular.estimator import Walk
-from smlib.tabular.flow import Flow
-from smlib.tabular.mdp import EditMDP
+from smlib.edits.actions import ActionSpace, Trajectory, step
+from smlib.edits.packing import pack
+from smlib.objectives.losses import VisitValues, visit_values
+from smlib.theory.estimator import Walk
+from smlib.theory.flow import Flow
+from smlib.theory.mdp import EditMDP
 
 PROMPT = (0,)
-"""The root of the edit MDP as `smlib.actions` sees it: a prompt of one token, which no edit reaches."""
+"""The root of the edit MDP as `smlib.edits.actions` sees it: a prompt of one token, which no edit reaches."""
 
 
 def space_of(mdp: EditMDP) -> ActionSpace:
@@ -22,7 +22,7 @@ def space_of(mdp: EditMDP) -> ActionSpace:
 
 
 def successor(mdp: EditMDP, state: int, action: int) -> int:
-    """`smlib.actions.step`, with a token at the length limit executed as `<eos>`."""
+    """`smlib.edits.actions.step`, with a token at the length limit executed as `<eos>`."""
     space = space_of(mdp)
     string = (*PROMPT, *mdp.strings[state])
     if action < mdp.tokens and len(mdp.strings[state]) == mdp.max_len:

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smlib.chain import CHAIN_DIVERGENCES, Chain, closed_form, data_outcomes, divergence
-from smlib.experiments import chain as experiment
-from smlib.experiments.chain import Formula, printed_formulas, refuted
-from smlib.results import read_item
+from smlib.paper.experiments.theory import chain as experiment
+from smlib.paper.experiments.theory.chain import Formula, printed_formulas, refuted
+from smlib.paper.results import read_item
+from smlib.theory.chain import CHAIN_DIVERGENCES, Chain, closed_form, data_outcomes, divergence
 
 CHAINS = st.builds(Chain, st.integers(1, 12), st.floats(0.0, 0.8), st.sampled_from([0.0, 0.3, 0.9, 1.0]))
 

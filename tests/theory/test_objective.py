@@ -6,20 +6,20 @@ import numpy as np
 import pytest
 import torch
 
-from smlib.divergences import get
-from smlib.experiments import theory as experiment
-from smlib.experiments import theory_identities as claims
-from smlib.results import read_item
-from smlib.tabular import occupancy as exact
-from smlib.tabular.critics import last_k, seen_divergence
-from smlib.tabular.datasets import data_occupancy, random_strings
-from smlib.tabular.estimator import Walk, model_part
-from smlib.tabular.flow import Flow, as_flow, causal_entropy, f_divergence, flow, kl_to_mixture
-from smlib.tabular.matching import match
-from smlib.tabular.mdp import EditMDP
-from smlib.tabular.objective import sequencematch
-from smlib.tabular.policies import policy_class
-from smlib.tabular.restricted import fit_direct, fit_j, fit_mle
+from smlib.objectives.divergences import get
+from smlib.paper.experiments.theory import identities as claims
+from smlib.paper.experiments.theory import occupancies as experiment
+from smlib.paper.results import read_item
+from smlib.theory import occupancy as exact
+from smlib.theory.critics import last_k, seen_divergence
+from smlib.theory.datasets import data_occupancy, random_strings
+from smlib.theory.estimator import Walk, model_part
+from smlib.theory.flow import Flow, as_flow, causal_entropy, f_divergence, flow, kl_to_mixture
+from smlib.theory.matching import match
+from smlib.theory.mdp import EditMDP
+from smlib.theory.objective import sequencematch
+from smlib.theory.policies import policy_class
+from smlib.theory.restricted import fit_direct, fit_j, fit_mle
 
 GAMMA = 0.9
 

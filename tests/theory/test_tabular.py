@@ -1,4 +1,4 @@
-"""The tabular edit MDP: transitions against `smlib.actions`, solves against sums over time, gradients numerically."""
+"""The tabular edit MDP: transitions as in `smlib.edits.actions`, solves as sums over time, gradients numerically."""
 
 import time
 
@@ -8,8 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from smlib.tabular import occupancy as exact
-from smlib.tabular.cloning import (
+from smlib.theory import occupancy as exact
+from smlib.theory.cloning import (
     cloned_policy,
     rejection,
     simulate,
@@ -17,15 +17,15 @@ from smlib.tabular.cloning import (
     survivors,
     truncate,
 )
-from smlib.tabular.critics import last_k
-from smlib.tabular.datasets import data_occupancy, prefix_mass, random_strings, support
-from smlib.tabular.editing import LLAMA_2_7B, kind, passes
-from smlib.tabular.flow import causal_entropy, final_strings, flow, values
-from smlib.tabular.matching import soft_q
-from smlib.tabular.mdp import EditMDP
-from smlib.tabular.optimise import minimise
-from smlib.tabular.policies import POLICY_CLASSES, policy_class
-from tests.oracles_theory import occupancy_by_time, successor
+from smlib.theory.critics import last_k
+from smlib.theory.datasets import data_occupancy, prefix_mass, random_strings, support
+from smlib.theory.editing import LLAMA_2_7B, kind, passes
+from smlib.theory.flow import causal_entropy, final_strings, flow, values
+from smlib.theory.matching import soft_q
+from smlib.theory.mdp import EditMDP
+from smlib.theory.optimise import minimise
+from smlib.theory.policies import POLICY_CLASSES, policy_class
+from tests.support.oracles_theory import occupancy_by_time, successor
 
 MDPS = st.builds(EditMDP, st.integers(1, 3), st.integers(1, 3), st.booleans(), st.sampled_from([0.0, 0.2]))
 GAMMAS = st.sampled_from([0.5, 0.9, 0.99])

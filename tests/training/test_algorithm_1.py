@@ -14,68 +14,17 @@ import numpy as np
 import pytest
 import torch
 
-from smlib.actions import ActionSpace, Trajectory
-from smlib.checkpoints import CheckpointError
-from smlib.data.noise import NoiseLaw, expert_trajectory
-from smlib.files import plain
-from smlib.losses import sizes
-from smlib.methods import METHODS, ObjectiveConfig, get_method, objective
-from smlib.models import tiny_policy
-from smlib.packing import pack
-from smlib.results import PRESETS, config_hash
-from smlib.training import NonFiniteLossError, TrainConfig, train
-from tests.oracles import SPACE, float64_policy
-
-
-class Copying:
-    """Repeat the prompt's last token twice: five questions."""
-
-    branches = False
-    law = NoiseLaw.uniform([2, 3, 4, 5, 6])
-
-    def __len__(self):
-        return 5
-
-    def demonstration(self, index, rng, eta, burst):
-        return expert_trajectory(
-            self.rollout_prompt(index, rng), self.reference(index), self.law, eta, rng, SPACE, burst=burst
-        )
-
-    def rollout_prompt(self, index, rng):
-        return np.array([0, 2 + index], np.int32)
-
-    def reference(self, index):
-        return np.array([2 + index, 2 + index, 1], np.int32)
-
-    def noise_law(self, index):
-        return self.law
-
-
-def config(method="sm", **changes):
-    goal = ObjectiveConfig(method=method, alpha=0.1, gamma=0.9, bc_steps=4, anneal_steps=4)
-    plain = TrainConfig(
-        objective=goal,
-        steps=16,
-        batch_size=4,
-        learning_rate=1e-2,
-        warmup_steps=2,
-        eta=0.2,
-        buffer_size=4,
-        refill=2,
-        times_seen=2.0,
-        rollout_tokens=4,
-        log_every=2,
-        checkpoint_every=4,
-    )
-    return dataclasses.replace(plain, **changes)
-
-
-def policy():
-    return tiny_policy(SPACE, dim=16, layers=1, heads=2, positions=32, seed=0)
-
-
-def weights(result):
-    return torch.cat([p.detach().flatten() for p in result.policy.parameters()])
+from smlib.edits.actions import ActionSpace, Trajectory
+from smlib.edits.packing import pack
+from smlib.files import config_hash, plain
+from smlib.objectives.losses import sizes
+from smlib.objectives.methods import METHODS, ObjectiveConfig, get_method, objective
+from smlib.paper.results import PRESETS
+from smlib.policies.policy import tiny_policy
+from smlib.training.algorithm_1 import NonFiniteLossError, TrainConfig, train
+from smlib.training.checkpoints import CheckpointError
+from tests.support.copying import Copying, config, policy, weights
+from tests.support.oracles import SPACE, float64_policy
 
 
 @pytest.mark.parametrize("method", sorted(METHODS))
@@ -171,7 +120,7 @@ def test_the_data_come_from_all_of_d_unless_they_are_paired(tmp_path):
 
 
 def test_paired_data_share_their_prompts_with_rollouts(tmp_path, monkeypatch):
-    from smlib import training
+    from smlib.training import algorithm_1 as training
 
     laid = []
 
@@ -245,7 +194,12 @@ def test_a_run_that_is_cloning_alone_says_so(method, steps, tmp_path):
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_no_preset_is_cloning_or_warming_up_alone(name):
-    from smlib.experiments import ablations, arithmetic, divergences, mathematics, regimes, text, translation
+    from smlib.paper.experiments.ablations import regimes
+    from smlib.paper.experiments.ablations import study as ablations
+    from smlib.paper.experiments.arithmetic import divergences
+    from smlib.paper.experiments.arithmetic import grid as arithmetic
+    from smlib.paper.experiments.tasks import mathematics, translation
+    from smlib.paper.experiments.text import study as text
 
     runs = [*arithmetic.preset(name).grid().values(), *text.preset(name).grid().values()]
     runs += [c for item in mathematics.TASKS for c in mathematics.cells(item, name).values()]
@@ -299,7 +253,7 @@ def test_accumulation_sees_the_same_batch(tmp_path):
 
 
 def test_rollouts_are_sampled_in_batches_of_the_size_that_is_asked_for(tmp_path, monkeypatch):
-    from smlib import rollouts
+    from smlib.training import rollouts
 
     sizes_asked, real = [], rollouts.sample
 
@@ -389,13 +343,13 @@ sys.path[:0] = [{root!r}, {tests!r}]
 import torch
 torch.set_num_threads(1)
 from test_training import Copying, config, policy
-from smlib import training
+from smlib.training import algorithm_1 as training
 if {slow}:
     real = training.pack
     def pack(*a, **k):
         import time; time.sleep(0.05); return real(*a, **k)
     training.pack = pack
-from smlib.training import train
+from smlib.training.algorithm_1 import train
 result = train(policy(), Copying(), config(steps=24), {folder!r}, progress=False)
 result.policy.save({folder!r} + "/policy")
 """

@@ -11,18 +11,18 @@ import numpy as np
 import pytest
 import torch
 
-from smlib.actions import ActionSpace
 from smlib.data.continuations import Continuations
 from smlib.data.demonstrations import TaskDemonstrations
-from smlib.data.noise import NoiseLaw
 from smlib.data.tasks import load_task
 from smlib.data.tokenizers import PretrainedTokenizer
-from smlib.loading import Lora, load_policy
-from smlib.methods import METHODS
-from smlib.models import tiny_policy
-from smlib.training import train
-from tests.test_loading import saved_model, texts, words_tokenizer
-from tests.test_training import Copying, config, policy
+from smlib.edits.actions import ActionSpace
+from smlib.edits.noise import NoiseLaw
+from smlib.objectives.methods import METHODS
+from smlib.policies.loading import Lora, load_policy
+from smlib.policies.policy import tiny_policy
+from smlib.training.algorithm_1 import train
+from tests.support.copying import Copying, config, policy
+from tests.support.models import saved_model, texts, words_tokenizer
 
 NOISY = {"eta": 0.2}, {"eta": 0.0, "rollout_noise": 0.1}
 
@@ -105,7 +105,11 @@ def lacking(*names: str) -> object:
         ("branches", {"method": "mle"}, "without branches, which mle needs: expected a data set such as"),
         ("rollout_prompt", {}, "without rollout_prompt, which sm needs"),
         ("reference", {"method": "dagger"}, "without reference, which dagger needs"),
-        ("noise_law", {"eta": 0.1}, r"without noise_law, which sm needs with eta=0.1: .*smlib.dataset.Dataset lists"),
+        (
+            "noise_law",
+            {"eta": 0.1},
+            r"without noise_law, which sm needs with eta=0.1: .*smlib.training.dataset.Dataset lists",
+        ),
         ("noise_law", {"eta": 0.0, "rollout_noise": 0.1}, "noise_law, which sm needs with rollout_noise=0.1"),
     ],
 )

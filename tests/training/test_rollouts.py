@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from smlib.actions import Trajectory
-from smlib.rollouts import ReplayBuffer, refill_interval
-from tests.oracles import SPACE
+from smlib.edits.actions import Trajectory
+from smlib.training.rollouts import ReplayBuffer, refill_interval
+from tests.support.oracles import SPACE
 
 
 def sampler(examples, step):

@@ -10,18 +10,18 @@ import numpy as np
 import pytest
 import torch
 
-from smlib.contrastive import ContrastiveConfig, contrastive_search
 from smlib.data.continuations import Continuations
-from smlib.data.noise import NoiseLaw, expert_trajectory
 from smlib.data.text import Passage
 from smlib.data.tokenizers import PretrainedTokenizer
-from smlib.methods import ObjectiveConfig
-from smlib.sampling import SamplingConfig, sample
-from smlib.streaming import stream
-from smlib.training import TrainConfig
-from tests.oracles import SPACE
-from tests.test_loading import texts, words_tokenizer
-from tests.test_training import policy
+from smlib.edits.noise import NoiseLaw, expert_trajectory
+from smlib.generation.contrastive import ContrastiveConfig, contrastive_search
+from smlib.generation.sampling import SamplingConfig, sample
+from smlib.generation.streaming import stream
+from smlib.objectives.methods import ObjectiveConfig
+from smlib.training.algorithm_1 import TrainConfig
+from tests.support.copying import policy
+from tests.support.models import texts, words_tokenizer
+from tests.support.oracles import SPACE
 
 CONFIG = SamplingConfig(max_new_tokens=2)
 

@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from smlib.figures.style import PALETTE, counted, figure
+from smlib.paper.figures.style import PALETTE, counted, figure
 
 FAMILIES: Mapping[str, tuple[str, ...]] = {
     "SequenceMatch": ("sm-default", "sm-burst=4", "sm-rollout_noise=0.1", "sm-rollout_burst=4"),

@@ -6,8 +6,8 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from smlib.figures.style import PALETTE, figure, method_style
-from smlib.items import get_item
+from smlib.paper.figures.style import PALETTE, figure, method_style
+from smlib.paper.items import get_item
 
 TITLES = {"ground_truth": "digit noise (\u201cground truth\u201d)", "random": "random tokens"}
 PAPER_CHI2 = (0.85, 0.90)  # App. G.1: "85-90% for the chi^2-divergence"; Figure 3 itself prints no numbers

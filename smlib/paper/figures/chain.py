@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch
 
-from smlib.figures.style import PALETTE, figure
+from smlib.paper.figures.style import PALETTE, figure
 
 CURVES = {
     "chi2_q": ("χ² of App. B.3, (1−q)/q", PALETTE["vermilion"], "-."),

@@ -7,9 +7,20 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from smlib.figures import ablations, arithmetic, chain, divergences, masking, overhead, report, tasks, text, theory
 from smlib.files import ResultError, read_json, resolve
-from smlib.ledger import read_item
+from smlib.paper.figures import (
+    ablations,
+    arithmetic,
+    chain,
+    divergences,
+    masking,
+    overhead,
+    report,
+    tasks,
+    text,
+    theory,
+)
+from smlib.paper.ledger import read_item
 
 Item = Mapping[str, Any]
 Runs = Mapping[str, Any]

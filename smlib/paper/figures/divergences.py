@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from smlib.figures.style import PALETTE, figure
+from smlib.paper.figures.style import PALETTE, figure
 
 COLORS = {
     "chi2_mixture": (PALETTE["blue"], "D"),

@@ -8,7 +8,7 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from smlib.figures.style import PALETTE, figure
+from smlib.paper.figures.style import PALETTE, figure
 
 
 def layouts(item: Mapping[str, Any]) -> Figure:

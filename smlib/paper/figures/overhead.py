@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from smlib.figures.style import PALETTE, figure, method_style
-from smlib.items import over_mle
+from smlib.paper.figures.style import PALETTE, figure, method_style
+from smlib.paper.items import over_mle
 
 PARTS = {
     "packing": PALETTE["grey"],

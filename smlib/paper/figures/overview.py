@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from smlib.figures.style import PALETTE, figure
+from smlib.paper.figures.style import PALETTE, figure
 
 
 def compounding(lengths: Sequence[int] | np.ndarray, curves: Mapping[str, np.ndarray], epsilon: float) -> Figure:

@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from smlib.figures.style import PALETTE, figure
-from smlib.tables import with_error
+from smlib.paper.figures.style import PALETTE, figure
+from smlib.paper.tables import with_error
 
 VERDICT_STYLES = {
     "reproduced": (PALETTE["green"], "o"),

@@ -14,7 +14,7 @@ from cycler import cycler
 from matplotlib.figure import Figure
 
 from smlib.files import ResultError, resolve, write_atomically
-from smlib.items import check_preset
+from smlib.paper.items import check_preset
 
 PALETTE: Mapping[str, str] = MappingProxyType(
     {

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from smlib.figures.style import PALETTE, counted, figure, method_style
+from smlib.paper.figures.style import PALETTE, counted, figure, method_style
 
 TITLES = {"mle": "MLE", "bc": "BC", "sm": "SM"}
 

@@ -9,8 +9,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from smlib.figures.style import PALETTE, figure, method_style
-from smlib.items import get_item
+from smlib.paper.figures.style import PALETTE, figure, method_style
+from smlib.paper.items import get_item
 
 COLUMNS: Mapping[str, str] = {
     "MLE": "MLE",

@@ -7,8 +7,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from smlib.figures.divergences import TITLES
-from smlib.figures.style import PALETTE, figure
+from smlib.paper.figures.divergences import TITLES
+from smlib.paper.figures.style import PALETTE, figure
 
 NAMES = {
     "mle": "MLE",

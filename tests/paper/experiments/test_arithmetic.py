@@ -9,13 +9,23 @@ import numpy as np
 import pytest
 import torch
 
-from smlib.actions import Trajectory
 from smlib.data import load_task
-from smlib.experiments import arithmetic, arithmetic_items, scores
-from smlib.experiments.answers import DECODINGS, _shallowest, answer, recovery, sampling_config, wrong_prefixes
-from smlib.experiments.finetuning import fine_tune, in_parallel, objective
-from smlib.experiments.language_models import LanguageModel
-from smlib.experiments.pretraining import (
+from smlib.edits.actions import Trajectory
+from smlib.files import write_atomically
+from smlib.paper.experiments.arithmetic import grid as arithmetic
+from smlib.paper.experiments.arithmetic import items as arithmetic_items
+from smlib.paper.experiments.judging import scores
+from smlib.paper.experiments.runs.answers import (
+    DECODINGS,
+    _shallowest,
+    answer,
+    recovery,
+    sampling_config,
+    wrong_prefixes,
+)
+from smlib.paper.experiments.runs.finetuning import fine_tune, in_parallel, objective
+from smlib.paper.experiments.runs.language_models import LanguageModel
+from smlib.paper.experiments.runs.pretraining import (
     BASE,
     PretrainConfig,
     TinyModel,
@@ -24,10 +34,9 @@ from smlib.experiments.pretraining import (
     pretrained,
     weights_file,
 )
-from smlib.figures import arithmetic as figures
-from smlib.files import write_atomically
-from smlib.models import tiny_policy
-from smlib.results import ResultError, Run
+from smlib.paper.figures import arithmetic as figures
+from smlib.paper.results import ResultError, Run
+from smlib.policies.policy import tiny_policy
 
 SMALL = {"difficulty": "easy", "n_train": 10, "n_val": 5, "n_test": 30}
 

@@ -1,21 +1,16 @@
 """The confirmation of direct matching: fresh seeds, test questions, four claims, and nothing judged beside them."""
 
 import pytest
-from made_up_runs import replace_training
 
 from smlib import figures
-from smlib.experiments import (
-    ablations,
-    arithmetic,
-    confirmation,
-    direct_matching,
-    divergences,
-    mathematics,
-    regimes,
-    translation,
-)
-from smlib.experiments.verdicts import holm
-from smlib.figures import ablations as ablation_figures
+from smlib.paper.experiments.ablations import confirmation, direct_matching, regimes
+from smlib.paper.experiments.ablations import study as ablations
+from smlib.paper.experiments.arithmetic import divergences
+from smlib.paper.experiments.arithmetic import grid as arithmetic
+from smlib.paper.experiments.judging.verdicts import holm
+from smlib.paper.experiments.tasks import mathematics, translation
+from smlib.paper.figures import ablations as ablation_figures
+from tests.support.made_up_runs import replace_training
 
 
 def seeds_of_other_runs() -> set[int]:

@@ -13,13 +13,18 @@ from tokenizers import Tokenizer, decoders, models, normalizers
 from smlib.data import load_task
 from smlib.data.tasks import Task
 from smlib.data.tokenizers import DIGITS, PretrainedTokenizer, continuation, train_bpe
-from smlib.experiments import ablations, arithmetic, divergences, finetuning, mathematics, regimes, translation
-from smlib.experiments.answers import answer, wrong_prefixes
-from smlib.experiments.finetuning import FineTuneConfig, fine_tune
-from smlib.experiments.language_models import LanguageModel
-from smlib.experiments.text_models import TextModel
-from smlib.items import PRESETS
-from smlib.loading import Lora, load_tokenizer
+from smlib.paper.experiments.ablations import regimes
+from smlib.paper.experiments.ablations import study as ablations
+from smlib.paper.experiments.arithmetic import divergences
+from smlib.paper.experiments.arithmetic import grid as arithmetic
+from smlib.paper.experiments.runs import finetuning
+from smlib.paper.experiments.runs.answers import answer, wrong_prefixes
+from smlib.paper.experiments.runs.finetuning import FineTuneConfig, fine_tune
+from smlib.paper.experiments.runs.language_models import LanguageModel
+from smlib.paper.experiments.runs.text_models import TextModel
+from smlib.paper.experiments.tasks import mathematics, translation
+from smlib.paper.items import PRESETS
+from smlib.policies.loading import Lora, load_tokenizer
 
 SMALL = {"difficulty": "easy", "n_train": 40, "n_val": 10, "n_test": 30}
 BOOKS = [

@@ -5,30 +5,24 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from made_up_runs import replace_training
 from matplotlib.figure import Figure
 
 from smlib import figures
 from smlib.evaluation import PairedTest
-from smlib.experiments import (
-    ablations,
-    arithmetic,
-    direct_matching,
-    divergences,
-    mathematics,
-    method_tables,
-    regimes,
-    report,
-    rivals,
-    scores,
-    translation,
-)
-from smlib.experiments.sweeps import SWEEPS
-from smlib.figures import ablations as ablation_figures
-from smlib.figures import divergences as divergence_figures
-from smlib.figures import report as report_figures
-from smlib.figures import tasks
-from smlib.results import ITEMS, read_item
+from smlib.paper.experiments.ablations import direct_matching, regimes, rivals
+from smlib.paper.experiments.ablations import study as ablations
+from smlib.paper.experiments.ablations.sweeps import SWEEPS
+from smlib.paper.experiments.arithmetic import divergences
+from smlib.paper.experiments.arithmetic import grid as arithmetic
+from smlib.paper.experiments.judging import method_tables, scores
+from smlib.paper.experiments.report import summary as report
+from smlib.paper.experiments.tasks import mathematics, translation
+from smlib.paper.figures import ablations as ablation_figures
+from smlib.paper.figures import divergences as divergence_figures
+from smlib.paper.figures import report as report_figures
+from smlib.paper.figures import tasks
+from smlib.paper.results import ITEMS, read_item
+from tests.support.made_up_runs import replace_training
 
 
 def drawn(made: Figure, folder: Path) -> None:

@@ -9,23 +9,24 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from smlib import cli
-from smlib.actions import ActionSpace, Trajectory, replay
+from smlib.cli import app as cli
+from smlib.cli.workbench import write_text
 from smlib.data.text import EvaluationSet
 from smlib.data.tokenizers import PretrainedTokenizer
-from smlib.experiments import text, text_scores
-from smlib.experiments.text_features import features
-from smlib.experiments.text_measures import TextEvaluation, corrupted, generate, likelihoods, runs
-from smlib.experiments.text_runs import Stages
-from smlib.figures import text as figures
+from smlib.edits.actions import ActionSpace, Trajectory, replay
 from smlib.files import ResultError
-from smlib.items import get_item
-from smlib.ledger import read_item
-from smlib.loading import load_policy, save_policy
-from smlib.models import tiny_policy
-from smlib.results import Run
-from smlib.workbench import write_text
-from tests.test_loading import saved_model, texts, words_tokenizer
+from smlib.paper.experiments.text import scores as text_scores
+from smlib.paper.experiments.text import study as text
+from smlib.paper.experiments.text.features import features
+from smlib.paper.experiments.text.measures import TextEvaluation, corrupted, generate, likelihoods, runs
+from smlib.paper.experiments.text.stages import Stages
+from smlib.paper.figures import text as figures
+from smlib.paper.items import get_item
+from smlib.paper.ledger import read_item
+from smlib.paper.results import Run
+from smlib.policies.loading import load_policy, save_policy
+from smlib.policies.policy import tiny_policy
+from tests.support.models import saved_model, texts, words_tokenizer
 
 TOKENIZER = PretrainedTokenizer(words_tokenizer())
 SPACE = ActionSpace(TOKENIZER.vocab_size, eos=2, bos=1)
@@ -158,7 +159,7 @@ def test_features_that_cannot_be_used_are_refused(tmp_path, monkeypatch):
         features(folder, ["w1", " "])
     rows = features(folder, ["w1 w2", "w3"])
     assert rows.shape == (2, 16)
-    from smlib.experiments import text_features
+    from smlib.paper.experiments.text import features as text_features
 
     monkeypatch.setattr(text_features, "minilm_features", lambda texts: np.full((len(texts), 2), np.nan, np.float32))
     with pytest.raises(ValueError, match="2 rows of features that are not finite"):
@@ -269,7 +270,7 @@ def test_generate_streams_from_a_language_model(tmp_path):
 
 
 def test_a_prompt_that_fills_the_model_is_refused(tmp_path):
-    from smlib.sampling import SamplingConfig
+    from smlib.generation.sampling import SamplingConfig
 
     saved_model(tmp_path)
     with pytest.raises(ResultError, match="no room for 12 more"):

@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 
 from smlib.evaluation import MauveSettings
-from smlib.experiments import text, text_mauve, text_scores
-from smlib.experiments.text_mauve import mauve_scores
-from smlib.figures import text as figures
-from smlib.results import Run
+from smlib.paper.experiments.text import mauve as text_mauve
+from smlib.paper.experiments.text import scores as text_scores
+from smlib.paper.experiments.text import study as text
+from smlib.paper.experiments.text.mauve import mauve_scores
+from smlib.paper.figures import text as figures
+from smlib.paper.results import Run
 
 N, ARTICLES = 36, [f"article {i // 3}" for i in range(36)]
 SETTINGS = MauveSettings(num_buckets=5, seeds=(0, 1, 2, 3, 4))

@@ -16,11 +16,15 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from smlib.experiments import ablations, arithmetic, direct_matching, mathematics, regimes, scores
-from smlib.experiments.arithmetic import ArithmeticPreset
-from smlib.experiments.finetuning import FineTuneConfig, fine_tune, in_parallel
-from smlib.experiments.verdicts import outcome
-from smlib.results import Run, check_preset
+from smlib.paper.experiments.ablations import direct_matching, regimes
+from smlib.paper.experiments.ablations import study as ablations
+from smlib.paper.experiments.arithmetic import grid as arithmetic
+from smlib.paper.experiments.arithmetic.grid import ArithmeticPreset
+from smlib.paper.experiments.judging import scores
+from smlib.paper.experiments.judging.verdicts import outcome
+from smlib.paper.experiments.runs.finetuning import FineTuneConfig, fine_tune, in_parallel
+from smlib.paper.experiments.tasks import mathematics
+from smlib.paper.results import Run, check_preset
 
 SEEDS = (3, 4, 5, 6, 7)
 REGIME = "n_train=50000"

@@ -1,9 +1,9 @@
 """Direct matching of occupancies against likelihood, where samples are worse than greedy answers (beyond the paper).
 
-Likelihood covers what it believes possible, in proportion; a bounded divergence does not (`smlib.direct`). So direct
-matching should gain at temperature 1, up to what greedy decoding gains, and nothing greedily. How much there is to gain
-depends on the regime, and is what the two regimes differ in. Chosen on validation questions, and judged there alone;
-`smlib.experiments.confirmation` asks the test questions.
+Likelihood covers what it believes possible, in proportion; a bounded divergence does not (`smlib.objectives.direct`).
+So direct matching should gain at temperature 1, up to what greedy decoding gains, and nothing greedily. How much there
+is to gain depends on the regime, and is what the two regimes differ in. Chosen on validation questions, and judged
+there alone; `smlib.paper.experiments.ablations.confirmation` asks the test questions.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,10 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smlib.evaluation import paired_difference
-from smlib.experiments import ablations, arithmetic, regimes, scores
-from smlib.experiments.finetuning import FineTuneConfig, fine_tune, in_parallel
-from smlib.experiments.verdicts import holm
-from smlib.results import Run, check_preset
+from smlib.paper.experiments.ablations import regimes
+from smlib.paper.experiments.ablations import study as ablations
+from smlib.paper.experiments.arithmetic import grid as arithmetic
+from smlib.paper.experiments.judging import scores
+from smlib.paper.experiments.judging.verdicts import holm
+from smlib.paper.experiments.runs.finetuning import FineTuneConfig, fine_tune, in_parallel
+from smlib.paper.results import Run, check_preset
 
 VARIANTS: Mapping[str, Mapping[str, Any]] = MappingProxyType({"direct": {}, "direct-tv": {"divergence": "tv"}})
 """Direct matching by the names of the ablations' runs, and what it changes in the objective."""

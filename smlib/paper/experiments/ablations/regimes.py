@@ -12,13 +12,15 @@ from types import MappingProxyType
 from typing import Any
 
 from smlib.evaluation import paired_difference
-from smlib.experiments import ablations, arithmetic, scores
-from smlib.experiments.arithmetic import ArithmeticPreset
-from smlib.experiments.finetuning import REMOVALS, FineTuneConfig, fine_tune, in_parallel
-from smlib.experiments.method_tables import METHODS, PAIRS
-from smlib.experiments.pretraining import TinyModel
-from smlib.methods import get_method
-from smlib.results import Run, check_preset
+from smlib.objectives.methods import get_method
+from smlib.paper.experiments.ablations import study as ablations
+from smlib.paper.experiments.arithmetic import grid as arithmetic
+from smlib.paper.experiments.arithmetic.grid import ArithmeticPreset
+from smlib.paper.experiments.judging import scores
+from smlib.paper.experiments.judging.method_tables import METHODS, PAIRS
+from smlib.paper.experiments.runs.finetuning import REMOVALS, FineTuneConfig, fine_tune, in_parallel
+from smlib.paper.experiments.runs.pretraining import TinyModel
+from smlib.paper.results import Run, check_preset
 
 DEFAULT = "default"
 DECODINGS = ("t1", "greedy_exclude")

@@ -5,8 +5,8 @@ from types import MappingProxyType
 from typing import Any
 
 from smlib.evaluation import paired_difference
-from smlib.experiments import scores
-from smlib.experiments.verdicts import holm
+from smlib.paper.experiments.judging import scores
+from smlib.paper.experiments.judging.verdicts import holm
 
 DEFAULT = "sm-default"
 

@@ -14,15 +14,16 @@ from typing import Any
 import numpy as np
 
 from smlib.evaluation import clustered_interval
-from smlib.experiments import arithmetic, scores
-from smlib.experiments.findings import finding, summary
-from smlib.experiments.finetuning import REMOVALS, FineTuneConfig, fine_tune, in_parallel
-from smlib.experiments.method_costs import method_costs
-from smlib.experiments.rivals import DEFAULT, METHODS, TITLES, critic_estimate, rivalries
-from smlib.experiments.sweeps import SWEEPS, Sweep
-from smlib.experiments.verdicts import RULE, Comparison, judge
-from smlib.methods import ByDivergence, get_method
-from smlib.results import Run, check_preset, write_item
+from smlib.objectives.methods import ByDivergence, get_method
+from smlib.paper.experiments.ablations.rivals import DEFAULT, METHODS, TITLES, critic_estimate, rivalries
+from smlib.paper.experiments.ablations.sweeps import SWEEPS, Sweep
+from smlib.paper.experiments.arithmetic import grid as arithmetic
+from smlib.paper.experiments.judging import scores
+from smlib.paper.experiments.judging.findings import finding, summary
+from smlib.paper.experiments.judging.verdicts import RULE, Comparison, judge
+from smlib.paper.experiments.overhead.method_costs import method_costs
+from smlib.paper.experiments.runs.finetuning import REMOVALS, FineTuneConfig, fine_tune, in_parallel
+from smlib.paper.results import Run, check_preset, write_item
 
 ITEM, KIND = "ablations", "ground_truth"
 
@@ -148,8 +149,8 @@ def study(
     """Runs everything, writes the ledger's line for `ablations`, and returns what its figures and tables show.
 
     Args:
-        regimes, direct, confirmation: what the studies of `smlib.experiments.regimes`, `direct_matching` and
-            `confirmation` returned, to go into the same item.
+        regimes, direct, confirmation: what the studies of `smlib.paper.experiments.ablations.regimes`,
+            `direct_matching` and `confirmation` returned, to go into the same item.
     """
     runs = run(preset, results_dir, processes=processes)
     chosen = arithmetic.preset(preset)

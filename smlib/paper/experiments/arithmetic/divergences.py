@@ -16,12 +16,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from smlib import divergences
 from smlib.evaluation import PairedTest, mean_interval, paired_difference
-from smlib.experiments import arithmetic, scores
-from smlib.experiments.finetuning import FineTuneConfig, fine_tune, in_parallel
-from smlib.experiments.verdicts import RULE, Comparison, Judgement, judge
-from smlib.results import write_item
+from smlib.objectives import divergences
+from smlib.paper.experiments.arithmetic import grid as arithmetic
+from smlib.paper.experiments.judging import scores
+from smlib.paper.experiments.judging.verdicts import RULE, Comparison, Judgement, judge
+from smlib.paper.experiments.runs.finetuning import FineTuneConfig, fine_tune, in_parallel
+from smlib.paper.results import write_item
 
 ITEM = "g1"
 KIND = "ground_truth"

@@ -7,12 +7,12 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from smlib.experiments.finetuning import FineTuneConfig, fine_tune, in_parallel, objective
-from smlib.experiments.language_models import LanguageModel
-from smlib.experiments.pretraining import Base, PretrainConfig, TinyModel
-from smlib.methods import get_method
-from smlib.results import Run, check_preset
-from smlib.training import TrainConfig
+from smlib.objectives.methods import get_method
+from smlib.paper.experiments.runs.finetuning import FineTuneConfig, fine_tune, in_parallel, objective
+from smlib.paper.experiments.runs.language_models import LanguageModel
+from smlib.paper.experiments.runs.pretraining import Base, PretrainConfig, TinyModel
+from smlib.paper.results import Run, check_preset
+from smlib.training.algorithm_1 import TrainConfig
 
 NO_ALPHA = 0.1  # in the configurations of MLE and BC, which have no alpha: their runs are then shared whatever SM's is
 

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 
 from smlib.evaluation import Estimate, clustered_interval, paired_difference
-from smlib.experiments import scores
-from smlib.experiments.arithmetic import ArithmeticPreset, preset
-from smlib.experiments.verdicts import RULE, Comparison, Rate, judge
-from smlib.results import write_item
+from smlib.paper.experiments.arithmetic.grid import ArithmeticPreset, preset
+from smlib.paper.experiments.judging import scores
+from smlib.paper.experiments.judging.verdicts import RULE, Comparison, Rate, judge
+from smlib.paper.results import write_item
 
 KINDS = {"ground_truth": "digit noise", "random": "random noise"}
 DEPTHS_OF_TABLE_1 = (1, 3)  # wrong tokens before the first right action in the paper's four examples: 3, 1, 3, 1
@@ -200,8 +200,8 @@ def write_tab1(name: str, runs: Mapping[str, scores.Result], results_dir: str | 
 
 
 def summary(name: str, runs: Mapping[str, scores.Result], results_dir: str | Path = "results") -> dict[str, Any]:
-    """Writes both items of the notebook and returns what `smlib.results.read_item` reads back."""
-    from smlib.results import read_item
+    """Writes both items of the notebook and returns what `smlib.paper.results.read_item` reads back."""
+    from smlib.paper.results import read_item
 
     write_fig3(name, runs, results_dir)
     write_tab1(name, runs, results_dir)

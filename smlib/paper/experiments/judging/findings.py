@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from smlib.experiments.verdicts import LEVEL, holm
+from smlib.paper.experiments.judging.verdicts import LEVEL, holm
 
 
 def finding(title: str, points: Sequence[Mapping[str, Any]]) -> str:

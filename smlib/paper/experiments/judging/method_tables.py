@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from smlib.evaluation import Estimate, PairedTest
-from smlib.experiments import scores
-from smlib.experiments.verdicts import RULE, Comparison, judge
-from smlib.results import get_item, write_item
+from smlib.paper.experiments.judging import scores
+from smlib.paper.experiments.judging.verdicts import RULE, Comparison, judge
+from smlib.paper.results import get_item, write_item
 
 TITLES = {"mle": "MLE", "bc": "BC", "sm": "SM"}
 METHODS = tuple(TITLES)
@@ -19,7 +19,7 @@ Pair = tuple[str, str, float]  # first, second, noise level
 
 
 def label(method: str, level: float) -> str:
-    """The label of a cell, as `smlib.items` has it: 'SM / η = 0.2'."""
+    """The label of a cell, as `smlib.paper.items` has it: 'SM / η = 0.2'."""
     return f"{TITLES[method]} / η = {level:g}"
 
 

@@ -9,9 +9,9 @@ import numpy as np
 from smlib.bench.steps import GradientStep
 from smlib.bench.timing import figure, in_turns, seconds_of
 from smlib.bench.workloads import dataset, groups, policy_for, sampling_job
-from smlib.experiments.overhead import KEYS, PRESETS, as_trained
-from smlib.results import Run, check_preset, run_cached
-from smlib.sampling import sample
+from smlib.generation.sampling import sample
+from smlib.paper.experiments.overhead.tables import KEYS, PRESETS, as_trained
+from smlib.paper.results import Run, check_preset, run_cached
 
 MEASURED: Mapping[str, tuple[str, ...]] = {
     "cost-as_trained": ("mle", "bc", "iqlearn", "sm", "dagger"),

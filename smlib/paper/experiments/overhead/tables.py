@@ -27,9 +27,9 @@ from smlib.bench.workloads import (
     sampling_job,
     with_context,
 )
-from smlib.items import over_mle
-from smlib.results import Run, check_preset, get_item, run_cached, write_item
-from smlib.sampling import sample
+from smlib.generation.sampling import sample
+from smlib.paper.items import over_mle
+from smlib.paper.results import Run, check_preset, get_item, run_cached, write_item
 
 TITLES = {"tab3": ("text", "text1024"), "tab4": ("arithmetic", "arithmetic")}
 KEYS = ("bench", "training", "sampling")

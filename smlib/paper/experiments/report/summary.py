@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from smlib.costs import processor_hours
-from smlib.experiments.errata import ERRATA
-from smlib.experiments.verdicts import RULE
-from smlib.ledger import COMMITTED_PRESETS, LEDGER_PRESETS, read_item
-from smlib.results import ITEMS, get_item, item_path, ledger, write_item
+from smlib.paper.costs import processor_hours
+from smlib.paper.experiments.judging.verdicts import RULE
+from smlib.paper.experiments.report.errata import ERRATA
+from smlib.paper.ledger import COMMITTED_PRESETS, LEDGER_PRESETS, read_item
+from smlib.paper.results import ITEMS, get_item, item_path, ledger, write_item
 
 ITEM = "report"
 VERDICT_RULE = (

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from smlib.actions import Ids, Trajectory, final_state
+from smlib.edits.actions import Ids, Trajectory, final_state
 from smlib.data.mathematics import Example
 from smlib.data.tasks import Task
-from smlib.models import Policy
-from smlib.sampling import SamplingConfig, sample
+from smlib.policies.policy import Policy
+from smlib.generation.sampling import SamplingConfig, sample
 
 DECODINGS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {

@@ -18,17 +18,17 @@ from typing import Any
 
 import torch
 
-from smlib.actions import Trajectory
+from smlib.edits.actions import Trajectory
 from smlib.data.demonstrations import TaskDemonstrations
 from smlib.data.mathematics import Example
 from smlib.data.tasks import Task, load_task
-from smlib.experiments.answers import answer, recovery
-from smlib.experiments.pretraining import BASE, Base, PretrainConfig, checksum, of_present_base, pretrained
+from smlib.paper.experiments.runs.answers import answer, recovery
+from smlib.paper.experiments.runs.pretraining import BASE, Base, PretrainConfig, checksum, of_present_base, pretrained
 from smlib.files import ADDED_LATER
-from smlib.methods import ObjectiveConfig
-from smlib.models import Policy
-from smlib.results import Run, run_cached
-from smlib.training import TrainConfig, train
+from smlib.objectives.methods import ObjectiveConfig
+from smlib.policies.policy import Policy
+from smlib.paper.results import Run, run_cached
+from smlib.training.algorithm_1 import TrainConfig, train
 
 VERSIONS = ("data", "sampling", "training")
 OF_METHOD: Mapping[str, str] = MappingProxyType({"direct": "direct", "gail": "critic"})

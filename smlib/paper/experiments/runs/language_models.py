@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from smlib.data.tasks import Task
 from smlib.data.tokenizers import TextTokenizer
-from smlib.experiments.text_models import LLAMA_2, TextModel, load
-from smlib.loading import load_tokenizer
-from smlib.models import Policy
+from smlib.paper.experiments.runs.text_models import LLAMA_2, TextModel, load
+from smlib.policies.loading import load_tokenizer
+from smlib.policies.policy import Policy
 
 
 @dataclass(frozen=True)

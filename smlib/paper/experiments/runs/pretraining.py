@@ -17,13 +17,14 @@ from safetensors.torch import load_file, save
 from smlib.data.demonstrations import TaskDemonstrations
 from smlib.data.mathematics import stream
 from smlib.data.tasks import Task
-from smlib.experiments.answers import answer
-from smlib.experiments.language_models import LanguageModel
+from smlib.paper.experiments.runs.answers import answer
+from smlib.paper.experiments.runs.language_models import LanguageModel
 from smlib.files import ResultError, write_atomically
-from smlib.methods import ObjectiveConfig
-from smlib.models import Policy, tiny_policy
-from smlib.results import Run, config_hash, resolve, run_cached
-from smlib.training import TrainConfig, train
+from smlib.objectives.methods import ObjectiveConfig
+from smlib.policies.policy import Policy, tiny_policy
+from smlib.paper.results import Run, resolve, run_cached
+from smlib.files import config_hash
+from smlib.training.algorithm_1 import TrainConfig, train
 
 FOLDER = "pretrained"
 BASE = "base_sha256"  # of the result of a run that starts from such weights

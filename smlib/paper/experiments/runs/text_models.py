@@ -11,16 +11,17 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save
 
-from smlib.actions import ActionSpace
+from smlib.edits.actions import ActionSpace
 from smlib.data.continuations import Continuations
 from smlib.data.text import Corpus, passages
 from smlib.data.tokenizers import FixedTokenizer, TextTokenizer, train_bpe
 from smlib.files import write_atomically
-from smlib.loading import Lora, load_policy, load_tokenizer
-from smlib.methods import ObjectiveConfig
-from smlib.models import Policy, tiny_policy
-from smlib.results import config_hash, resolve, run_cached
-from smlib.training import TrainConfig, train
+from smlib.policies.loading import Lora, load_policy, load_tokenizer
+from smlib.objectives.methods import ObjectiveConfig
+from smlib.policies.policy import Policy, tiny_policy
+from smlib.paper.results import resolve, run_cached
+from smlib.files import config_hash
+from smlib.training.algorithm_1 import TrainConfig, train
 
 SCRATCH = "scratch"
 
@@ -65,7 +66,7 @@ class TextModel:
     """What is fine-tuned.
 
     Attributes:
-        name: `scratch`, `smollm2`, or a folder or hub name for `smlib.loading.load_policy`.
+        name: `scratch`, `smollm2`, or a folder or hub name for `smlib.policies.loading.load_policy`.
         scratch: of the small Llama, used with the name `scratch` alone.
         lora, four_bit, gradient_checkpointing, dtype: see `load_policy`.
         download: whether the hub may be asked.

@@ -12,11 +12,12 @@ from types import MappingProxyType
 from typing import Any
 
 from smlib.evaluation import Estimate, PairedTest
-from smlib.experiments import arithmetic, scores
-from smlib.experiments.arithmetic import ArithmeticPreset
-from smlib.experiments.finetuning import FineTuneConfig, fine_tune, in_parallel
-from smlib.experiments.method_tables import METHODS, PAIRS, write_table
-from smlib.results import check_preset
+from smlib.paper.experiments.arithmetic import grid as arithmetic
+from smlib.paper.experiments.arithmetic.grid import ArithmeticPreset
+from smlib.paper.experiments.judging import scores
+from smlib.paper.experiments.judging.method_tables import METHODS, PAIRS, write_table
+from smlib.paper.experiments.runs.finetuning import FineTuneConfig, fine_tune, in_parallel
+from smlib.paper.results import check_preset
 
 KIND = "ground_truth"
 TASKS: Mapping[str, str] = MappingProxyType({"tab6": "mul", "tab7": "list_prime_factors"})

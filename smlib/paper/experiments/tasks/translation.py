@@ -14,21 +14,23 @@ from typing import Any
 import torch
 from safetensors.torch import save
 
-from smlib.actions import Trajectory, final_state
 from smlib.data.demonstrations import TaskDemonstrations
 from smlib.data.mathematics import Example
 from smlib.data.tasks import Task
 from smlib.data.translation import stream
+from smlib.edits.actions import Trajectory, final_state
 from smlib.evaluation import Estimate, PairedTest, bleu, paired_difference
 from smlib.evaluation.bleu_jackknife import bleu_estimate, pseudovalues
-from smlib.experiments import arithmetic, scores
-from smlib.experiments.answers import Answers, answer
-from smlib.experiments.arithmetic import ArithmeticPreset
-from smlib.experiments.finetuning import FineTuneConfig, in_parallel
-from smlib.experiments.language_models import LanguageModel
-from smlib.experiments.mathematics import prefix
-from smlib.experiments.method_tables import METHODS, PAIRS, write_table
-from smlib.experiments.pretraining import (
+from smlib.files import write_atomically
+from smlib.objectives.methods import get_method
+from smlib.paper.experiments.arithmetic import grid as arithmetic
+from smlib.paper.experiments.arithmetic.grid import ArithmeticPreset
+from smlib.paper.experiments.judging import scores
+from smlib.paper.experiments.judging.method_tables import METHODS, PAIRS, write_table
+from smlib.paper.experiments.runs.answers import Answers, answer
+from smlib.paper.experiments.runs.finetuning import FineTuneConfig, in_parallel
+from smlib.paper.experiments.runs.language_models import LanguageModel
+from smlib.paper.experiments.runs.pretraining import (
     BASE,
     Base,
     PretrainConfig,
@@ -37,11 +39,10 @@ from smlib.experiments.pretraining import (
     pretrained,
     weights_file,
 )
-from smlib.files import write_atomically
-from smlib.methods import get_method
-from smlib.models import Policy
-from smlib.results import Run, check_preset, run_cached
-from smlib.training import train
+from smlib.paper.experiments.tasks.mathematics import prefix
+from smlib.paper.results import Run, check_preset, run_cached
+from smlib.policies.policy import Policy
+from smlib.training.algorithm_1 import train
 
 ITEM, KIND = "tab5", "random"  # "we use random noise tokens"
 DECODINGS = ("t1", "greedy_exclude")

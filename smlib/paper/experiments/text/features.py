@@ -30,7 +30,7 @@ def features(name: str, texts: Sequence[str], *, download: bool = False) -> NDAr
 def _last_states(name: str, texts: Sequence[str], download: bool, max_tokens: int = 512) -> NDArray[np.float32]:
     import torch
 
-    from smlib.loading import load_policy
+    from smlib.policies.loading import load_policy
 
     empty = [i for i, text in enumerate(texts) if not text.strip()]
     if empty:

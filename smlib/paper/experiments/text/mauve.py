@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 
 from smlib.evaluation import JointMauve, MauveSettings, mauve
-from smlib.experiments.scores import number
-from smlib.experiments.text_features import features
-from smlib.results import Run, config_hash, run_cached
+from smlib.files import config_hash
+from smlib.paper.experiments.judging.scores import number
+from smlib.paper.experiments.text.features import features
+from smlib.paper.results import Run, run_cached
 
 METHODS = ("mle", "contrastive", "unlikelihood", "bc", "sm", "iqlearn")
 """The columns of Table 2 in order; offline IQLearn is not in the paper."""

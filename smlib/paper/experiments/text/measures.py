@@ -8,15 +8,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from smlib.actions import ActionSpace, Ids, Trajectory, final_state
-from smlib.contrastive import ContrastiveConfig, contrastive_search
 from smlib.data.continuations import Continuations, inner_decoder, token_law
 from smlib.data.text import EvaluationSet
 from smlib.data.tokenizers import TextTokenizer
-from smlib.models import Policy
-from smlib.packing import pack
-from smlib.sampling import SamplingConfig, sample
-from smlib.streaming import spans
+from smlib.edits.actions import ActionSpace, Ids, Trajectory, final_state
+from smlib.edits.packing import pack
+from smlib.generation.contrastive import ContrastiveConfig, contrastive_search
+from smlib.generation.sampling import SamplingConfig, sample
+from smlib.generation.streaming import spans
+from smlib.policies.policy import Policy
 
 
 @dataclass(frozen=True)
@@ -190,7 +190,7 @@ def _backspace_probability(
 
 
 def runs(trajectory: Trajectory, space: ActionSpace, tokenizer: TextTokenizer, skip: int = 0) -> list[dict[str, str]]:
-    """The actions after the prompt as runs of one kind (see `smlib.streaming.spans`), as text.
+    """The actions after the prompt as runs of one kind (see `smlib.generation.streaming.spans`), as text.
 
     Args:
         skip: tokens at the start that nobody chose, a prefix, to be left out.

@@ -22,11 +22,11 @@ from smlib.evaluation import (
     perplexity,
     ratio_values,
 )
-from smlib.experiments.scores import number, row, within
-from smlib.experiments.text_mauve import Runs, by_method, draws
-from smlib.experiments.verdicts import RULE, RULE_WITH_RATES, Comparison, Rate, judge
-from smlib.items import get_item
-from smlib.results import Run, write_item
+from smlib.paper.experiments.judging.scores import number, row, within
+from smlib.paper.experiments.judging.verdicts import RULE, RULE_WITH_RATES, Comparison, Rate, judge
+from smlib.paper.experiments.text.mauve import Runs, by_method, draws
+from smlib.paper.items import get_item
+from smlib.paper.results import Run, write_item
 
 LABELS: Mapping[str, str] = {
     "mle": "MLE",
@@ -36,7 +36,7 @@ LABELS: Mapping[str, str] = {
     "sm": "SM",
     "iqlearn": "IQL",
 }
-"""Columns of Table 2 by their labels in `smlib.items`; offline IQLearn is not in the paper."""
+"""Columns of Table 2 by their labels in `smlib.paper.items`; offline IQLearn is not in the paper."""
 
 RANDOM = (
     "Questions are prompts here, and what counts as drawn are articles: prompts of one article go together in every "

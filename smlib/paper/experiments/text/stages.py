@@ -1,8 +1,8 @@
 """One run of the text experiment: fine-tune by one method, then everything that is measured on the trained policy.
 
 A run keeps its generations as text, so that features and MAUVE are computed for all methods together afterwards
-(`smlib.experiments.text_scores`). Each stage leaves a file in the run's scratch folder; a run that was killed goes on
-with the stage, and within training with the checkpoint, that it had reached.
+(`smlib.paper.experiments.text.scores`). Each stage leaves a file in the run's scratch folder; a run that was killed
+goes on with the stage, and within training with the checkpoint, that it had reached.
 """
 
 import functools
@@ -17,13 +17,13 @@ import torch
 from smlib.data.continuations import Continuations, inner_decoder
 from smlib.data.text import Corpus, EvaluationSet, evaluation_set, load_corpus, passages
 from smlib.data.tokenizers import TextTokenizer
-from smlib.experiments.text_measures import TextEvaluation, corrupted, generate, likelihoods
-from smlib.experiments.text_models import TextModel, build, tokenizer_of
 from smlib.files import canonical_json, read_json, write_atomically
-from smlib.loading import save_policy
-from smlib.methods import get_method
-from smlib.results import Run, run_cached
-from smlib.training import TrainConfig, train
+from smlib.objectives.methods import get_method
+from smlib.paper.experiments.runs.text_models import TextModel, build, tokenizer_of
+from smlib.paper.experiments.text.measures import TextEvaluation, corrupted, generate, likelihoods
+from smlib.paper.results import Run, run_cached
+from smlib.policies.loading import save_policy
+from smlib.training.algorithm_1 import TrainConfig, train
 
 VERSIONS = ("data", "training", "sampling", "evaluation")
 OF_METHOD: Mapping[str, tuple[str, ...]] = MappingProxyType({"sm": ("branches",), "unlikelihood": ("unlikelihood",)})

@@ -11,21 +11,21 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 
-from smlib.actions import Ids, Trajectory
 from smlib.data.continuations import Continuations
+from smlib.edits.actions import Ids, Trajectory
 from smlib.evaluation import MauveSettings
-from smlib.experiments.finetuning import in_parallel, workers
-from smlib.experiments.text_features import MINILM
-from smlib.experiments.text_mauve import mauve_scores
-from smlib.experiments.text_models import LLAMA_2, SCRATCH, ScratchModel, TextModel, build
-from smlib.experiments.text_runs import TextEvaluation, TextRun, fine_tune_text
-from smlib.experiments.text_scores import write_table_2, write_table_8
-from smlib.loading import Lora
-from smlib.methods import ObjectiveConfig, get_method
-from smlib.models import tiny_policy
-from smlib.results import Run, check_preset
-from smlib.sampling import SamplingConfig, sample
-from smlib.training import TrainConfig
+from smlib.generation.sampling import SamplingConfig, sample
+from smlib.objectives.methods import ObjectiveConfig, get_method
+from smlib.paper.experiments.runs.finetuning import in_parallel, workers
+from smlib.paper.experiments.runs.text_models import LLAMA_2, SCRATCH, ScratchModel, TextModel, build
+from smlib.paper.experiments.text.features import MINILM
+from smlib.paper.experiments.text.mauve import mauve_scores
+from smlib.paper.experiments.text.scores import write_table_2, write_table_8
+from smlib.paper.experiments.text.stages import TextEvaluation, TextRun, fine_tune_text
+from smlib.paper.results import Run, check_preset
+from smlib.policies.loading import Lora
+from smlib.policies.policy import tiny_policy
+from smlib.training.algorithm_1 import TrainConfig
 
 TRAINED = ("mle", "unlikelihood", "bc", "sm", "iqlearn")
 """Contrastive search is a way of decoding and shares the MLE run."""

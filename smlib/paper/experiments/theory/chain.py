@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from smlib.chain import CHAIN_DIVERGENCES, Chain, closed_form, data_outcomes, divergence
-from smlib.results import Run, check_preset, run_cached, write_item
+from smlib.paper.results import Run, check_preset, run_cached, write_item
+from smlib.theory.chain import CHAIN_DIVERGENCES, Chain, closed_form, data_outcomes, divergence
 
 BOUND = 1e-10
 """Between a closed form and the sum over outcomes, relative where the value exceeds 1: rounding of a linear solve."""

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from smlib.tabular.cloning import cloned_policy, effective, simulate, string_probabilities, survivors, truncate
-from smlib.tabular.datasets import prefix_mass, random_strings, support
-from smlib.tabular.editing import LLAMA_2_7B, kind, passes
-from smlib.tabular.flow import final_strings
-from smlib.tabular.mdp import EditMDP
+from smlib.theory.cloning import cloned_policy, effective, simulate, string_probabilities, survivors, truncate
+from smlib.theory.datasets import prefix_mass, random_strings, support
+from smlib.theory.editing import LLAMA_2_7B, kind, passes
+from smlib.theory.flow import final_strings
+from smlib.theory.mdp import EditMDP
 
 
 @dataclass(frozen=True)

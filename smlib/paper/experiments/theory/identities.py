@@ -10,15 +10,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from smlib.divergences import DIVERGENCES, get
-from smlib.tabular import occupancy as exact
-from smlib.tabular.datasets import data_occupancy, random_strings
-from smlib.tabular.estimator import data_part, model_part, sample_walks
-from smlib.tabular.flow import Flow, as_flow, f_divergence, flow
-from smlib.tabular.matching import Match, match
-from smlib.tabular.mdp import EditMDP
-from smlib.tabular.objective import Parts, behaviour_cloning, sequencematch
-from smlib.tabular.optimise import minimise
+from smlib.objectives.divergences import DIVERGENCES, get
+from smlib.theory import occupancy as exact
+from smlib.theory.datasets import data_occupancy, random_strings
+from smlib.theory.estimator import data_part, model_part, sample_walks
+from smlib.theory.flow import Flow, as_flow, f_divergence, flow
+from smlib.theory.matching import Match, match
+from smlib.theory.mdp import EditMDP
+from smlib.theory.objective import Parts, behaviour_cloning, sequencematch
+from smlib.theory.optimise import minimise
 
 GAMMA = 0.9
 SMOOTH = ("forward_kl", "reverse_kl", "js", "chi2", "hellinger")

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from smlib.actions import ActionSpace, Trajectory, replay
-from smlib.algorithm_a import algorithm_a, algorithm_a_printed
-from smlib.masking import dense_mask, trie
-from smlib.models import tiny_policy
-from smlib.results import check_preset, read_item, run_cached, write_item
+from smlib.edits.actions import ActionSpace, Trajectory, replay
+from smlib.edits.algorithm_a import algorithm_a, algorithm_a_printed
+from smlib.edits.masking import dense_mask, trie
+from smlib.paper.results import check_preset, read_item, run_cached, write_item
+from smlib.policies.policy import tiny_policy
 
 WORDS = ("<begin-sentence>", "<eos>", "Apples", "are", "blue", "green")
 SPACE = ActionSpace(len(WORDS), eos=1, bos=0)

@@ -12,11 +12,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from smlib.experiments import theory_cloning, theory_identities, theory_recovery, theory_restricted
-from smlib.experiments.theory_cloning import CloningPreset
-from smlib.experiments.theory_recovery import RecoveryPreset
-from smlib.experiments.theory_restricted import RestrictedPreset
-from smlib.results import Run, check_preset, run_cached, write_item
+from smlib.paper.experiments.theory import cloning as theory_cloning
+from smlib.paper.experiments.theory import identities as theory_identities
+from smlib.paper.experiments.theory import recovery as theory_recovery
+from smlib.paper.experiments.theory import restricted as theory_restricted
+from smlib.paper.experiments.theory.cloning import CloningPreset
+from smlib.paper.experiments.theory.recovery import RecoveryPreset
+from smlib.paper.experiments.theory.restricted import RestrictedPreset
+from smlib.paper.results import Run, check_preset, run_cached, write_item
 
 
 def _network() -> RestrictedPreset:

@@ -2,7 +2,7 @@
 
 Three policies for each data set. BC clones the data, and is uniform where the data never goes. `SequenceMatch` is the
 stationary point of eq. 4 with the mixture regulariser and rollouts under the noise (min 4 KL(data || M) - alpha H, see
-`smlib.tabular.objective`). `direct` minimises 2 chi^2(data || M) - alpha H. All are judged under the same noise.
+`smlib.theory.objective`). `direct` minimises 2 chi^2(data || M) - alpha H. All are judged under the same noise.
 `as_trained` is eq. 4 as it would be optimised: a sampled s', clean transitions in the data, noise in the rollouts, a
 finite number of iterations from BC.
 """
@@ -13,13 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from smlib.experiments.theory_restricted import Problems
-from smlib.tabular.datasets import data_occupancy, prefix_mass, random_strings, support
-from smlib.tabular.flow import Flow, final_strings, values
-from smlib.tabular.matching import match, start_near
-from smlib.tabular.mdp import EditMDP
-from smlib.tabular.policies import full
-from smlib.tabular.restricted import fit_j
+from smlib.paper.experiments.theory.restricted import Problems
+from smlib.theory.datasets import data_occupancy, prefix_mass, random_strings, support
+from smlib.theory.flow import Flow, final_strings, values
+from smlib.theory.matching import match, start_near
+from smlib.theory.mdp import EditMDP
+from smlib.theory.policies import full
+from smlib.theory.restricted import fit_j
 
 METHODS = {"bc": None, "sm": "kl_to_mixture", "direct": "chi2_mixture"}
 

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from smlib.tabular.critics import last_k, seen_divergence
-from smlib.tabular.datasets import data_occupancy, random_strings, support
-from smlib.tabular.flow import Flow, final_strings, flow
-from smlib.tabular.matching import occupancy_divergence
-from smlib.tabular.mdp import EditMDP
-from smlib.tabular.policies import PolicyClass, policy_class
-from smlib.tabular.restricted import Fit, fit_direct, fit_j, fit_mle
+from smlib.theory.critics import last_k, seen_divergence
+from smlib.theory.datasets import data_occupancy, random_strings, support
+from smlib.theory.flow import Flow, final_strings, flow
+from smlib.theory.matching import occupancy_divergence
+from smlib.theory.mdp import EditMDP
+from smlib.theory.policies import PolicyClass, policy_class
+from smlib.theory.restricted import Fit, fit_direct, fit_j, fit_mle
 
 J_OBJECTIVES = {
     "chi2_mixture": ("chi2", True),
