@@ -14,6 +14,7 @@ from smlib.divergences import DIVERGENCES, get, underflow
 from smlib.experiments import theory
 from smlib.experiments import theory_restricted as study
 from smlib.figures import theory as figures
+from smlib.results import Run
 from smlib.tabular.datasets import data_occupancy, random_strings
 from smlib.tabular.flow import MIXTURES, Flow, as_flow, causal_entropy, f_divergence, flow
 from smlib.tabular.matching import match, occupancy_divergence
@@ -148,9 +149,7 @@ def test_a_search_from_there_goes_on() -> None:
     task, data, theta = case()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        fit = fit_direct(
-            policy_class("mlp", task.mdp), task.mdp, data, "chi2_mixture", GAMMA, theta, max_iterations=20
-        )
+        fit = fit_direct(policy_class("mlp", task.mdp), task.mdp, data, "chi2_mixture", GAMMA, theta, max_iterations=20)
     assert bool(fit.finite.all())
     assert float(fit.value) < CASE["value"]
     assert float(fit.gradient) < float("inf")
@@ -240,13 +239,15 @@ def test_the_study_writes_none_and_counts_it(monkeypatch: pytest.MonkeyPatch) ->
     direct = next(row for row in result["rows"] if row["method"] == "direct chi2_mixture")  # type: ignore[attr-defined]
     assert [direct[key][0] for key in ("stay", "tv", "chi2_mixture", "gradient")] == [None] * 4
     assert all(direct[key][1] is not None for key in ("stay", "tv", "chi2_mixture", "gradient"))
-    rows = theory.restricted_rows({"restricted-position_last": lost})  # type: ignore[dict-item]
+    run = Run({"result": lost, "provenance": {}, "seeds": []}, Path("restricted-position_last.json"))
+    rows = theory.restricted_rows({"restricted-position_last": run})
     by_method = {row["method"]: row for row in rows}
     assert by_method["direct chi2_mixture"]["missing"] == 1
     assert by_method["direct chi2_mixture"]["stay"] == direct["stay"][1]
     assert "missing" not in by_method["mle"]
-    assert by_method["J chi2_mixture"] | {"stay": None, "tv": None, "missing": 2, "solved": False} == (
-        by_method["J chi2_mixture"]
+    assert (
+        by_method["J chi2_mixture"] | {"stay": None, "tv": None, "missing": 2, "solved": False}
+        == (by_method["J chi2_mixture"])
     )
     assert theory.restricted_finding(rows)
     axis = figures.restricted([lost]).axes[0]
