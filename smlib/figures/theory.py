@@ -40,6 +40,11 @@ def _mean_error(values: Sequence[float | None]) -> tuple[float, float]:
     return float(array.mean()), float(spread)
 
 
+def known_mean(values: Sequence[float | None]) -> float:
+    """The mean over the data sets that have a fit; nan without any."""
+    return _mean_error(values)[0]
+
+
 def restricted(studies: Sequence[Mapping[str, Any]]) -> Figure:
     """P(stay in the data) of each method, a column a policy class; J's alphas by shade. Mean and s.e.
 
@@ -98,7 +103,7 @@ def critics(study: Mapping[str, Any]) -> Figure:
         left.errorbar(k, stay[:, 0], yerr=stay[:, 1], color=color, marker=marker, label=f"{label} with a critic")
         direct = next(r for r in rows if r["divergence"] == divergence and r["critic"] is None)
         left.axhline(_mean_error(direct["stay"])[0], color=color, linestyle="--", linewidth=1, label=f"{label}, direct")
-        right.plot(k, [_mean_error(r["seen_at_mle"])[0] for r in chosen], color=color, marker=marker, label=label)
+        right.plot(k, [known_mean(r["seen_at_mle"]) for r in chosen], color=color, marker=marker, label=label)
     left.set(xlabel="the critic sees position and last k tokens", ylabel="P(stay in the data)", ylim=(None, 1.0))
     right.set(xlabel="k", ylabel="divergence that it sees at MLE")
     for axis in (left, right):
