@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 
 from smlib.data import translation
+from smlib.data.encoding import continuation
 from smlib.data.mathematics import MATHEMATICS_TASKS, Example, stream
 from smlib.data.tokenizers import (
     DIGITS,
     FixedTokenizer,
     TextTokenizer,
     arithmetic_tokenizer,
-    continuation,
     train_bpe,
 )
 from smlib.edits.actions import ActionSpace, Ids
