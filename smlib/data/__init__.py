@@ -1,7 +1,7 @@
 """Tasks, texts and noise (Sec. 4.2, Sec. 6, App. E and G)."""
 
+from smlib.data.cutting import Article, Coverage, Passage, cover, passages
 from smlib.data.mathematics import Example, stream
-from smlib.data.passages import Article, Coverage, Passage, cover, passages
 from smlib.data.tasks import Task, load_task
 from smlib.data.text import Corpus, EvaluationSet, evaluation_set, load_corpus, prompt_and_answer
 from smlib.data.tokenizers import FixedTokenizer, PretrainedTokenizer, TextTokenizer, train_bpe

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from smlib.data.passages import Article, Coverage, Passage, cover
+from smlib.data.cutting import Article, Coverage, Passage, cover
 from smlib.data.tokenizers import TextTokenizer, check_tokenizer
 from smlib.edits.actions import ActionSpace, Ids, Trajectory, as_ids
 from smlib.edits.noise import NoiseLaw, expert_trajectory
@@ -184,7 +184,7 @@ def _check_lengths(**lengths: int) -> None:
 def _check_passage(passage: Passage, tokenizer: TextTokenizer) -> None:
     if not isinstance(passage, Passage):
         raise TypeError(
-            f"a passage is a {type(passage).__name__}: expected what smlib.data.passages cuts; texts as they are go to "
+            f"a passage is a {type(passage).__name__}: expected what smlib.data.cutting cuts; texts as they are go to "
             "Continuations.from_texts"
         )
     ids = as_ids(f"the ids of {passage.title}", passage.ids)

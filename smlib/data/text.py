@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from smlib.data.passages import Article, Passage
+from smlib.data.cutting import Article, Passage
 from smlib.data.tokenizers import TextTokenizer
 from smlib.data.wikitext import prose
 from smlib.edits.actions import Ids

@@ -265,13 +265,14 @@ class PretrainedTokenizer:
         # Models without <bos>, such as Qwen2, begin documents after <eos>.
         self.bos = int(self.eos if tokenizer.bos_token_id is None else tokenizer.bos_token_id)
         self.pad = int(self.eos if tokenizer.pad_token_id is None else tokenizer.pad_token_id)
-        special = {i: str(t) for i, t in zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True)}
-        special |= {i: t.content for i, t in tokenizer.added_tokens_decoder.items() if t.special}
-        # Numbers that no token has, and rows of the output head beyond the tokeniser, stand for no text either.
-        self.special_ids = frozenset({*special, *(set(range(self.vocab_size)) - used)})
+        named = dict(zip(tokenizer.all_special_ids, map(str, tokenizer.all_special_tokens), strict=True))
+        # Numbers that no token has, and rows of the output head beyond the tokeniser, stand for no text either. Control
+        # tokens that the tokeniser does not name stay in: the noise law of the committed results draws them.
+        self.special_ids = frozenset({*named, *(set(range(self.vocab_size)) - used)})
         unknown = tokenizer.unk_token_id
         self.unk = None if unknown in (None, self.eos, self.bos) else int(unknown)
-        self._control = {i: content for i, content in special.items() if i != self.unk}
+        registered = {i: t.content for i, t in tokenizer.added_tokens_decoder.items() if t.special}
+        self._control = {i: content for i, content in {**registered, **named}.items() if i != self.unk}
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text, specials not added, and none for what is written like them."""

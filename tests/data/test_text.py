@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from smlib.data import text as text_module
-from smlib.data.passages import Article, passages
+from smlib.data.cutting import Article, passages
 from smlib.data.text import evaluation_set, load_corpus, prompt_and_answer, wikipedia_articles
 from smlib.data.tokenizers import FixedTokenizer, PretrainedTokenizer, train_bpe
 from smlib.data.wikitext import prose

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save
 
 from smlib.edits.actions import ActionSpace
 from smlib.data.continuations import Continuations
-from smlib.data.passages import passages
+from smlib.data.cutting import passages
 from smlib.data.text import Corpus
 from smlib.data.tokenizers import FixedTokenizer, TextTokenizer, train_bpe
 from smlib.files import write_atomically

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from smlib.data.continuations import Continuations, inner_decoder
-from smlib.data.passages import passages
+from smlib.data.cutting import passages
 from smlib.data.text import Corpus, EvaluationSet, evaluation_set, load_corpus
 from smlib.data.tokenizers import TextTokenizer
 from smlib.files import canonical_json, read_json, write_atomically
