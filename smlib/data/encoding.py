@@ -107,6 +107,11 @@ def without_token(text: str, encoded: Encoding, unknown: int | None = None) -> C
     return Counter(text[i] for i in bare if not text[i].isspace())
 
 
+def lost_characters(tokenizer: Encodes, text: str) -> Counter[str]:
+    """`without_token` of a text as this tokeniser encodes it."""
+    return without_token(text, encoding(tokenizer, text), getattr(tokenizer, "unk", None))
+
+
 def continuation(tokenizer: Encodes, before: str, text: str) -> list[int]:
     """Ids of `text` as it stands right after `before`, whose own ids do not change with it.
 

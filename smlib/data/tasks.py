@@ -16,6 +16,7 @@ from smlib.data.tokenizers import (
     FixedTokenizer,
     TextTokenizer,
     arithmetic_tokenizer,
+    check_tokenizer,
     train_bpe,
 )
 from smlib.edits.actions import ActionSpace, Ids
@@ -146,6 +147,8 @@ def load_task(
     if name not in TASKS:
         raise ValueError(f"unknown task {name!r}: known are {', '.join(TASKS)}")
     fits: Callable[[Example], bool] | None
+    if tokenizer is not None:
+        check_tokenizer(tokenizer)
     if name in MATHEMATICS_TASKS:
         tokenizer, fits = tokenizer or arithmetic_tokenizer(), None
         sources = {split: stream(name, difficulty, seed, purpose=split) for split in translation.SPLITS}

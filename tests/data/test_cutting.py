@@ -3,10 +3,12 @@
 import csv
 import hashlib
 import io
-import textwrap
 from collections import Counter
+from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 
+import jaxtyping
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -30,23 +32,36 @@ RUSSIAN = "Он вышел из дома. Шёл дождь, и улицы бы�
 TEXTS = {
     "log": "".join(
         f"2024-05-{d % 28 + 1:02d} 12:{d % 60:02d}:07,{d:03d} info worker[{d}] request /a/b?c={d} took {d} ms\n"
-        for d in range(400)
+        for d in range(120)
     ),
-    "csv": "".join(f"{i},{i * i % 97},name-{i},0.{i}\n" for i in range(800)),
-    "russian": "\n".join([RUSSIAN] * 60),
-    "chinese": "他走出了家门。外面下着雨，街上空无一人！去哪里呢？没有人知道。" * 60,
-    "japanese": "彼は「行く」と言った。雨が降っていた。" * 60,
-    "arabic": "خرج من البيت. كان المطر يهطل، والشوارع خالية! إلى أين يذهب؟ لم يعرف أحد. " * 60,
-    "hindi": "वह घर से निकला। बारिश हो रही थी और सड़कें खाली थीं। कहाँ जाए? किसी को पता नहीं था। " * 60,
-    "greek": "Βγήκε από το σπίτι. Έβρεχε και οι δρόμοι ήταν άδειοι! Πού να πάει; Κανείς δεν ήξερε. " * 60,
-    "spanish": "¿Adónde iba? ¡Nadie lo sabía! ¿Por qué salió? «Ítaca espera». Él calló. " * 60,
-    "german": "Ärger lag in der Luft. Öfter kam das nicht vor. Überall war es still. " * 60,
-    "lower": "this is how some people write. no capitals at all, ever. it goes on like that. " * 60,
-    "verse": "the sea is calm tonight\n  the tide is full, the moon lies fair\nupon the straits\n\n" * 60,
+    "csv": "".join(f"{i},{i * i % 97},name-{i},0.{i}\n" for i in range(250)),
+    "russian": "\n".join([RUSSIAN] * 25),
+    "chinese": "他走出了家门。外面下着雨，街上空无一人！去哪里呢？没有人知道。" * 25,
+    "japanese": "彼は「行く」と言った。雨が降っていた。" * 25,
+    "arabic": "خرج من البيت. كان المطر يهطل، والشوارع خالية! إلى أين يذهب؟ لم يعرف أحد. " * 25,
+    "hindi": "वह घर से निकला। बारिश हो रही थी और सड़कें खाली थीं। कहाँ जाए? किसी को पता नहीं था। " * 25,
+    "greek": "Βγήκε από το σπίτι. Έβρεχε και οι δρόμοι ήταν άδειοι! Πού να πάει; Κανείς δεν ήξερε. " * 25,
+    "spanish": "¿Adónde iba? ¡Nadie lo sabía! ¿Por qué salió? «Ítaca espera». Él calló. " * 25,
+    "german": "Ärger lag in der Luft. Öfter kam das nicht vor. Überall war es still. " * 25,
+    "lower": "this is how some people write. no capitals at all, ever. it goes on like that. " * 25,
+    "verse": "the sea is calm tonight\n  the tide is full, the moon lies fair\nupon the straits\n\n" * 25,
     "python": Path(smlib.data.cutting.__file__).read_text(encoding="utf-8"),
-    "one line": "x" * 3000,
+    "one line": "x" * 1500,
     "emoji": "👩‍👩‍👧‍👦 🇩🇪 é é " * 100,
 }
+
+
+@pytest.fixture
+def as_a_user_calls():
+    """Without the types that the tests check: they would stop a wrong argument before the library can."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@lru_cache(maxsize=1)
+def articles_bpe():
+    return train_bpe([a.text for a in load_corpus().train[:12]], 1024)
 
 
 def whole(cut):
@@ -67,7 +82,7 @@ def test_a_text_of_any_kind_is_kept_whole(kind, context):
     assert (data.coverage.share, data.coverage.tokens) == (1.0, len(BYTES.encode(text)))
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=150)
 @given(
     st.text(st.one_of(st.sampled_from(".!?。\n\r ¿Aa।؟;Ω\u0301👧<s>"), st.characters(exclude_categories=["Cs"]))),
     st.integers(3, 40),
@@ -93,7 +108,7 @@ def test_the_best_cut_is_the_one_that_a_search_finds(levels, length, min_length)
     cuts = best_cuts(worth, length, min_length)
     assert cuts[0] == 0
     assert cuts[-1] == len(levels)
-    for a, b in zip(cuts, cuts[1:], strict=False):
+    for a, b in pairwise(cuts):
         assert 1 <= b - a <= length
         if length >= 2 * min_length - 1 and len(levels) >= min_length:
             assert b - a >= min_length
@@ -113,7 +128,7 @@ def test_the_best_cut_is_the_one_that_a_search_finds(levels, length, min_length)
     ("text", "sentences"),
     [
         ("One. Two! Three? Four.", ["One. ", "Two! ", "Three? ", "Four."]),
-        ('He said "no." Then (yes!) “So.” It ended…  (Here.)', ['He said "no." ', "Then (yes!) “So.” ", "It ended…  ", "(Here.)"]),
+        ('He said "no." Then (yes!) “So.” It… (Here.)', ['He said "no." ', "Then (yes!) ", "“So.” ", "It… ", "(Here.)"]),
         ("So e.g. this, etc. and 3.5 of a.b. stay", ["So e.g. this, etc. and 3.5 of a.b. stay"]),
         ("In 1999. 42 came.", ["In 1999. ", "42 came."]),
         ("Он вышел. Шёл дождь! «Куда?» Никто.", ["Он вышел. ", "Шёл дождь! ", "«Куда?» ", "Никто."]),
@@ -124,12 +139,13 @@ def test_the_best_cut_is_the_one_that_a_search_finds(levels, length, min_length)
         ("Πού; Κανείς. Έβρεχε", ["Πού; ", "Κανείς. ", "Έβρεχε"]),
         ("It rained; However; so", ["It rained; However; so"]),
         ("Sí. ¿Por qué? ¡No! Él", ["Sí. ", "¿Por qué? ", "¡No! ", "Él"]),
+        ("“Wer?”, sagte er. „Nie“, er.\n他：“去。”她走了。\n她", ["“Wer?”, sagte er. ", "„Nie“, er.\n", "他：“去。”", "她走了。\n", "她"]),
         ("Ja. Ärger. Öde. Übel.", ["Ja. ", "Ärger. ", "Öde. ", "Übel."]),
     ],
 )  # fmt: skip
 def test_sentences_of_many_scripts(text, sentences):
     ends = [0, *sentence_ends(text)[:, 1].tolist(), len(text)]
-    assert [text[a:b] for a, b in zip(ends, ends[1:], strict=False) if b > a] == sentences
+    assert [text[a:b] for a, b in pairwise(ends) if b > a] == sentences
 
 
 def test_lines_end_before_what_the_next_is_indented_by():
@@ -166,7 +182,9 @@ def test_passages_end_where_sentences_or_lines_do(kind, marks, length):
 def test_source_code_is_cut_at_lines():
     code = "".join(f"def f{i}(x):\n    y = [x, {i}]\n    return y\n" for i in range(100))
     cut = passages([Article("code", code)], BPE, 50)
-    assert all(BPE.decode(p.ids).endswith("\n") for p in cut[:-1])
+    shown = [BPE.decode(p.ids) for p in cut]
+    assert len(shown) > 20
+    assert all(a.endswith("\n") or b.startswith("\n") for a, b in pairwise(shown))
 
 
 def test_characters_stay_whole_where_they_can():
@@ -201,8 +219,7 @@ def digest(cut):
 def test_passages_of_the_committed_corpus_are_what_they_were(split, length, stride, expected):
     """Hashes of what `passages` cut when the committed results were made, before there were rules."""
     corpus = load_corpus()
-    tokenizer = train_bpe([a.text for a in corpus.train[:12]], 1024)
-    cut = passages(getattr(corpus, split), tokenizer, length, rule="ascii", stride=stride)
+    cut = passages(getattr(corpus, split), articles_bpe(), length, rule="ascii", stride=stride)
     assert digest(cut) == expected
 
 
@@ -220,11 +237,13 @@ def test_windows_for_prompts_start_at_sentences_in_any_script(kind):
     starts = {0, *sentence_ends(text)[:, 1].tolist(), *line_ends(text)[:, 1].tolist()}
     assert sum(p.ids.size for p in cut) > 0.4 * len(BYTES.encode(text))
     if kind not in ("lower", "emoji"):
-        assert {p.start for p in cut} <= starts
+        assert {p.start for p in cut[:-1]} <= starts  # the last may be what is left of a sentence
     for p in cut[:-1]:
         assert p.ids.size == 100
+    assert cut[-1].ended
 
 
+@pytest.mark.usefixtures("as_a_user_calls")
 def test_rules_have_names():
     with pytest.raises(ValueError, match="unknown rule 'words' for passages: known are covering, sentences, ascii"):
         passages([Article("a", "b c")], BYTES, 8, rule="words")
@@ -247,6 +266,7 @@ def test_marks_and_line_breaks_of_files_do_not_reach_the_tokens():
         assert got == text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
 
 
+@pytest.mark.usefixtures("as_a_user_calls")
 def test_what_is_no_list_of_documents_is_named(tmp_path):
     file = tmp_path / "my-text.txt"
     file.write_text(RUSSIAN, encoding="utf-8")
@@ -314,13 +334,3 @@ def test_a_noisy_demonstration_of_a_cut_passage_ends_with_its_true_label():
         assert t.realised[-1] == BYTES.eos
         assert BYTES.eos not in t.labels
         assert (t.realised[:-1] != BYTES.eos).all()
-
-
-def test_the_docstring_of_this_file_is_not_the_only_wide_text():
-    """Texts with wide characters as one would paste them: indented, in quotation marks."""
-    text = textwrap.dedent("""\
-        “Wer da?”, fragte er. „Niemand“, sagte sie.
-        他说：“去吧。”她走了。
-    """)
-    ends = [text[a:b] for a, b in sentence_ends(text)]
-    assert len(ends) == 3
