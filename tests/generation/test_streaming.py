@@ -80,18 +80,20 @@ def test_a_pipe_gets_text_and_a_terminal_gets_strikes(trajectory):
 
 # --- a text that is written like the edits ---------------------------------------------------------------------------
 
-WRITTEN = list("<bkspc>\\ab\x1b[9m")
-OWN = ActionSpace(vocab_size=len(WRITTEN), eos=0, bos=0)
+WRITTEN = list("<bkspc>\\ab\x1b[9m$")
+OWN = ActionSpace(vocab_size=len(WRITTEN), eos=14, bos=14)
+MARK = list(range(7))
 
 
 def read(ids):
     return "".join(WRITTEN[i] for i in ids)
 
 
-@given(st.lists(st.sampled_from([*range(1, 9), *range(1, 8), OWN.bkspc]), max_size=40))
-def test_the_printed_form_can_be_read_back(actions):
+@given(st.lists(st.sampled_from([MARK, MARK, [7], [7], [8], [0], [OWN.bkspc], [OWN.bkspc]]), max_size=20))
+def test_the_printed_form_can_be_read_back(pieces):
     """The text's own mark and the action print differently, wherever spans and backslashes fall."""
-    t = Trajectory.make([0], [*actions, OWN.eos], space=OWN)
+    actions = [a for piece in pieces for a in piece]
+    t = Trajectory.make([8], [*actions, OWN.eos], space=OWN)
     printed = as_text(spans(t, OWN, prompt=False), read)
     found, i = [], 0
     while i < len(printed):
@@ -106,16 +108,14 @@ def test_the_printed_form_can_be_read_back(actions):
 
 
 def test_a_texts_own_mark_and_codes_are_shown_as_text():
-    written = Trajectory.make([0], [*range(7), 9][1:] + [OWN.bkspc, 10, 11, 12, 13, OWN.eos], space=OWN)
-    own = Trajectory.make([8], [OWN.bkspc, OWN.eos], space=OWN)
-    space = ActionSpace(vocab_size=len(WRITTEN), eos=7, bos=7)
-    text = Trajectory.make([8], [0, 1, 2, 3, 4, 5, 6, space.bkspc, 7], space=space)
-    assert as_text(spans(text, space), read) == r"\\<bkspc><bkspc>".replace(r"\\<", r"\\\<", 1)
-    assert as_html(spans(text, space), read).count("&lt;bkspc&gt;") == 0  # its last letter is deleted
-    assert "&lt;bkspc" in as_html(spans(text, space), read)
-    assert "\x1b[9m" not in as_rich(spans(written, OWN), read).plain
-    assert as_ansi(spans(written, OWN, prompt=False), read).endswith("\u241b[9m")
-    assert as_text(spans(own, OWN), read) == "\\\\<bkspc>"
+    marked = Trajectory.make([8], [*MARK, 9, OWN.bkspc, OWN.eos], space=OWN)
+    assert as_text(spans(marked, OWN), read) == r"a\<bkspc>b<bkspc>"
+    page = as_html(spans(marked, OWN), read)
+    assert page.count("&lt;bkspc&gt;") == 1
+    assert page.endswith('&lt;bkspc&gt;<del style="opacity:.7">b</del></div>')
+    coded = Trajectory.make([8], [10, 11, 12, 13, OWN.eos], space=OWN)
+    assert as_rich(spans(coded, OWN), read).plain == "a\u241b[9m"
+    assert as_ansi(spans(coded, OWN, prompt=False), read) == "\u241b[9m"
     pipe = io.StringIO()
-    show(iter([written]), OWN, read, Console(file=pipe))
-    assert "\x1b" not in pipe.getvalue()
+    show(iter([coded]), OWN, read, Console(file=pipe))
+    assert pipe.getvalue() == "a\u241b[9m\n"

@@ -55,9 +55,9 @@ def control_tokenizer(kind: str = "bytes") -> transformers.PreTrainedTokenizerFa
     """A tokeniser whose control tokens stand in its vocabulary, as those of released models do.
 
     Args:
-        kind: `bytes`, byte-level merges with holes in their numbering and a control token that nothing names; `fallback`,
-            SentencePiece's bytes and spaces; `words`, where a control token is a word like any other; `lossy`, letters
-            alone, and no token for what is unknown.
+        kind: `bytes`, byte-level merges with holes in their numbering and a control token that nothing names;
+            `fallback`, SentencePiece's bytes and spaces; `words`, where a control token is a word like any other;
+            `lossy`, letters alone, and no token for what is unknown.
     """
     control = ["<|endoftext|>", "<s>", "</s>", "<|backspace|>"]
     letters = [chr(c) for c in range(33, 127)]
