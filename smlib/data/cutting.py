@@ -10,7 +10,7 @@ from itertools import pairwise
 import numpy as np
 
 from smlib.data.boundaries import best_cuts, cut_levels, line_ends, sentence_ends
-from smlib.data.encoding import encoding, without_token
+from smlib.data.encoding import encoding, lost_characters
 from smlib.data.tokenizers import TextTokenizer, check_tokenizer
 from smlib.edits.actions import Ids
 
@@ -128,7 +128,7 @@ def cover(
         found += [Passage(whole[a:b], b == whole.size, article.title, spans[a][0] if a else 0) for a, b in runs]
         tokens, kept, short = tokens + whole.size, kept + sum(b - a for a, b in runs), short + (not runs)
         characters += sum(not c.isspace() for c in article.text)
-        lost += without_token(article.text, encoded, getattr(tokenizer, "unk", None))
+        lost += lost_characters(tokenizer, article.text, encoded)
     told = Coverage(len(articles), len(found), tokens, kept, short, 0, characters, lost)
     return found, told
 

@@ -92,24 +92,26 @@ def _spans_by_decoding(tokenizer: Encodes, ids: Sequence[int], text: str, block:
     return list(pairwise(steady))
 
 
-def without_token(text: str, encoded: Encoding, unknown: int | None = None) -> Counter[str]:
-    """Visible characters of a text that no token stands for, or the token for what is unknown, and how often.
+def lost_characters(tokenizer: Encodes, text: str, encoded: Encoding | None = None) -> Counter[str]:
+    """Visible characters of a text that no token stands for, or the token for what is unknown alone, and how often.
 
     Args:
-        encoded: of the text; places of the tokens are needed. unknown: the id of `<unk>`, if there is one.
+        encoded: what `encoding` gave of this text, if it is at hand.
     """
+    ids, spans = encoded or encoding(tokenizer, text)
+    unknown = getattr(tokenizer, "unk", None)
     held = np.zeros(len(text) + 1, np.int64)
-    for i, (begin, end) in zip(encoded.ids, encoded.spans or (), strict=False):
+    for i, (begin, end) in zip(ids, spans or (), strict=False):
         if i != unknown:
             held[begin] += 1
             held[end] -= 1
-    bare = np.flatnonzero(np.cumsum(held)[:-1] == 0) if encoded.spans is not None else ()
-    return Counter(text[i] for i in bare if not text[i].isspace())
-
-
-def lost_characters(tokenizer: Encodes, text: str) -> Counter[str]:
-    """`without_token` of a text as this tokeniser encodes it."""
-    return without_token(text, encoding(tokenizer, text), getattr(tokenizer, "unk", None))
+    bare = Counter(text[i] for i in np.flatnonzero(np.cumsum(held)[:-1] == 0) if not text[i].isspace())
+    if not bare or unknown is not None:
+        return bare
+    # A model without a token for what is unknown leaves such characters out, and the places after one are shifted:
+    # then the characters that have no token on their own are the ones.
+    alone = {c for c in set(text) if not c.isspace() and not tokenizer.encode(c)}
+    return Counter(c for c in text if c in alone) or bare
 
 
 def continuation(tokenizer: Encodes, before: str, text: str) -> list[int]:

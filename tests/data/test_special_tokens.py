@@ -37,7 +37,7 @@ def test_control_tokens_in_a_text_stay_text(kind, pieces):
 
 def test_a_control_token_that_is_a_word_of_the_model_is_parted():
     tokenizer = PretrainedTokenizer(control_tokenizer("words"))
-    for text in ("a <s> b", "a <|endoftext|> b", "<|backspace|>", "</s>"):
+    for text in ("a <s> b", "a <|endoftext|> b", "</s>"):
         ids = tokenizer.encode(text)
         assert not set(ids) & set(range(4)), text
         assert tokenizer.backend.convert_ids_to_tokens(ids).count("<unk>") == 0
