@@ -11,7 +11,6 @@ import os
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 
@@ -153,7 +152,8 @@ def _no_list(texts: str | os.PathLike[str]) -> str:
 
 
 def _names_file(text: str) -> bool:
-    return 0 < len(text) < 1024 and not any(c.isspace() or c == "\0" for c in text) and Path(text).is_file()
+    # `os.path` and not `Path`: a text that is too long for a name, or holds a NUL, is none and no error.
+    return 0 < len(text) < 1024 and not any(c.isspace() for c in text) and os.path.isfile(text)
 
 
 def _document(i: int, text: object) -> Article:

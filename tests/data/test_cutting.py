@@ -234,13 +234,12 @@ def test_nothing_in_the_corpus_is_a_special_token():
 def test_windows_for_prompts_start_at_sentences_in_any_script(kind):
     text = TEXTS[kind]
     cut = passages([Article(kind, text)], BYTES, 100, rule="sentences")
-    starts = {0, *sentence_ends(text)[:, 1].tolist(), *line_ends(text)[:, 1].tolist()}
-    assert sum(p.ids.size for p in cut) > 0.4 * len(BYTES.encode(text))
-    if kind not in ("lower", "emoji"):
-        assert {p.start for p in cut[:-1]} <= starts  # the last may be what is left of a sentence
+    starts = {0, *sentence_ends(text)[:, 1].tolist(), *line_ends(text)[:, 1].tolist()} - {len(text)}
+    assert sum(p.ids.size for p in cut) > 0.3 * len(BYTES.encode(text))
+    if kind not in ("lower", "emoji"):  # after the last start there is only what is left of a sentence
+        assert {p.start for p in cut if p.start <= max(starts)} <= starts
     for p in cut[:-1]:
         assert p.ids.size == 100
-    assert cut[-1].ended
 
 
 @pytest.mark.usefixtures("as_a_user_calls")
@@ -279,6 +278,7 @@ def test_what_is_no_list_of_documents_is_named(tmp_path):
             made(path)
         with pytest.raises((TypeError, ValueError), match=r"document 1 is the path '.*my-text.txt': expected the text"):
             made([RUSSIAN, path])
+    assert len(made(["去" * 300, "a\0b" * 9]).texts) > 2  # no names of files, and no errors of asking for them
     with pytest.raises(TypeError, match="one string, which would be read letter by letter"):
         made(RUSSIAN)
     with pytest.raises(TypeError, match="texts is a int: expected a list of documents"):
