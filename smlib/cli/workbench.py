@@ -4,6 +4,7 @@ A folder holds one policy: `settings.json` (what it was trained with), `metrics.
 and the weights in `policy/` when it is done. A killed run goes on when the same command is given again.
 """
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from smlib.data.continuations import inner_decoder
 from smlib.data.demonstrations import TaskDemonstrations
+from smlib.data.encoding import lost_characters
 from smlib.data.tasks import Task, load_task
 from smlib.edits.actions import ActionSpace, Trajectory
 from smlib.files import ResultError, canonical_json, read_json, write_atomically
@@ -196,6 +198,9 @@ def write_text(
         policy, tokenizer = load_policy(model, local_files_only=not download)
     if not (Path(model) / SAVED).is_file():
         policy.forbid_backspace()
+    if lost := lost_characters(tokenizer, prompt):
+        shown = ", ".join(map(repr, lost))
+        print(f"the vocabulary of {model} has no token for {shown}: the model does not see it", file=sys.stderr)
     ids = np.array([tokenizer.bos, *tokenizer.encode(prompt)], np.int32)
     _check_sampling(policy, ids.size, config, seeds)
     return [show(stream(policy, ids, config, s), policy.space, inner_decoder(tokenizer)) for s in seeds]

@@ -4,6 +4,7 @@ Table 8 of the paper prints `<bkspc>` between the tokens; a terminal and a noteb
 """
 
 import html
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -68,14 +69,35 @@ def spans(trajectory: Trajectory, space: ActionSpace, *, prompt: bool = True) ->
 
 
 def as_text(parts: Sequence[Span], decode: Decode, mark: str = "<bkspc>") -> str:
-    """Table 8's form: all insertions in their order, and a mark for each deletion."""
-    return "".join(mark * len(s.ids) if s.kind == "backspace" else decode(list(s.ids)) for s in parts)
+    r"""Table 8's form: all insertions in their order, and a mark for each deletion.
+
+    A text that holds the mark itself, or a backslash before one, is told apart by backslashes, as in a string literal:
+    `\<bkspc>` is text, `\\<bkspc>` a backslash and its deletion.
+    """
+    runs, piece = [], ""
+    for s in parts:
+        if s.kind != "backspace":
+            piece += decode(list(s.ids))
+            continue
+        # All that stands before the deletions at once: the text's own mark may be written by several spans.
+        runs.append(re.sub(r"\\+\Z", lambda m: m[0] * 2, _spelled(piece, mark)) + mark * len(s.ids))
+        piece = ""
+    return "".join([*runs, _spelled(piece, mark)])
+
+
+def _spelled(text: str, mark: str) -> str:
+    return re.sub(rf"(\\*){re.escape(mark)}", lambda m: rf"{m[1] * 2}\{mark}", text)
+
+
+def _visible(text: str) -> str:
+    """A text's own escape codes as pictures: they would strike out, colour or move what a terminal shows."""
+    return re.sub(r"[\x00-\x08\x0b-\x1f]", lambda m: chr(0x2400 + ord(m[0])), text.replace("\x9b", "\u241b["))
 
 
 def as_ansi(parts: Sequence[Span], decode: Decode) -> str:
-    """Escape codes: the prompt dim, deleted tokens struck out, noise red besides."""
+    """Escape codes: the prompt dim, deleted tokens struck out, noise red besides; the text's own are shown as `␛`."""
     codes = {"prompt": "2", "deleted": "9", "noise": "9;31"}
-    text = ((s.kind, decode(list(s.ids))) for s in parts if s.kind != "backspace")
+    text = ((s.kind, _visible(decode(list(s.ids)))) for s in parts if s.kind != "backspace")
     return "".join(f"\x1b[{codes[kind]}m{piece}\x1b[0m" if kind in codes else piece for kind, piece in text)
 
 
@@ -87,7 +109,7 @@ def as_rich(parts: Sequence[Span], decode: Decode) -> Any:
     text = Text()
     for s in parts:
         if s.kind != "backspace":
-            text.append(decode(list(s.ids)), style=styles.get(s.kind, ""))
+            text.append(_visible(decode(list(s.ids))), style=styles.get(s.kind, ""))
     return text
 
 
@@ -160,7 +182,8 @@ def show(
         for step in trajectories:
             last = step
         if last is not None:
-            out.print(as_text(spans(last, space, prompt=prompt), decode), markup=False, soft_wrap=True)
+            written = as_text(spans(last, space, prompt=prompt), lambda ids: _visible(decode(ids)))
+            out.print(written, markup=False, soft_wrap=True)
     if last is None:
         raise ValueError("there is nothing to show: the stream of trajectories is empty")
     return last

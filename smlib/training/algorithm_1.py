@@ -34,6 +34,7 @@ from smlib.training.preflight import (
     check_on_policy,
     check_rollouts_fit,
     check_run,
+    say_coverage,
     settle_backspace,
     usable_folder,
 )
@@ -185,6 +186,8 @@ def train(
     if method.critic:
         check_on_policy(config.objective.method, config.refill, config.times_seen, min(config.buffer_size, len(data)))
     work = usable_folder(folder)
+    if progress is not False:
+        say_coverage(data)
     policy.critic = Critic(policy) if method.critic else None
     parameters = decayed_apart(policy, config.learning_rate, config.weight_decay, config.bkspc_rate)
     optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, betas=(0.9, 0.95))

@@ -6,6 +6,7 @@ ends before its point, weights too coarse for the steps that they are to take.
 """
 
 import os
+import sys
 import tempfile
 import warnings
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
 from smlib.edits.packing import PackedBatch
 from smlib.generation.prompts import check_context, checked_prompt
@@ -75,6 +77,13 @@ def check_run(policy: Policy, data: Dataset, config: Settings, evaluate: Callabl
     warn_of_cloning_alone(config.objective, config.steps)
     warn_of_warm_up_alone(config.warmup_steps, config.steps)
     warn_of_coarse_weights(policy, config.learning_rate)
+
+
+def say_coverage(data: Dataset) -> None:
+    """How much of the texts a run is trained on, in one line to standard error; data that were not cut say nothing."""
+    coverage = getattr(data, "coverage", None)
+    if coverage is not None:
+        tqdm.write(f"texts: {coverage}", file=sys.stderr)
 
 
 def check_data(data: Dataset, name: str, eta: float, rollout_noise: float) -> None:
