@@ -7,6 +7,7 @@ one canonical form (sorted keys, shortest floats that read back the same), so eq
 
 import ctypes
 import dataclasses
+import errno
 import hashlib
 import json
 import math
@@ -203,19 +204,24 @@ def append_line(path: str | os.PathLike[str], value: object) -> None:
     line = canonical_json(value, where=target.name, indent=None) + "\n"
     handle = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     try:
-        os.write(handle, line.encode())
+        if os.write(handle, line.encode()) < len(line.encode()):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target))
     finally:
         os.close(handle)
 
 
 def read_json(path: str | os.PathLike[str]) -> dict[str, object]:
-    """The object in a JSON file; raises `ResultError` if it is missing, torn, or no object."""
+    """The object in a JSON file; raises `ResultError` if it is missing, unreadable, torn, no object, or holds a NaN."""
     source = Path(path)
     try:
-        value = json.loads(source.read_text(encoding="utf-8"))
+        value = json.loads(source.read_text(encoding="utf-8"), parse_constant=_no_number, parse_float=_finite)
     except FileNotFoundError:
         raise ResultError(f"{source} does not exist") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise ResultError(f"{source} cannot be read: {error.strerror or error}") from None
+    except RecursionError:
+        raise ResultError(f"{source} is nested deeper than any result; nothing was overwritten. Delete it") from None
+    except ValueError as error:  # of json, of the encoding, of an integer with thousands of digits
         raise ResultError(
             f"{source} is no valid JSON ({error}); nothing was overwritten. Delete it and run again"
         ) from None
@@ -224,4 +230,15 @@ def read_json(path: str | os.PathLike[str]) -> dict[str, object]:
             f"{source} holds a JSON {type(value).__name__} where an object was expected; nothing was overwritten. "
             "Delete it and run again"
         )
+    return value
+
+
+def _no_number(name: str) -> float:
+    raise ValueError(f"{name} is no JSON number")
+
+
+def _finite(digits: str) -> float:
+    value = float(digits)
+    if not math.isfinite(value):
+        raise ValueError(f"{digits[:20]} is larger than any float")
     return value
