@@ -172,6 +172,9 @@ def swap_in(fresh: Path, target: Path, aside: Path) -> None:
     cannot (macOS, NFS) it takes two, and a process that is killed between them leaves what stood there at `aside` and
     nothing at `target`: whoever comes next has to look there.
     """
+    for file in fresh.rglob("*"):
+        if file.is_file():
+            os.chmod(file, 0o644)  # safetensors makes private files, and who may read the others may read the weights
     if not target.exists():
         os.replace(fresh, target)
     elif target.is_symlink() or not exchanged(fresh, target):

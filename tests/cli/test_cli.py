@@ -77,7 +77,7 @@ def test_reproduce_ends_with_one_table_and_fails_if_a_notebook_does(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     good = (
-        "from smlib import results\n"
+        "from smlib.paper import results\n"
         "results.write_item('fig2', preset, ours='equal', n_seeds=0, verdict='reproduced', results_dir=results_dir)"
     )
     write_notebook(tmp_path / "notebooks/03_masking.ipynb", good, "results.finish(['fig2'], preset, results_dir)")
