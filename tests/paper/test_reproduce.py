@@ -128,7 +128,9 @@ def test_a_fresh_call_that_was_stopped_goes_on(tmp_path: Path, monkeypatch: pyte
 
     def call(*names: str, fresh: bool = True) -> str | None:
         seen.clear()
-        Reproduction("smoke", fresh=fresh, results_dir=str(tmp_path), runs_dir=tmp_path / "runs").run([Task(name, (), None) for name in names])
+        Reproduction("smoke", fresh=fresh, results_dir=str(tmp_path), runs_dir=tmp_path / "runs").run(
+            [Task(name, (), None) for name in names]
+        )
         assert len(set(seen)) == 1
         return seen[0]
 
