@@ -6,7 +6,7 @@ beside new code.
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -54,7 +54,7 @@ def copied(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> Iterator[set[str]]:
+def asked(monkeypatch: pytest.MonkeyPatch) -> set[str]:
     """The files that are asked for, where nothing may be computed."""
     found: set[str] = set()
     read = results.load_run
@@ -71,7 +71,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> Iterator[set[str]]:
     # The base models' weights are committed; building the tasks to see that takes a minute.
     monkeypatch.setattr(FineTuneConfig, "prepare", lambda *_: None)
     monkeypatch.setattr(translation, "base", lambda *_, **__: None)
-    yield found
+    return found
 
 
 STUDIES: dict[str, Callable[[Path], object]] = {
@@ -91,7 +91,7 @@ STUDIES: dict[str, Callable[[Path], object]] = {
     "direct matching": lambda folder: direct_matching.run("full", folder, 1),
     "confirmation": lambda folder: confirmation.run("full", folder, 1),
 }
-"""Every experiment, as its notebook calls it; a study's own statistics and drawings are left out where they are apart."""
+"""Every experiment, as its notebook calls it, without the statistics where those are apart."""
 
 
 def test_the_full_presets_ask_for_the_committed_runs_and_for_all_of_them(

@@ -131,7 +131,7 @@ def test_files_without_a_checksum_are_read_as_before(tmp_path: Path) -> None:
     assert checksums.main(["write", str(tmp_path / "full")]) == 0
     assert checksums.problems(tmp_path / "full") == []
     (tmp_path / "full" / checksums.MANIFEST).write_text('{"file": 3}\nx\n')
-    with pytest.raises(ResultError, match="line 1 of .*checksums.jsonl is damaged"):
+    with pytest.raises(ResultError, match=r"line 1 of .*checksums\.jsonl is damaged"):
         ledger.ledger(tmp_path)
 
 
