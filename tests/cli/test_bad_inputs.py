@@ -253,7 +253,7 @@ def test_streams_and_places(command: str, code: int, said: str, tmp_path: Path, 
 
 
 def test_a_moved_checkout_runs_by_its_interpreter(tmp_path: Path, repository: Path) -> None:
-    """Scripts of an environment name the folder that it was made in; `python -m` does not, and is all that make calls."""
+    """Scripts of an environment name the folder that it was made in; `python -m` does not, and make calls it alone."""
     moved = tmp_path / "moved"
     for part in ("smlib", "results/full"):
         shutil.copytree(repository / part, moved / part, ignore=shutil.ignore_patterns("__pycache__", "scratch"))
