@@ -11,7 +11,7 @@ from smlib.files import ResultError
 
 def generate(
     folder: Annotated[
-        Path | None, typer.Argument(parser=folder_name, help="Where `smlib train` left a policy.")
+        Path | None, typer.Argument(parser=folder_name, metavar="FOLDER", help="Where `smlib train` left a policy.")
     ] = None,
     prompt: Annotated[str, typer.Option(help="What it goes on from; empty for a text from nothing.")] = "",
     model: Annotated[

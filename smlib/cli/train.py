@@ -13,7 +13,8 @@ MOST_QUESTIONS = 1_000_000
 
 def train(
     folder: Annotated[
-        Path, typer.Argument(parser=folder_name, help="Where the policy goes; a killed run in it goes on.")
+        Path,
+        typer.Argument(parser=folder_name, metavar="FOLDER", help="Where the policy goes; a killed run in it goes on."),
     ],
     task: Annotated[str, typer.Option(help="add_or_sub_in_base, mul or list_prime_factors.")] = "add_or_sub_in_base",
     method: Annotated[str, typer.Option(help="mle, bc, sm, iqlearn, dagger, gail, direct or unlikelihood.")] = "sm",
@@ -28,7 +29,8 @@ def train(
     difficulty: Annotated[str, typer.Option(help="easy, medium, hard or all.")] = "easy",
     seed: Annotated[int, typer.Option(help="Of everything.")] = 0,
     init: Annotated[
-        Path | None, typer.Option(parser=folder_name, help="Folder of an earlier policy to start from.")
+        Path | None,
+        typer.Option(parser=folder_name, metavar="FOLDER", help="Folder of an earlier policy to start from."),
     ] = None,
 ) -> None:
     """Train a small policy on a task and report its accuracy on validation questions."""

@@ -322,7 +322,9 @@ def _with_staleness(origin: object, folder: Path) -> dict[str, object]:
     ]
     for name, digest in sources.items():
         path = folder / name
-        if not path.exists():
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise ResultError(f"an item in {folder} names {name!r} as a run, which lies elsewhere: it was edited")
+        if not path.is_file():
             stale.append(f"the run {name} is not there")
         elif checksums.sha256(path) != digest:
             checksums.check(path, folder)

@@ -1,7 +1,6 @@
 """What a disk that is full, a torn file and a foreign one do to a run: named in one line, and nothing half written."""
 
 import errno
-import json
 import os
 import pickle
 import shutil
@@ -20,7 +19,7 @@ from tests.support.copying import Copying, config, policy
 def half_way(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that was ended after its checkpoint."""
     folder = tmp_path_factory.mktemp("half")
-    train(policy(), Copying(), config("sm", steps=4, checkpoint_every=2, log_every=1), folder, progress=False)
+    train(policy(), Copying(), config("sm"), folder, progress=False)
     return folder
 
 
@@ -31,7 +30,7 @@ def copied(half_way: Path, tmp_path: Path) -> Path:
 
 
 def goes_on(folder: Path) -> None:
-    train(policy(), Copying(), config("sm", steps=4, checkpoint_every=2, log_every=1), folder, progress=False)
+    train(policy(), Copying(), config("sm"), folder, progress=False)
 
 
 def test_a_torn_last_line_of_the_log_is_left_out_with_a_warning(copied: Path) -> None:
@@ -70,19 +69,16 @@ def test_torchs_advice_to_load_a_pickle_is_not_passed_on(copied: Path) -> None:
 
 
 @pytest.mark.parametrize("writes", ["save_file", "torch.save", "np.savez"])
-def test_a_checkpoint_that_cannot_be_written_keeps_the_one_before(
+def test_a_checkpoint_that_cannot_be_written_leaves_no_part_of_one(
     writes: str, copied: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*arguments: object, **options: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    kept = json.loads((copied / "checkpoint" / "run.json").read_text())
     monkeypatch.setattr(f"smlib.training.checkpoints.{writes}", refuse)
-    longer = config("sm", steps=4, checkpoint_every=1, log_every=1)
     shutil.rmtree(copied / "checkpoint")
-    with pytest.raises(CheckpointError, match="of step 1 cannot be written to .*: No space left on device"):
-        train(policy(), Copying(), longer, copied, progress=False)
-    assert kept["step"] == 4
+    with pytest.raises(CheckpointError, match=r"of step 4 cannot be written to .*: No space left on device"):
+        train(policy(), Copying(), config("sm"), copied, progress=False)
     assert {path.name for path in copied.iterdir()} <= {"metrics.jsonl", ".lock"}
 
 
