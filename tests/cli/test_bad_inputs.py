@@ -147,7 +147,7 @@ BAD: dict[str, tuple[Prepare, str]] = {
     "empty folder": (always("train", ""), "an empty name"),
     "empty start": (always("train", "{folder}/p", "--init", ""), "an empty name"),
     "nothing to generate from": (always("generate", ""), "an empty name"),
-    "too many questions": (always("train", "{folder}/p", "--questions", "99999999999"), "Invalid value for '--questions'"),
+    "too many questions": (always("train", "{folder}/p", "--questions", "99999999999"), "value for '--questions'"),
     "a file for a folder": (
         lambda f: [(f / "p").write_text(""), "train", f"{f}/p", *SMALL][1:],
         "p cannot be the folder of a run: it is a file",
