@@ -70,6 +70,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> set[str]:
     monkeypatch.setattr(results, "_lock", computes)
     # The base models' weights are committed; building the tasks to see that takes a minute.
     monkeypatch.setattr(FineTuneConfig, "prepare", lambda *_: None)
+    monkeypatch.setattr(FineTuneConfig, "task", lambda _: None)
     monkeypatch.setattr(translation, "base", lambda *_, **__: None)
     return found
 
