@@ -4,7 +4,6 @@ Table 8 of the paper prints `<bkspc>` between the tokens; a terminal and a noteb
 """
 
 import html
-import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,6 +17,7 @@ from smlib.edits.noise_dynamics import TokenLaw
 from smlib.generation.decoding import SamplingConfig
 from smlib.generation.edit_batch import EditBatch, SamplesActions, evaluating
 from smlib.generation.prompts import check_room, check_sampling, checked_prefix, checked_prompt
+from smlib.screen import visible
 
 Decode = Callable[[list[int]], str]
 """Token ids to text, a tokenizer's `decode`."""
@@ -89,15 +89,10 @@ def _spelled(text: str, mark: str) -> str:
     return re.sub(rf"(\\*){re.escape(mark)}", lambda m: rf"{m[1] * 2}\{mark}", text)
 
 
-def _visible(text: str) -> str:
-    """A text's own escape codes as pictures: they would strike out, colour or move what a terminal shows."""
-    return re.sub(r"[\x00-\x08\x0b-\x1f]", lambda m: chr(0x2400 + ord(m[0])), text.replace("\x9b", "\u241b["))
-
-
 def as_ansi(parts: Sequence[Span], decode: Decode) -> str:
     """Escape codes: the prompt dim, deleted tokens struck out, noise red besides; the text's own are shown as `␛`."""
     codes = {"prompt": "2", "deleted": "9", "noise": "9;31"}
-    text = ((s.kind, _visible(decode(list(s.ids)))) for s in parts if s.kind != "backspace")
+    text = ((s.kind, visible(decode(list(s.ids)), newlines=True)) for s in parts if s.kind != "backspace")
     return "".join(f"\x1b[{codes[kind]}m{piece}\x1b[0m" if kind in codes else piece for kind, piece in text)
 
 
@@ -109,7 +104,7 @@ def as_rich(parts: Sequence[Span], decode: Decode) -> Any:
     text = Text()
     for s in parts:
         if s.kind != "backspace":
-            text.append(_visible(decode(list(s.ids))), style=styles.get(s.kind, ""))
+            text.append(visible(decode(list(s.ids)), newlines=True), style=styles.get(s.kind, ""))
     return text
 
 
@@ -172,18 +167,20 @@ def show(
     from rich.console import Console
     from rich.live import Live
 
+    def shown(ids: list[int]) -> str:
+        return visible(decode(ids), newlines=True)  # a model can write what a terminal would obey
+
     out = console or Console(highlight=False)
     last: Trajectory | None = None
     if out.is_terminal:
         with Live(console=out, auto_refresh=False, vertical_overflow="visible") as live:
             for last in trajectories:
-                live.update(as_rich(spans(last, space, prompt=prompt), decode), refresh=True)
+                live.update(as_rich(spans(last, space, prompt=prompt), shown), refresh=True)
     else:
         for step in trajectories:
             last = step
         if last is not None:
-            written = as_text(spans(last, space, prompt=prompt), lambda ids: _visible(decode(ids)))
-            out.print(written, markup=False, soft_wrap=True)
+            out.print(as_text(spans(last, space, prompt=prompt), shown), markup=False, soft_wrap=True)
     if last is None:
         raise ValueError("there is nothing to show: the stream of trajectories is empty")
     return last

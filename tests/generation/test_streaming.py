@@ -114,8 +114,8 @@ def test_a_texts_own_mark_and_codes_are_shown_as_text():
     assert page.count("&lt;bkspc&gt;") == 1
     assert page.endswith('&lt;bkspc&gt;<del style="opacity:.7">b</del></div>')
     coded = Trajectory.make([8], [10, 11, 12, 13, OWN.eos], space=OWN)
-    assert as_rich(spans(coded, OWN), read).plain == "a\u241b[9m"
-    assert as_ansi(spans(coded, OWN, prompt=False), read) == "\u241b[9m"
+    assert as_rich(spans(coded, OWN), read).plain == r"a\x1b[9m"
+    assert as_ansi(spans(coded, OWN, prompt=False), read) == r"\x1b[9m"
     pipe = io.StringIO()
     show(iter([coded]), OWN, read, Console(file=pipe))
-    assert pipe.getvalue() == "a\u241b[9m\n"
+    assert pipe.getvalue() == "a\\x1b[9m\n"
