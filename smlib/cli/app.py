@@ -1,4 +1,4 @@
-"""The command line: `smlib reproduce · status · bench · train · generate`.
+"""The command line: `smlib generate · policies · train · status · reproduce · bench · report-readme`.
 
 Each command is a module of this folder that imports what it needs when it runs, so that `smlib status` answers without
 loading torch.
@@ -12,6 +12,7 @@ import typer
 from smlib import __version__
 from smlib.cli.bench import bench
 from smlib.cli.generate import generate
+from smlib.cli.policies import policies
 from smlib.cli.report_readme import report_readme
 from smlib.cli.reproduce import reproduce
 from smlib.cli.status import status
@@ -20,9 +21,7 @@ from smlib.files import ResultError
 
 app = typer.Typer(
     name="smlib",
-    help="SequenceMatch (Cundy & Ermon, ICLR 2024), rebuilt: every figure and table of the paper.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_show_locals=False,
 )
 
@@ -40,17 +39,20 @@ def options(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """SequenceMatch (Cundy & Ermon, ICLR 2024), rebuilt: every figure and table of the paper."""
+    """Language models that may delete what they wrote: SequenceMatch (Cundy & Ermon, ICLR 2024), rebuilt.
+
+    First: smlib generate --demo. Then: smlib policies, smlib status. Tab completion: smlib --install-completion.
+    """
 
 
-for command in (status, reproduce, bench, train, generate, report_readme):
+for command in (generate, policies, train, status, reproduce, bench, report_readme):
     app.command()(command)
 
 
 def main() -> None:
     """The `smlib` command: an error of the user's is one line on stderr and exit status 2."""
     try:
-        app()
+        app(prog_name="smlib")
     except ResultError as error:
         print(f"smlib: {' '.join(str(error).split())}", file=sys.stderr)
         raise SystemExit(2) from None

@@ -1,6 +1,7 @@
 """`smlib reproduce`: rebuild figures and tables."""
 
 import sys
+from collections.abc import Iterable
 from typing import Annotated
 
 import typer
@@ -9,21 +10,51 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from smlib.cli.options import ResultsDir
+from smlib.cli.options import ResultsDir, one_of
 from smlib.files import ResultError
 
 
+def _items() -> Iterable[str]:
+    from smlib.paper.items import ITEMS
+
+    return ITEMS
+
+
+def _presets() -> Iterable[str]:
+    from smlib.paper.items import PRESETS
+
+    return PRESETS
+
+
 def reproduce(
-    preset: Annotated[str, typer.Option(help="smoke, quick, full or paper.")] = "quick",
-    only: Annotated[list[str] | None, typer.Option(help="An item id, such as fig3; may be repeated.")] = None,
-    jobs: Annotated[int, typer.Option(min=1, help="Notebooks to run at a time.")] = 1,
+    preset: Annotated[
+        str,
+        typer.Option(
+            help="smoke (minutes, numbers without meaning), quick (half an hour), full (what is committed: evenings) "
+            "or paper (GPUs).",
+            autocompletion=one_of(_presets),
+        ),
+    ] = "quick",
+    only: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="An item id, such as fig3, or several as fig1,tab3; may be repeated; `smlib status` lists them. "
+            "Default: all.",
+            autocompletion=one_of(_items),
+            show_default=False,
+        ),
+    ] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Notebooks to run at a time, such as 2.")] = 1,
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Repeat finished runs, or go on with a --fresh that was stopped.")
     ] = False,
     results_dir: ResultsDir = "results",
-    figures_dir: Annotated[str, typer.Option(help="Where figures are kept.")] = "figures",
+    figures_dir: Annotated[str, typer.Option(help="Where figures are kept, likewise.")] = "figures",
 ) -> None:
-    """Rebuild figures and tables by running their notebooks; finished training runs are not repeated."""
+    """Rebuild figures and tables by running their notebooks; finished training runs are not repeated.
+
+    Example: smlib reproduce --preset quick --only fig1 --only fig3
+    """
     from smlib.paper.items import ITEMS, check_preset, get_item
     from smlib.paper.results import fresh_round
 

@@ -21,7 +21,10 @@ def status(
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list, one object an item.")] = False,
     results_dir: ResultsDir = "results",
 ) -> None:
-    """Print the ledger: the paper's value, ours, its error bar and the verdict for every figure and table."""
+    """Print the ledger: the paper's value, ours, its error bar and the verdict for every figure and table.
+
+    Example: smlib status --json
+    """
     from smlib.paper.ledger import ledger
     from smlib.paper.readme import shown_value
 

@@ -15,6 +15,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from smlib.data.continuations import inner_decoder
 from smlib.data.demonstrations import TaskDemonstrations
+from smlib.data.mathematics import as_prompt
 from smlib.data.tasks import Task, load_task
 from smlib.edits.actions import ActionSpace, Trajectory
 from smlib.files import ResultError, canonical_json, read_json, write_atomically
@@ -23,6 +24,7 @@ from smlib.generation.streaming import show, stream
 from smlib.objectives.methods import ObjectiveConfig, get_method
 from smlib.paper.experiments.runs.answers import answer
 from smlib.paper.experiments.runs.pretraining import TinyModel
+from smlib.policies import shipped
 from smlib.policies.loading import load_policy
 from smlib.policies.policy import SAVED, Policy, max_positions
 from smlib.training.algorithm_1 import NonFiniteLossError, TrainConfig, train
@@ -155,14 +157,16 @@ def _earlier(folder: Path, settings: Settings, task: Task) -> Policy:
 def write(folder: Path, prompt: str, config: SamplingConfig, seed: int) -> Trajectory:
     """Sample one completion of a prompt and show it as it is written, deleted tokens struck out.
 
+    A question is completed to the form that the policy was trained on (`as_prompt`); an empty prompt stays empty.
+
     Raises:
         ResultError: no finished policy, a damaged one, a prompt that fills its context, a seed that is none.
     """
     disable_progress_bar()
     task = _task_of(folder)
     policy = _load(folder, task.space)
-    ids = np.array([task.tokenizer.bos, *task.tokenizer.encode(prompt)], np.int32)
-    _check_sampling(policy, ids.size, config, [seed])
+    ids = np.array([task.tokenizer.bos, *task.tokenizer.encode(as_prompt(prompt))], np.int32)
+    check_sampling(policy, ids.size, config, [seed])
     return show(stream(policy, ids, config, seed), task.space, task.tokenizer.decode)
 
 
@@ -197,13 +201,15 @@ def write_text(
     if not (Path(model) / SAVED).is_file():
         policy.forbid_backspace()
     ids = np.array([tokenizer.bos, *tokenizer.encode(prompt)], np.int32)
-    _check_sampling(policy, ids.size, config, seeds)
+    check_sampling(policy, ids.size, config, seeds)
     return [show(stream(policy, ids, config, s), policy.space, inner_decoder(tokenizer)) for s in seeds]
 
 
 def _weights(folder: Path) -> Path:
     if not (folder / "policy").exists():
         hint = f"; a saved language model is read by --model {folder}" if (folder / SAVED).exists() else ""
+        if not folder.exists():
+            hint = f". No policy of that name comes with smlib either; there are {', '.join(shipped.names())}"
         raise ResultError(f"{folder} holds no finished policy: train one with `smlib train {folder}`{hint}")
     return folder / "policy"
 
@@ -217,8 +223,8 @@ def _load(folder: Path, space: ActionSpace) -> Policy:
     return policy
 
 
-def _check_sampling(policy: Policy, prompt: int, config: SamplingConfig, seeds: Sequence[int]) -> None:
-    """Whether a prompt of so many tokens leaves room, and the seeds are seeds."""
+def check_sampling(policy: Policy, prompt: int, config: SamplingConfig, seeds: Sequence[int]) -> None:
+    """Raises `ResultError` if a prompt of so many tokens leaves no room, or a seed is none."""
     reads = max_positions(policy.lm)
     if reads - prompt < config.max_new_tokens:
         raise ResultError(

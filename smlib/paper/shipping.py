@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import torch
 import typer
 
+from smlib.data.mathematics import SOLUTION
 from smlib.files import ResultError, canonical_json, plain, read_json, resolve, whole_folder, write_atomically
 from smlib.paper.experiments.ablations import study as ablations
 from smlib.paper.experiments.arithmetic import grid as arithmetic
@@ -151,7 +152,7 @@ def ship(name: str, results_dir: str | Path = "results", folder: Path = FOLDER) 
             method=config.training.objective.method,
             task=task.name,
             difficulty=task.difficulty,
-            example=task.val[0].prompt.removesuffix(" Solution: "),
+            example=task.val[0].prompt.removesuffix(SOLUTION),
             seed=config.training.seed,
             parameters=sum(p.numel() for p in shipped.lm.parameters()),
             command=f"python -m smlib.paper.shipping {name}",
