@@ -29,8 +29,8 @@ def generate(
     prompt: Annotated[
         str,
         typer.Option(
-            help="A question or a beginning, such as 'In base 7, what is 12 + 34?'; ' Solution: ' is added for a policy "
-            "of a task. When empty: the question of the policy's card, or a text from nothing."
+            help="A question or a beginning, such as 'In base 7, what is 12 + 34?'; ' Solution: ' is added for a "
+            "policy of a task. When empty: the question of the policy's card, or a text from nothing."
         ),
     ] = "",
     model: Annotated[

@@ -1,4 +1,4 @@
-"""`smlib report-readme`: what is generated in README.md."""
+"""`smlib report-readme`: what is generated in README.md and in docs/."""
 
 from pathlib import Path
 from typing import Annotated
@@ -10,25 +10,29 @@ from smlib.files import ResultError
 
 
 def report_readme(
-    readme: Annotated[Path, typer.Option(help="The file to rewrite between its markers.")] = Path("README.md"),
-    check: Annotated[bool, typer.Option("--check", help="Change nothing; fail if it is out of date.")] = False,
+    readme: Annotated[
+        Path, typer.Option(help="README to rewrite between its markers; the pages are in the docs folder beside it.")
+    ] = Path("README.md"),
+    check: Annotated[bool, typer.Option("--check", help="Change nothing; fail if a page is out of date.")] = False,
     results_dir: ResultsDir = "results",
 ) -> None:
-    """Write the replication table of README.md, from the committed results, and its list of errata."""
+    """Write the replication table of README.md and the generated pages of docs/, from the committed results.
+
+    Example: smlib report-readme --check
+    """
     from smlib.files import resolve, write_atomically
     from smlib.paper.experiments.report.errata import ERRATA
     from smlib.paper.ledger import COMMITTED_PRESETS, ledger
-    from smlib.paper.readme import with_errata, with_replication_table
+    from smlib.paper.readme import pages
 
-    path = resolve(readme)
-    before = path.read_text(encoding="utf-8")
     # quick results are this machine's own
-    after = with_replication_table(before, ledger(results_dir, COMMITTED_PRESETS))
-    after = with_errata(after, [vars(erratum) for erratum in ERRATA])
-    if before == after:
-        print(f"{path.name} shows the ledger and the errata as they are")
-    elif check:
-        raise ResultError(f"{path.name} shows another ledger, or other errata; run `smlib report-readme`")
-    else:
-        write_atomically(path, after)
-        print(f"rewrote the replication table and the errata of {path.name}")
+    found = pages(resolve(readme), ledger(results_dir, COMMITTED_PRESETS), [vars(erratum) for erratum in ERRATA])
+    old = [path for path, (before, after) in found.items() if before != after]
+    if check and old:
+        names = ", ".join(path.name for path in old)
+        raise ResultError(f"not what the results say: {names}; run `smlib report-readme`")
+    for path in old:
+        write_atomically(path, found[path][1])
+        print(f"rewrote what is generated in {path.name}")
+    if not old:
+        print(f"{', '.join(path.name for path in found)} show the ledger and the errata as they are")
