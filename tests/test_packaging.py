@@ -217,7 +217,8 @@ def test_the_picture_has_its_words(repository: Path, readme: str) -> None:
 
 def test_what_is_generated_is_the_ledger_and_the_errata(repository: Path) -> None:
     rows = ledger(repository / "results", COMMITTED_PRESETS)
-    found = pages(repository / "README.md", rows, [vars(erratum) for erratum in ERRATA])
+    words = alt_text(read_item("tab1", "full", repository / "results"))
+    found = pages(repository / "README.md", rows, [vars(erratum) for erratum in ERRATA], words)
     assert len(found) == 3
     for path, (before, after) in found.items():
         assert before == after, f"{path.name}: run `smlib report-readme`"

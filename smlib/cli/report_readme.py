@@ -16,23 +16,32 @@ def report_readme(
     check: Annotated[bool, typer.Option("--check", help="Change nothing; fail if a page is out of date.")] = False,
     results_dir: ResultsDir = "results",
 ) -> None:
-    """Write the replication table of README.md and the generated pages of docs/, from the committed results.
+    """Write README.md's table and picture and the generated pages of docs/, from the committed results.
 
     Example: smlib report-readme --check
     """
     from smlib.files import resolve, write_atomically
     from smlib.paper.experiments.report.errata import ERRATA
-    from smlib.paper.ledger import COMMITTED_PRESETS, ledger
+    from smlib.paper.figures import save
+    from smlib.paper.figures.committed import redraw
+    from smlib.paper.figures.walkthrough import alt_text
+    from smlib.paper.ledger import COMMITTED_PRESETS, item_path, ledger, read_item
     from smlib.paper.readme import pages
 
+    path = resolve(readme)
+    drawn = item_path("tab1", "full", results_dir).exists()
+    words = alt_text(read_item("tab1", "full", results_dir)) if drawn else None
     # quick results are this machine's own
-    found = pages(resolve(readme), ledger(results_dir, COMMITTED_PRESETS), [vars(erratum) for erratum in ERRATA])
-    old = [path for path, (before, after) in found.items() if before != after]
+    rows = ledger(results_dir, COMMITTED_PRESETS)
+    found = pages(path, rows, [vars(erratum) for erratum in ERRATA], words)
+    old = [page for page, (before, after) in found.items() if before != after]
     if check and old:
-        names = ", ".join(path.name for path in old)
+        names = ", ".join(page.name for page in old)
         raise ResultError(f"not what the results say: {names}; run `smlib report-readme`")
-    for path in old:
-        write_atomically(path, found[path][1])
-        print(f"rewrote what is generated in {path.name}")
+    for page in old:
+        write_atomically(page, found[page][1])
+        print(f"rewrote what is generated in {page.name}")
+    if drawn and not check:
+        save(redraw("demo", "full", results_dir), "demo", "full", path.parent / "figures")
     if not old:
-        print(f"{', '.join(path.name for path in found)} show the ledger and the errata as they are")
+        print(f"{', '.join(page.name for page in found)} show the ledger and the errata as they are")

@@ -4,6 +4,7 @@ README has a line an item, short enough to be read; `docs/results.md` has the wh
 `docs/errata.md` the paper's errors. All three are generated between markers, so they show what `results/` holds.
 """
 
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -18,6 +19,8 @@ DETAILS_BEGIN = "<!-- every item in full: written by `smlib report-readme` -->"
 DETAILS_END = "<!-- end of the items -->"
 ERRATA_BEGIN = "<!-- errata: written by `smlib report-readme` from smlib/paper/experiments/report/errata.py -->"
 ERRATA_END = "<!-- end of the errata -->"
+
+PICTURE = re.compile(r"!\[[^\]]*\]\((figures/demo\.png)\)")
 
 BRIEF_PAPER: Mapping[str, str] = MappingProxyType(
     {
@@ -53,9 +56,7 @@ def details(rows: Sequence[Mapping[str, object]]) -> str:
             item = get_item(str(row["id"]))
             notebook = f"[`{item.notebook}`](../notebooks/{item.notebook}.ipynb)"
             name = f"`{item.id}` {item.title} ({item.section})"
-            lines.append(
-                _line((name, notebook, row["preset"] or "—", row["paper"], shown_value(row), row["verdict"]))
-            )
+            lines.append(_line((name, notebook, row["preset"] or "—", row["paper"], shown_value(row), row["verdict"])))
     return "\n".join(lines)
 
 
@@ -116,16 +117,27 @@ def with_errata(text: str, errata: Sequence[Mapping[str, str]]) -> str:
     return _between(text, ERRATA_BEGIN, ERRATA_END, errata_list(errata))
 
 
+def with_picture(text: str, words: str | None) -> str:
+    """`text` with these words for those who cannot see README's picture; as it is where there are none."""
+    return text if words is None else PICTURE.sub(lambda found: f"![{words}]({found[1]})", text)
+
+
 def pages(
-    readme: Path, rows: Sequence[Mapping[str, object]], errata: Sequence[Mapping[str, str]]
+    readme: Path,
+    rows: Sequence[Mapping[str, object]],
+    errata: Sequence[Mapping[str, str]],
+    words: str | None = None,
 ) -> dict[Path, tuple[str, str]]:
     """README and the two pages of the `docs` folder beside it: what each holds, and what it should hold.
+
+    Args:
+        words: of README's picture, from the result that it shows; None where there is no such result.
 
     Raises:
         ResultError: a page that is missing or lacks its markers.
     """
     rewrites: dict[Path, Callable[[str], str]] = {
-        readme: lambda text: with_replication_table(text, rows),
+        readme: lambda text: with_picture(with_replication_table(text, rows), words),
         readme.parent / "docs" / "results.md": lambda text: with_details(text, rows),
         readme.parent / "docs" / "errata.md": lambda text: with_errata(text, errata),
     }

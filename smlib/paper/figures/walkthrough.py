@@ -6,15 +6,23 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
+from smlib.files import ResultError
 from smlib.paper.figures.style import PALETTE, figure
 
 BKSPC, EOS = "<bkspc>", "<eos>"
 
 
 def recorded(item: Mapping[str, Any], method: str = "sm") -> Mapping[str, Any]:
-    """The first completion of Table 1's item that deletes at least twice and ends with the right answer."""
+    """The first completion of Table 1's item that deletes at least twice and ends with the right answer.
+
+    Raises:
+        ResultError: there is none.
+    """
     found: Sequence[Mapping[str, Any]] = item["details"]["completions"][method]
-    return next(c for c in found if c["correct"] and c["actions"].count(BKSPC) >= 2)
+    shown = next((c for c in found if c["correct"] and c["actions"].count(BKSPC) >= 2), None)
+    if shown is None:
+        raise ResultError(f"none of the {len(found)} completions in Table 1's item deletes twice and ends right")
+    return shown
 
 
 def states(actions: Sequence[str]) -> list[str]:
