@@ -16,9 +16,9 @@ from smlib.generation.sampling import SamplingConfig, sample
 from smlib.generation.streaming import show, stream
 from smlib.policies import shipped
 
-DEMO = "burst-arithmetic"
+DEMO = "sm-arithmetic"
 CANDIDATES = 256
-"""Completions among which the demonstration looks for one that deletes and ends right; a third of them do either."""
+"""Completions of a question among which the demonstration looks for one that deletes and ends right."""
 PAUSE = 0.25
 """Seconds between two actions of the demonstration in a terminal, where the model itself would be too fast to watch."""
 

@@ -68,12 +68,16 @@ def train(
     seed: Annotated[int, typer.Option(help="Of everything: weights, questions' order, noise.")] = 0,
     init: Annotated[
         Path | None,
-        typer.Option(help="Folder of an earlier policy of `smlib train` to start from.", show_default=False),
+        typer.Option(
+            help="What to start from instead of random weights: base (the committed base model of add_or_sub_in_base, "
+            "mul or list_prime_factors), a policy of `smlib policies`, or a folder of `smlib train`.",
+            show_default=False,
+        ),
     ] = None,
 ) -> None:
     """Train a small policy on a task and report its accuracy on validation questions.
 
-    Example: smlib train runs/mine --method sm --eta 0.1 --steps 2000 --seed 0
+    Example: smlib train runs/mine --init base --method sm --eta 0.1 --steps 500
     """
     from smlib.cli.workbench import fit, settings_for
 

@@ -23,13 +23,15 @@ from smlib.generation.sampling import SamplingConfig
 from smlib.generation.streaming import show, stream
 from smlib.objectives.methods import ObjectiveConfig, get_method
 from smlib.paper.experiments.runs.answers import answer
-from smlib.paper.experiments.runs.pretraining import TinyModel
+from smlib.paper.experiments.runs.pretraining import PretrainConfig, TinyModel, pretrained, weights_file
 from smlib.policies import shipped
 from smlib.policies.loading import load_policy
 from smlib.policies.policy import SAVED, Policy, max_positions
 from smlib.training.algorithm_1 import NonFiniteLossError, TrainConfig, train
 from smlib.training.checkpoints import CheckpointError
 
+BASE = "base"
+"""What `smlib train --init` calls the base model of a task that the repository has."""
 ETA = 0.1
 """Noise level of the demonstrations where none is asked for."""
 
@@ -116,8 +118,9 @@ def _settings(
 def fit(settings: Settings, folder: Path, init: Path | None = None) -> Mapping[str, float]:
     """Train in `folder` and save the policy; returns its validation accuracy at temperature 1 and greedily.
 
-    `init` is a folder of an earlier policy to start from. Raises `ResultError` if the folder holds a policy of other
-    settings, if the settings cannot be used, and if the training stops at a checkpoint or a loss that is none.
+    `init` is a folder of an earlier policy to start from, the name of one that ships, or `base`. Raises `ResultError` if
+    the folder holds a policy of other settings, if the settings cannot be used, and if the training stops at a
+    checkpoint or a loss that is none.
     """
     task = settings.load_task()
     record = canonical_json({"settings": settings, "init": None if init is None else str(init)})
@@ -146,12 +149,30 @@ def _new(settings: Settings, task: Task) -> Policy:
 
 
 def _earlier(folder: Path, settings: Settings, task: Task) -> Policy:
-    """The policy in `folder`, if the run can start from it."""
-    policy = _load(folder, task.space)
+    """The policy in `folder`, or the one of that name (`base`, or one that ships), if the run can start from it."""
+    if str(folder) == BASE:
+        policy = _base(settings, task)
+    elif str(folder) in shipped.names():
+        policy = _of_task(shipped.load(str(folder))[0], folder, task.space)
+    else:
+        policy = _load(folder, task.space)
     method = settings.training.objective.method
     if get_method(method).backspace and not policy.config.backspace:
         raise ResultError(f"the policy in {folder} has no <bkspc>: {method} starts from one of a method that has it")
     return policy
+
+
+def _base(settings: Settings, task: Task) -> Policy:
+    """The base model from which the paper's runs of a task start, of the checkout's committed weights."""
+    config = PretrainConfig(task=settings.task)
+    weights = weights_file(config, "full")
+    if settings.difficulty != config.difficulty or not weights.exists():
+        known = sorted(path.name.rsplit("-", 1)[0] for path in weights.parent.glob("*.safetensors"))
+        raise ResultError(
+            f"no base model of {settings.task} ({settings.difficulty}) is committed in {weights.parent}; there are "
+            f"those of {', '.join(known) or 'no task'}, {config.difficulty}: train without --init"
+        )
+    return pretrained(config, task, preset="full")
 
 
 def write(folder: Path, prompt: str, config: SamplingConfig, seed: int) -> Trajectory:
@@ -218,6 +239,11 @@ def _load(folder: Path, space: ActionSpace) -> Policy:
     """The finished policy in `folder`, which has to have these actions."""
     with _told(OSError, ValueError, SafetensorError, before=f"the policy in {folder} cannot be read: "):
         policy = Policy.load(_weights(folder))
+    return _of_task(policy, folder, space)
+
+
+def _of_task(policy: Policy, folder: Path, space: ActionSpace) -> Policy:
+    """The same policy; `ResultError` if its actions are those of another task."""
     if policy.space != space:
         raise ResultError(f"the policy in {folder} has the actions of another task: {policy.space}, not {space}")
     return policy
