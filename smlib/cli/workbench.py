@@ -118,8 +118,8 @@ def _settings(
 def fit(settings: Settings, folder: Path, init: Path | None = None) -> Mapping[str, float]:
     """Train in `folder` and save the policy; returns its validation accuracy at temperature 1 and greedily.
 
-    `init` is a folder of an earlier policy to start from, the name of one that ships, or `base`. Raises `ResultError` if
-    the folder holds a policy of other settings, if the settings cannot be used, and if the training stops at a
+    `init` is a folder of an earlier policy to start from, the name of one that ships, or `base`. Raises `ResultError`
+    if the folder holds a policy of other settings, if the settings cannot be used, and if the training stops at a
     checkpoint or a loss that is none.
     """
     task = settings.load_task()

@@ -136,8 +136,9 @@ def ship(name: str, results_dir: str | Path = "results", folder: Path = FOLDER) 
     revision = checkout()
     scratch = resolve(results_dir).parent / "runs" / "shipping" / run.path.stem
     scratch.mkdir(parents=True, exist_ok=True)
-    policy, task, _ = trained(config, scratch, preset=PRESET, results_dir=results_dir)
-    equal = agreement(measured(config, policy, task, test=recipe.test), run)
+    task = config.task()
+    policy, _ = trained(config, task, PRESET, results_dir, scratch)
+    equal = agreement(measured(policy, task, config, recipe.test), run)
     if min(equal.values()) < CLOSE:
         raise ResultError(f"trained again, {name} is not the policy of {run.path}: equal outcomes {equal}")
     with whole_folder(folder / name, SAVED) as whole:
@@ -170,7 +171,7 @@ def ship(name: str, results_dir: str | Path = "results", folder: Path = FOLDER) 
 
 def _as_shipped(config: FineTuneConfig, policy: Policy, task: Any) -> dict[str, Any]:
     """On the validation questions, which every run has."""
-    found = measured(config, policy, task, test=False)
+    found = measured(policy, task, config, False)
     answers: Any = found["val"]
     rules = [rule for rule in EVALUATION if rule in answers]
     recovery: Any = found.get("recovery", {})

@@ -133,26 +133,26 @@ def fine_tune(
 def _compute(
     config: FineTuneConfig, preset: str, results_dir: str | Path, scratch: Path, test: bool, without: tuple[str, ...]
 ) -> dict[str, object]:
-    policy, task, history = trained(config, scratch, preset=preset, results_dir=results_dir, without=without)
+    task = config.task()
+    policy, history = trained(config, task, preset, results_dir, scratch, without)
     result: dict[str, object] = {
         "history": _curves(history),
         "grad_norms": [round(norm, 4) for row in history for norm in row.get("grad_norms", [])],
         BASE: checksum(config.base, preset, results_dir),
     }
-    return result | measured(config, policy, task, test=test)
+    return result | measured(policy, task, config, test)
 
 
 def trained(
     config: FineTuneConfig,
-    scratch: Path,
-    *,
+    task: Task,
     preset: str,
-    results_dir: str | Path = "results",
+    results_dir: str | Path,
+    scratch: Path,
     without: tuple[str, ...] = (),
-) -> tuple[Policy, Task, list[dict[str, Any]]]:
-    """The fine-tuned policy of a run, its task, and the log of its training; a killed call goes on from `scratch`."""
+) -> tuple[Policy, list[dict[str, Any]]]:
+    """The fine-tuned policy of a run, and what was logged on the way; a killed call goes on from `scratch`."""
     torch.set_num_threads(1)  # as everywhere: the result is then the same bytes however the run was started
-    task = config.task()
     policy = pretrained(config.base, task, preset=preset, results_dir=results_dir)
     for part in without:
         REMOVALS[part](policy)
@@ -160,10 +160,10 @@ def trained(
         policy.shift_value(config.initial_value)
     data = TaskDemonstrations(task, task.train, config.noise)
     history = train(policy, data, config.training, scratch, without_backspace="backspace" in without).history
-    return policy, task, history
+    return policy, history
 
 
-def measured(config: FineTuneConfig, policy: Policy, task: Task, *, test: bool) -> dict[str, object]:
+def measured(policy: Policy, task: Task, config: FineTuneConfig, test: bool) -> dict[str, object]:
     """What a run measures of its policy: a bit for every question and decoding rule, and the recovery of Table 1.
 
     Args:
