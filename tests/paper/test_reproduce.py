@@ -19,7 +19,7 @@ from smlib.paper.reproduce import Outcome, Reproduction, Task, plan
 from tests.support.notebook_maker import write_notebook
 
 WRITE = (
-    "from smlib import results\n"
+    "from smlib.paper import results\n"
     "results.write_item('fig3', preset, ours=0.5, n_seeds=1, verdict='direction only', results_dir=results_dir)"
 )
 FINISH = "results.finish(['fig3'], preset, results_dir)"
