@@ -82,7 +82,8 @@ def brief_value(row: Mapping[str, object]) -> str:
     if row["ours"] is None:
         return "—"
     parts = str(row["ours"]).split("; ")
-    shown = "; ".join(parts[i] for i in CLAUSES.get(str(row["id"]), (0,)) if -len(parts) <= i < len(parts))
+    places = {i % len(parts) for i in CLAUSES.get(str(row["id"]), (0,)) if i < len(parts)}
+    shown = "; ".join(parts[i] for i in sorted(places))
     error = row["error"]
     if isinstance(error, str):
         words = error.split()
