@@ -238,6 +238,17 @@ def test_a_readme_without_markers_is_left_alone() -> None:
             rewrite("# no markers", [])
 
 
+def test_what_ships_is_package_data(repository: Path, pyproject: dict[str, Any]) -> None:
+    """So that a wheel has the weights and their cards, and not only a checkout."""
+    package = repository / "smlib"
+    patterns = pyproject["tool"]["setuptools"]["package-data"]["smlib"]
+    packed = {path for pattern in patterns for path in package.glob(pattern)}
+    folders = [folder for folder in (package / "policies" / "shipped").iterdir() if folder.name != "__pycache__"]
+    needed = {path for folder in folders if folder.is_dir() for path in folder.rglob("*") if path.is_file()}
+    assert needed <= packed, sorted(str(path.relative_to(package)) for path in needed - packed)
+    assert {path.suffix for path in needed} == {".json", ".md", ".safetensors"}
+
+
 def test_make_describes_every_target(repository: Path) -> None:
     done = subprocess.run(["make", "help"], cwd=repository, capture_output=True, text=True, check=True)
     for target in ("reproduce", "test", "lab", "lint", "install", "clean"):
