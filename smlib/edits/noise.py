@@ -120,10 +120,10 @@ def expert_trajectory(
             other than x where x is excluded; burst < 1.
 
     >>> space = ActionSpace(vocab_size=10, eos=0)
-    >>> rng = np.random.default_rng(1)
-    >>> noisy = expert_trajectory([1], [5, 6, space.eos], NoiseLaw.uniform([7, 8]), 0.5, rng, space)
-    >>> noisy.realised.tolist()  # 10 is <bkspc>
-    [7, 10, 7, 10, 5, 6, 0]
+    >>> rng = np.random.default_rng(2)
+    >>> noisy = expert_trajectory([1], [5, 6, space.eos], NoiseLaw.uniform([7, 8]), 0.3, rng, space)
+    >>> noisy.labels.tolist(), noisy.realised.tolist()  # <eos> was chosen, 7 put in its place; 10 is <bkspc>
+    ([5, 6, 0, 10, 0], [5, 6, 7, 10, 0])
     """
     root, target = as_ids("the prompt", prompt), as_ids("the answer", answer)
     _check(root, target, law, eta, space, burst, repeats)
