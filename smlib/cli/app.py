@@ -1,4 +1,4 @@
-"""The command line: `smlib reproduce · status · bench · train · generate`.
+"""The command line: `smlib generate · policies · train · status · reproduce · bench · report-readme`.
 
 Each command is a module of this folder that imports what it needs when it runs, so that `smlib status` answers without
 loading torch.
@@ -13,6 +13,7 @@ from smlib import __version__
 from smlib.cli import screen
 from smlib.cli.bench import bench
 from smlib.cli.generate import generate
+from smlib.cli.policies import policies
 from smlib.cli.report_readme import report_readme
 from smlib.cli.reproduce import reproduce
 from smlib.cli.status import status
@@ -22,9 +23,7 @@ from smlib.screen import visible
 
 app = typer.Typer(
     name="smlib",
-    help="SequenceMatch (Cundy & Ermon, ICLR 2024), rebuilt: every figure and table of the paper.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_show_locals=False,
 )
 
@@ -42,10 +41,13 @@ def options(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """SequenceMatch (Cundy & Ermon, ICLR 2024), rebuilt: every figure and table of the paper."""
+    """Language models that may delete what they wrote: SequenceMatch (Cundy & Ermon, ICLR 2024), rebuilt.
+
+    First: smlib generate --demo. Then: smlib policies, smlib status. Tab completion: smlib --install-completion.
+    """
 
 
-for command in (status, reproduce, bench, train, generate, report_readme):
+for command in (generate, policies, train, status, reproduce, bench, report_readme):
     app.command()(command)
 
 
@@ -54,7 +56,7 @@ def main() -> None:
     try:
         screen.prepare()
         try:
-            app()
+            app(prog_name="smlib")
         finally:
             sys.stdout.flush()
     except ResultError as error:

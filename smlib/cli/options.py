@@ -1,5 +1,6 @@
-"""Options that several commands share."""
+"""Options that several commands share, and what a shell completes them to."""
 
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated
 
@@ -25,3 +26,8 @@ def folder_name(given: str) -> Path:
 def place(given: str | None, default: str) -> str:
     """A folder that the user named, from where the user stands; `default`, from the repository, if there is none."""
     return default if given is None else str(Path.cwd() / folder_name(given))
+
+
+def one_of(known: Callable[[], Iterable[str]]) -> Callable[[str], list[str]]:
+    """For `autocompletion`: what is known and begins as the word on the command line does."""
+    return lambda incomplete: [name for name in known() if name.startswith(incomplete)]

@@ -1,6 +1,7 @@
 """`smlib reproduce`: rebuild figures and tables."""
 
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from smlib.cli.options import FiguresDir, ResultsDir, place
+from smlib.cli.options import FiguresDir, ResultsDir, one_of, place
 from smlib.cli.screen import cell, print_json
 from smlib.files import ResultError
 
@@ -17,10 +18,37 @@ if TYPE_CHECKING:
     from smlib.paper.reproduce import Outcome
 
 
+def _items() -> Iterable[str]:
+    from smlib.paper.items import ITEMS
+
+    return ITEMS
+
+
+def _presets() -> Iterable[str]:
+    from smlib.paper.items import PRESETS
+
+    return PRESETS
+
+
 def reproduce(
-    preset: Annotated[str, typer.Option(help="smoke, quick, full or paper.")] = "quick",
-    only: Annotated[list[str] | None, typer.Option(help="An item id, such as fig3; may be repeated.")] = None,
-    jobs: Annotated[int, typer.Option(min=1, help="Notebooks to run at a time.")] = 1,
+    preset: Annotated[
+        str,
+        typer.Option(
+            help="smoke (minutes, numbers without meaning), quick (half an hour), full (what is committed: evenings) "
+            "or paper (GPUs).",
+            autocompletion=one_of(_presets),
+        ),
+    ] = "quick",
+    only: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="An item id, such as fig3, or several as fig1,tab3; may be repeated; `smlib status` lists them. "
+            "Default: all.",
+            autocompletion=one_of(_items),
+            show_default=False,
+        ),
+    ] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Notebooks to run at a time, such as 2.")] = 1,
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Repeat finished runs, or go on with a --fresh that was stopped.")
     ] = False,
@@ -39,7 +67,10 @@ def reproduce(
         typer.Option("--json", help="Print a JSON list instead, one object a notebook; progress goes to stderr."),
     ] = False,
 ) -> None:
-    """Rebuild figures and tables by running their notebooks; finished training runs are not repeated."""
+    """Rebuild figures and tables by running their notebooks; finished training runs are not repeated.
+
+    Example: smlib reproduce --preset quick --only fig1 --only fig3
+    """
     from smlib.paper.fresh import fresh_round
     from smlib.paper.items import ITEMS, check_preset, get_item
 

@@ -29,7 +29,10 @@ def status(
     ] = None,
     results_dir: ResultsDir = None,
 ) -> None:
-    """Print the ledger: the paper's value, ours, its error bar and the verdict for every figure and table."""
+    """Print the ledger: the paper's value, ours, its error bar and the verdict for every figure and table.
+
+    Example: smlib status --json
+    """
     from smlib.paper.ledger import LEDGER_PRESETS, check_results, ledger
     from smlib.paper.readme import shown_value
 

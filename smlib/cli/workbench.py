@@ -18,6 +18,7 @@ from transformers.utils.logging import disable_progress_bar
 from smlib.data.continuations import inner_decoder
 from smlib.data.demonstrations import TaskDemonstrations
 from smlib.data.encoding import lost_characters
+from smlib.data.mathematics import as_prompt
 from smlib.data.tasks import Task, load_task
 from smlib.edits.actions import ActionSpace, Trajectory
 from smlib.environment import RefusedEnvironmentError, check_environment
@@ -26,7 +27,8 @@ from smlib.generation.sampling import SamplingConfig
 from smlib.generation.streaming import show, stream
 from smlib.objectives.methods import ObjectiveConfig, get_method
 from smlib.paper.experiments.runs.answers import answer
-from smlib.paper.experiments.runs.pretraining import TinyModel
+from smlib.paper.experiments.runs.pretraining import PretrainConfig, TinyModel, pretrained, weights_file
+from smlib.policies import shipped
 from smlib.policies.loading import load_policy
 from smlib.policies.policy import SAVED, Policy, max_positions
 from smlib.training.algorithm_1 import NonFiniteLossError, TrainConfig, train
@@ -34,6 +36,8 @@ from smlib.training.checkpoints import CheckpointError, reason
 from smlib.training.folder import LOCK, FolderInUseError, held, usable_folder
 from smlib.training.metrics import MetricsError
 
+BASE = "base"
+"""What `smlib train --init` calls the base model of a task that the repository has."""
 ETA = 0.1
 """Noise level of the demonstrations where none is asked for."""
 
@@ -120,8 +124,9 @@ def _settings(
 def fit(settings: Settings, folder: Path, init: Path | None = None) -> Mapping[str, float]:
     """Train in `folder` and save the policy; returns its validation accuracy at temperature 1 and greedily.
 
-    `init` is a folder of an earlier policy to start from. Raises `ResultError` if the folder holds a policy of other
-    settings, if the settings cannot be used, and if the training stops at a checkpoint or a loss that is none.
+    `init` is a folder of an earlier policy to start from, the name of one that ships, or `base`. Raises `ResultError`
+    if the folder holds a policy of other settings, if the settings cannot be used, and if the training stops at a
+    checkpoint or a loss that is none.
     """
     with _told(RefusedEnvironmentError):
         check_environment()
@@ -172,16 +177,36 @@ def _new(settings: Settings, task: Task) -> Policy:
 
 
 def _earlier(folder: Path, settings: Settings, task: Task) -> Policy:
-    """The policy in `folder`, if the run can start from it."""
-    policy = _load(folder, task.space)
+    """The policy in `folder`, or the one of that name (`base`, or one that ships), if the run can start from it."""
+    if str(folder) == BASE:
+        policy = _base(settings, task)
+    elif str(folder) in shipped.names():
+        policy = _of_task(shipped.load(str(folder))[0], folder, task.space)
+    else:
+        policy = _load(folder, task.space)
     method = settings.training.objective.method
     if get_method(method).backspace and not policy.config.backspace:
         raise ResultError(f"the policy in {folder} has no <bkspc>: {method} starts from one of a method that has it")
     return policy
 
 
+def _base(settings: Settings, task: Task) -> Policy:
+    """The base model from which the paper's runs of a task start, of the checkout's committed weights."""
+    config = PretrainConfig(task=settings.task)
+    weights = weights_file(config, "full")
+    if settings.difficulty != config.difficulty or not weights.exists():
+        known = sorted(path.name.rsplit("-", 1)[0] for path in weights.parent.glob("*.safetensors"))
+        raise ResultError(
+            f"no base model of {settings.task} ({settings.difficulty}) is committed in {weights.parent}; there are "
+            f"those of {', '.join(known) or 'no task'}, {config.difficulty}: train without --init"
+        )
+    return pretrained(config, task, preset="full")
+
+
 def write(folder: Path, prompt: str, config: SamplingConfig, seed: int) -> Trajectory:
     """Sample one completion of a prompt and show it as it is written, deleted tokens struck out.
+
+    A question is completed to the form that the policy was trained on (`as_prompt`); an empty prompt stays empty.
 
     Raises:
         ResultError: no finished policy, a damaged one, a prompt that fills its context, a seed that is none.
@@ -189,8 +214,8 @@ def write(folder: Path, prompt: str, config: SamplingConfig, seed: int) -> Traje
     disable_progress_bar()
     task = _task_of(folder)
     policy = _load(folder, task.space)
-    ids = np.array([task.tokenizer.bos, *task.tokenizer.encode(prompt)], np.int32)
-    _check_sampling(policy, ids.size, config, [seed])
+    ids = np.array([task.tokenizer.bos, *task.tokenizer.encode(as_prompt(prompt))], np.int32)
+    check_sampling(policy, ids.size, config, [seed])
     return show(stream(policy, ids, config, seed), task.space, task.tokenizer.decode)
 
 
@@ -228,13 +253,15 @@ def write_text(
         shown = ", ".join(map(repr, lost))
         print(f"the vocabulary of {model} has no token for {shown}: the model does not see it", file=sys.stderr)
     ids = np.array([tokenizer.bos, *tokenizer.encode(prompt)], np.int32)
-    _check_sampling(policy, ids.size, config, seeds)
+    check_sampling(policy, ids.size, config, seeds)
     return [show(stream(policy, ids, config, s), policy.space, inner_decoder(tokenizer)) for s in seeds]
 
 
 def _weights(folder: Path) -> Path:
     if not (folder / "policy").exists():
         hint = f"; a saved language model is read by --model {folder}" if (folder / SAVED).exists() else ""
+        if not folder.exists():
+            hint = f". No policy of that name comes with smlib either; there are {', '.join(shipped.names())}"
         raise ResultError(f"{folder} holds no finished policy: train one with `smlib train {folder}`{hint}")
     return folder / "policy"
 
@@ -243,13 +270,18 @@ def _load(folder: Path, space: ActionSpace) -> Policy:
     """The finished policy in `folder`, which has to have these actions."""
     with _told(OSError, ValueError, SafetensorError, before=f"the policy in {folder} cannot be read: "):
         policy = Policy.load(_weights(folder))
+    return _of_task(policy, folder, space)
+
+
+def _of_task(policy: Policy, folder: Path, space: ActionSpace) -> Policy:
+    """The same policy; `ResultError` if its actions are those of another task."""
     if policy.space != space:
         raise ResultError(f"the policy in {folder} has the actions of another task: {policy.space}, not {space}")
     return policy
 
 
-def _check_sampling(policy: Policy, prompt: int, config: SamplingConfig, seeds: Sequence[int]) -> None:
-    """Whether a prompt of so many tokens leaves room, and the seeds are seeds."""
+def check_sampling(policy: Policy, prompt: int, config: SamplingConfig, seeds: Sequence[int]) -> None:
+    """Raises `ResultError` if a prompt of so many tokens leaves no room, or a seed is none."""
     reads = max_positions(policy.lm)
     if reads - prompt < config.max_new_tokens:
         raise ResultError(

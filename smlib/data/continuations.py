@@ -39,6 +39,12 @@ class Continuations:
         ValueError: no passages, or one too short for a prompt and a continuation; ids that are none of the tokeniser's,
             or `<eos>` inside a passage; lengths or a noise law out of range.
         TypeError: texts in place of passages; a tokeniser that is none; lengths that are no integers.
+
+    >>> from smlib.data.tokenizers import train_bpe
+    >>> text = "A model wrote a word. It saw that the word was wrong. It deleted the word and went on."
+    >>> data = Continuations.from_texts([text], train_bpe([text], 270), context=32, max_prompt=8)
+    >>> len(data) > 0
+    True
     """
 
     branches = True

@@ -143,6 +143,10 @@ def load_task(
 
     Raises:
         ValueError: unknown task or difficulty; a negative size; more questions asked for than there are.
+
+    >>> task = load_task("mul", n_train=2, n_val=0, n_test=1, difficulty="easy")
+    >>> len(task.train), task.train[0].prompt.endswith("Solution: ")
+    (2, True)
     """
     if name not in TASKS:
         raise ValueError(f"unknown task {name!r}: known are {', '.join(TASKS)}")

@@ -43,6 +43,9 @@ class SamplingConfig:
         execution_noise: probability that a chosen insertion is executed as a token of the noise law instead
             (Sec. 4.2).
         noise_burst: number of successive actions that one such event replaces (Table 1's mistakes several tokens deep).
+
+    >>> SamplingConfig(max_new_tokens=24, greedy=True, exclude_deleted=True).action_limit
+    97
     """
 
     max_new_tokens: int

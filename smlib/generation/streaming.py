@@ -135,6 +135,12 @@ def stream(
 
     Raises:
         ValueError: where `sample` does; when the first of them is asked for.
+
+    >>> policy, tokenizer = smlib.load_shipped("sm-arithmetic")
+    >>> question = [tokenizer.bos, *tokenizer.encode("In base 7, what is 2 + 3? Solution: ")]
+    >>> *unfinished, whole = stream(policy, question, SamplingConfig(max_new_tokens=8), seed=0)
+    >>> all(len(part) <= len(whole) for part in unfinished)
+    True
     """
     check_sampling(config, [seed])
     if config.needs_noise_law and noise_law is None:
@@ -163,6 +169,12 @@ def show(
 
     Raises:
         ValueError: an empty stream.
+
+    >>> policy, tokenizer = smlib.load_shipped("sm-arithmetic")
+    >>> question = [tokenizer.bos, *tokenizer.encode("In base 7, what is 2 + 3? Solution: ")]
+    >>> steps = stream(policy, question, SamplingConfig(max_new_tokens=8), seed=0)
+    >>> whole = show(steps, policy.space, tokenizer.decode)  # doctest: +ELLIPSIS
+    In base 7, what is 2 + 3? Solution: ...
     """
     from rich.console import Console
     from rich.live import Live

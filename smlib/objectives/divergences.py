@@ -256,6 +256,9 @@ def get(name: str) -> Divergence:
 
     Raises:
         UnknownDivergenceError: (a KeyError) for any other name; nothing falls back to a default.
+
+    >>> get("chi2").phi(torch.tensor([0.0, 1.0])).tolist()
+    [0.0, 0.75]
     """
     if name in DIVERGENCES:
         return DIVERGENCES[name]

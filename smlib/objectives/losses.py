@@ -162,6 +162,15 @@ def sequencematch(
 
     Raises:
         ValueError: gamma outside (0, 1), alpha <= 0.
+
+    >>> space = smlib.ActionSpace(vocab_size=10, eos=0)
+    >>> data, rollout = (smlib.Trajectory.make([1], [token, space.eos], space=space) for token in (5, 6))
+    >>> batch = smlib.pack([[data], [rollout]], space, model=[[False], [True]])
+    >>> logits = torch.zeros(len(batch.slots), space.n_actions)
+    >>> visits = visit_values(logits[batch.visit_state, batch.label], logits.logsumexp(-1), batch)
+    >>> loss = sequencematch(visits, divergence=smlib.get_divergence("chi2"), alpha=0.01, gamma=0.95)
+    >>> bool(loss.total > 0)
+    True
     """
     check_gamma(gamma)
     check_alpha(alpha)

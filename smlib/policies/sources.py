@@ -23,6 +23,9 @@ class Lora:
 
     Raises:
         TypeError, ValueError: numbers that are none, or out of range.
+
+    >>> Lora(r=8, alpha=16).r
+    8
     """
 
     r: int = 16

@@ -72,6 +72,9 @@ class TrainConfig:
         accumulation: the batch is processed in this many parts.
         log_every, eval_every, checkpoint_every: steps; `eval_every` is 0 without `evaluate`, and only then.
         seed: of everything.
+
+    >>> TrainConfig(steps=100, warmup_steps=10, seed=1).batch_size
+    32
     """
 
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
@@ -170,6 +173,13 @@ def train(
         ValueError, TypeError: what cannot be trained, see `check_run` and the other checks of
         `smlib.training.preflight`. OSError: a folder that cannot be written to. RuntimeError: several
         processes, in this run or in its folder; an environment variable that would change it (`smlib.environment`).
+
+    >>> task = smlib.load_task("mul", n_train=8, n_val=0, n_test=0, difficulty="easy")
+    >>> policy = smlib.tiny_policy(task.space, dim=16, layers=1, heads=2)
+    >>> config = TrainConfig(ObjectiveConfig(method="bc"), steps=2, batch_size=4, warmup_steps=1)
+    >>> data = smlib.TaskDemonstrations(task, task.train, "ground_truth")
+    >>> len(train(policy, data, config, "mine", progress=False).history)
+    1
     """
     from accelerate import Accelerator
     from accelerate.utils import GradientAccumulationPlugin

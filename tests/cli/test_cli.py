@@ -11,10 +11,20 @@ from typer.testing import CliRunner
 
 from smlib import __version__
 from smlib.cli import app as cli
+from smlib.files import ResultError
 from smlib.paper import reproduce
 from smlib.paper.experiments.report.errata import ERRATA
 from smlib.paper.ledger import LEDGER_FIELDS, write_item
-from smlib.paper.readme import BEGIN, END, ERRATA_BEGIN, ERRATA_END, shown_value
+from smlib.paper.readme import (
+    BEGIN,
+    DETAILS_BEGIN,
+    DETAILS_END,
+    END,
+    ERRATA_BEGIN,
+    ERRATA_END,
+    brief_value,
+    shown_value,
+)
 from tests.support.notebook_maker import write_notebook
 
 runner = CliRunner()
@@ -161,20 +171,30 @@ def test_an_unfinished_fresh_call_is_named(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_report_readme_writes_between_the_markers(tmp_path: Path) -> None:
-    readme = tmp_path / "README.md"
-    errata = f"{ERRATA_BEGIN}\nnone\n{ERRATA_END}"
-    readme.write_text(f"# Title\n\n{BEGIN}\nlast week's\n{END}\n\nmiddle\n\n{errata}\n\ntail\n")
+    readme, docs = tmp_path / "README.md", tmp_path / "docs"
+    readme.write_text(f"# Title\n\n{BEGIN}\nlast week's\n{END}\n\ntail\n")
     write_item("fig1", "full", ours=1.0, error=0.5, n_seeds=3, verdict="reproduced", results_dir=tmp_path / "results")
     arguments = ["report-readme", "--readme", str(readme), "--results-dir", str(tmp_path / "results")]
+    missing = runner.invoke(cli.app, arguments).exception
+    assert isinstance(missing, ResultError)
+    assert "results.md does not exist" in str(missing)
+    docs.mkdir()
+    (docs / "results.md").write_text(f"# Results\n{DETAILS_BEGIN}\n{DETAILS_END}\n")
+    (docs / "errata.md").write_text(f"# Errata\n{ERRATA_BEGIN}\nnone\n{ERRATA_END}\n")
     assert runner.invoke(cli.app, [*arguments, "--check"]).exit_code != 0
+    assert "last week's" in readme.read_text()
     assert runner.invoke(cli.app, arguments).exit_code == 0
     text = readme.read_text()
     assert text.startswith("# Title")
     assert text.endswith("tail\n")
     assert "last week's" not in text
-    assert "| 1.0 ± 0.5 (3 seeds) | reproduced |" in text
-    assert text.count("*Printed:*") == len(ERRATA)
-    assert "](notebooks/01_chain_toy_model.ipynb)). *Printed:* " in text
+    assert "| 1.0 ± 0.5 | reproduced |" in text
+    assert "1 reproduced, 13 not run, of 14 items." in text
+    assert "`report`" not in text
+    assert "| 1.0 ± 0.5 (3 seeds) | reproduced |" in (docs / "results.md").read_text()
+    errata = (docs / "errata.md").read_text()
+    assert errata.count("*Printed:*") == len(ERRATA)
+    assert "](../notebooks/01_chain_toy_model.ipynb)). *Printed:* " in errata
     assert runner.invoke(cli.app, [*arguments, "--check"]).exit_code == 0
 
 
@@ -190,6 +210,20 @@ def test_report_readme_writes_between_the_markers(tmp_path: Path) -> None:
 )
 def test_an_error_in_words_is_no_error_bar(error: float | str | None, n_seeds: int, shown: str) -> None:
     assert shown_value({"ours": 0.7, "error": error, "n_seeds": n_seeds}) == shown
+
+
+@pytest.mark.parametrize(
+    ("row", "shown"),
+    [
+        ({"id": "fig3", "ours": "SM 0.6, BC 0.7", "error": "each ± 0.025 or less"}, "SM 0.6, BC 0.7 (± 0.025)"),
+        ({"id": "fig2", "ours": "equal; and more", "error": "largest gap 8e-16"}, "equal"),
+        ({"id": "fig1", "ours": "KL; χ²; refuted: q²", "error": None}, "KL; refuted: q²"),
+        ({"id": "tab6", "ours": 0.5, "error": 0.0244}, "0.5 ± 0.024"),
+        ({"id": "tab6", "ours": None, "error": None}, "—"),
+    ],
+)
+def test_a_cell_of_the_readme_is_short(row: dict[str, object], shown: str) -> None:
+    assert brief_value(row) == shown
 
 
 def test_start_up_is_light() -> None:

@@ -19,6 +19,7 @@ from smlib.paper.figures import (
     tasks,
     text,
     theory,
+    walkthrough,
 )
 from smlib.paper.ledger import read_item
 
@@ -78,6 +79,7 @@ FIGURES: Mapping[str, tuple[str, Draw]] = MappingProxyType(
         "fig3_parts": ("fig3", _whole(arithmetic.parts)),
         "fig3_training": ("fig3", _whole(arithmetic.training_curves)),
         "tab1": ("tab1", _whole(arithmetic.recovery)),
+        "demo": ("tab1", _whole(walkthrough.walkthrough)),
         "tab2_metrics": ("tab2", _whole(text.metrics)),
         "tab2_learning": ("tab2", _learning),
         "tab8_spurious": ("tab8", _whole(text.spurious_token)),

@@ -18,16 +18,16 @@ from typing import Any
 
 import torch
 
-from smlib.edits.actions import Trajectory
 from smlib.data.demonstrations import TaskDemonstrations
 from smlib.data.mathematics import Example
 from smlib.data.tasks import Task, load_task
-from smlib.paper.experiments.runs.answers import answer, recovery
-from smlib.paper.experiments.runs.pretraining import BASE, Base, PretrainConfig, checksum, of_present_base, pretrained
+from smlib.edits.actions import Trajectory
 from smlib.files import ADDED_LATER
 from smlib.objectives.methods import ObjectiveConfig
-from smlib.policies.policy import Policy
+from smlib.paper.experiments.runs.answers import answer, recovery
+from smlib.paper.experiments.runs.pretraining import BASE, Base, PretrainConfig, checksum, of_present_base, pretrained
 from smlib.paper.results import Run, run_cached
+from smlib.policies.policy import Policy
 from smlib.training.algorithm_1 import TrainConfig, train
 
 VERSIONS = ("data", "sampling", "training")
@@ -133,23 +133,49 @@ def fine_tune(
 def _compute(
     config: FineTuneConfig, preset: str, results_dir: str | Path, scratch: Path, test: bool, without: tuple[str, ...]
 ) -> dict[str, object]:
-    torch.set_num_threads(1)  # as everywhere: the result is then the same bytes however the run was started
     task = config.task()
-    policy = pretrained(config.base, task, preset=preset, results_dir=results_dir)
-    for part in without:
-        REMOVALS[part](policy)
-    if config.initial_value:
-        policy.shift_value(config.initial_value)
-    seed = config.training.seed
-    data = TaskDemonstrations(task, task.train, config.noise)
-    history = train(policy, data, config.training, scratch, without_backspace="backspace" in without).history
-    limits: dict[str, Any] = {"seed": seed, "max_new_tokens": config.max_new_tokens, "batch": config.answers_at_a_time}
-    splits = {"val": task.val, "test": task.test} if test else {"val": task.val}
+    policy, history = trained(config, task, preset, results_dir, scratch, without)
     result: dict[str, object] = {
         "history": _curves(history),
         "grad_norms": [round(norm, 4) for row in history for norm in row.get("grad_norms", [])],
         BASE: checksum(config.base, preset, results_dir),
     }
+    return result | measured(policy, task, config, test)
+
+
+def trained(
+    config: FineTuneConfig,
+    task: Task,
+    preset: str,
+    results_dir: str | Path,
+    scratch: Path,
+    without: tuple[str, ...] = (),
+) -> tuple[Policy, list[dict[str, Any]]]:
+    """The fine-tuned policy of a run, and what was logged on the way; a killed call goes on from `scratch`."""
+    torch.set_num_threads(1)  # as everywhere: the result is then the same bytes however the run was started
+    policy = pretrained(config.base, task, preset=preset, results_dir=results_dir)
+    for part in without:
+        REMOVALS[part](policy)
+    if config.initial_value:
+        policy.shift_value(config.initial_value)
+    data = TaskDemonstrations(task, task.train, config.noise)
+    history = train(policy, data, config.training, scratch, without_backspace="backspace" in without).history
+    return policy, history
+
+
+def measured(policy: Policy, task: Task, config: FineTuneConfig, test: bool) -> dict[str, object]:
+    """What a run measures of its policy: a bit for every question and decoding rule, and the recovery of Table 1.
+
+    Args:
+        test: whether the test split is looked at; recovery is then measured on it, else on the validation split.
+    """
+    limits: dict[str, Any] = {
+        "seed": config.training.seed,
+        "max_new_tokens": config.max_new_tokens,
+        "batch": config.answers_at_a_time,
+    }
+    splits = {"val": task.val, "test": task.test} if test else {"val": task.val}
+    result: dict[str, object] = {}
     for split, examples in splits.items():
         answers = {d: answer(policy, task, examples, decoding=d, **limits) for d in config.decodings}
         result[split] = {
