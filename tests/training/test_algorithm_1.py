@@ -120,7 +120,7 @@ def test_the_data_come_from_all_of_d_unless_they_are_paired(tmp_path):
 
 
 def test_paired_data_share_their_prompts_with_rollouts(tmp_path, monkeypatch):
-    from smlib.training import algorithm_1 as training
+    from smlib.training import batches as training
 
     laid = []
 
