@@ -55,20 +55,27 @@ class Continuations:
             raise ValueError(
                 f"expected context >= 3 and 1 <= max_prompt < context, got context={context}, max_prompt={max_prompt}"
             )
+        self._settle(tokenizer, context, max_prompt, token_law(tokenizer, noise, [p.ids for p in source]))
         for passage in source:
-            _check_passage(passage, tokenizer)
-        short = next((p for p in source if p.ids.size < 2), None)
-        if short is not None:
-            raise ValueError(
-                f"a passage of {short.ids.size} tokens ({short.title}) is shorter than a prompt of one token and a "
-                "continuation of one"
-            )
+            self.check_passage(passage)
+        self.texts: Sequence[Ids] = [p.ids for p in source]
+
+    def _settle(self, tokenizer: TextTokenizer, context: int, max_prompt: int, law: NoiseLaw) -> None:
+        """All but the texts."""
+        self.tokenizer = tokenizer
         self.space = ActionSpace(tokenizer.vocab_size, eos=tokenizer.eos, bos=tokenizer.bos)
-        self.context, self.max_prompt = context, max_prompt
-        self.texts = [p.ids for p in source]
-        self.law = token_law(tokenizer, noise, self.texts)
+        self.context, self.max_prompt, self.law = context, max_prompt, law
         self._root = np.array([tokenizer.bos], np.int32)
         self._end = np.array([tokenizer.eos], np.int32)
+
+    def check_passage(self, passage: Passage) -> None:
+        """Raises ValueError or TypeError for what cannot be learned from, see the class."""
+        _check_passage(passage, self.tokenizer)
+        if passage.ids.size < 2:
+            raise ValueError(
+                f"a passage of {passage.ids.size} tokens ({passage.title}) is shorter than a prompt of one token and a "
+                "continuation of one"
+            )
 
     @classmethod
     def from_texts(
