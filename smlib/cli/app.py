@@ -1,4 +1,4 @@
-"""The command line: `smlib reproduce · status · bench · train · generate`.
+"""The command line: `smlib reproduce · status · bench · train · finetune · generate`.
 
 Each command is a module of this folder that imports what it needs when it runs, so that `smlib status` answers without
 loading torch.
@@ -11,6 +11,7 @@ import typer
 
 from smlib import __version__
 from smlib.cli.bench import bench
+from smlib.cli.finetune import PASSED_ON, finetune
 from smlib.cli.generate import generate
 from smlib.cli.report_readme import report_readme
 from smlib.cli.reproduce import reproduce
@@ -45,6 +46,7 @@ def options(
 
 for command in (status, reproduce, bench, train, generate, report_readme):
     app.command()(command)
+app.command(context_settings=PASSED_ON)(finetune)
 
 
 def main() -> None:

@@ -30,7 +30,7 @@ def rows_of(source: Any, *, split: str = "train", streaming: bool = False) -> Ro
     """The rows of whatever `source` is.
 
     Args:
-        source: a list of dictionaries; the path of a JSONL, JSON or parquet file; a `datasets.Dataset` or
+        source: `Rows`; a list of dictionaries; the path of a JSONL, JSON or parquet file; a `datasets.Dataset` or
             `IterableDataset`; anything else that can be iterated over again and again; a data set's name on the hub.
         split: of a data set on the hub. streaming: read a file or a data set on the hub as it is needed.
 
@@ -38,6 +38,8 @@ def rows_of(source: Any, *, split: str = "train", streaming: bool = False) -> Ro
         FileNotFoundError: no such file. ModuleNotFoundError: a name on the hub without `datasets`.
         TypeError: another kind of source. ValueError: no rows; a file that is damaged or of an unknown kind; splits.
     """
+    if isinstance(source, Rows):
+        return source
     if isinstance(source, str | os.PathLike):
         return _named(str(source), split, streaming)
     if isinstance(source, Mapping):

@@ -109,7 +109,9 @@ def test_a_killed_run_goes_on_to_the_same_bytes(method, base, tmp_path):
     assert losses(resumed) == losses(whole)
     for name, value in trainable(whole.policy).items():
         assert torch.equal(value, trainable(resumed.policy)[name]), name
-    again = load_policy(tmp_path / "killed" / "checkpoint-16")[0]  # written whole this time, and a policy like any other
+    again = load_policy(tmp_path / "killed" / "checkpoint-16")[
+        0
+    ]  # written whole this time, and a policy like any other
     assert again.config == resumed.policy.config
     assert not list((tmp_path / "killed").rglob("*.bin"))
 
@@ -138,7 +140,9 @@ def test_epochs_count_the_examples(base, tmp_path):
 
 
 def test_evaluation_best_checkpoint_and_saved_policy(base, tmp_path):
-    args = arguments(tmp_path / "run", eval_strategy="steps", eval_steps=8, load_best_model_at_end=True, save_total_limit=2)
+    args = arguments(
+        tmp_path / "run", eval_strategy="steps", eval_steps=8, load_best_model_at_end=True, save_total_limit=2
+    )
     trainer = SequenceMatchTrainer(str(base), args, prompted(), eval_dataset=prompted(16)[12:])
     trainer.train()
     found = [row["eval_loss"] for row in trainer.state.log_history if "eval_loss" in row]
@@ -257,7 +261,7 @@ def test_bad_models_and_adapters_are_refused(base, tmp_path):
     made = SequenceMatchTrainer(str(base), arguments(tmp_path / "run", eos_token="</s>"), prompted())
     assert (made.tokenizer.eos, made.tokenizer.vocab_size) == (2, 48)
     words_tokenizer().save_pretrained(base)
-    with pytest.raises(ValueError, match="has a token 'w7' already .id 10.*another spelling with backspace_token"):
+    with pytest.raises(ValueError, match=r"has a token 'w7' already \(id 10\).*another spelling with backspace_token"):
         SequenceMatchTrainer(str(base), arguments(tmp_path / "run", backspace_token="w7"), prompted())
     with pytest.raises(TypeError, match="peft_config is a IA3Config: expected a LoraConfig"):
         start(peft_config=IA3Config())
