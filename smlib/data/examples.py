@@ -113,7 +113,12 @@ class Reader:
         return ids
 
     def _after(self, prompt: Any, text: str) -> list[int]:
-        return continuation(self.tokenizer, prompt, text) if isinstance(prompt, str) else self.tokenizer.encode(text)
+        alone = self.tokenizer.encode(text)
+        if not isinstance(prompt, str):
+            return alone
+        found, decode = continuation(self.tokenizer, prompt, text), self.tokenizer.decode
+        # Where words have no space between them a tokeniser of whole words loses what it does not know as one.
+        return found if decode(found).strip() == decode(alone).strip() else alone
 
     def _root(self, prompt: Any, number: int) -> Ids:
         bos = self.tokenizer.bos
