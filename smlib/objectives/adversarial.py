@@ -61,7 +61,8 @@ class Critic(nn.Module):
     def __init__(self, policy: Policy) -> None:
         super().__init__()
         self.body: Any = copy.deepcopy(decoder(policy.lm))
-        self.heads = nn.Linear(policy.w_bkspc.numel(), 4).to(policy.device)
+        dtype = torch.promote_types(policy.w_bkspc.dtype, torch.float32)
+        self.heads = nn.Linear(policy.w_bkspc.numel(), 4).to(policy.device, dtype)
         nn.init.zeros_(self.heads.weight)
         nn.init.zeros_(self.heads.bias)
 
