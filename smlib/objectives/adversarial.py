@@ -61,8 +61,7 @@ class Critic(nn.Module):
     def __init__(self, policy: Policy) -> None:
         super().__init__()
         self.body: Any = copy.deepcopy(decoder(policy.lm))
-        dtype = torch.promote_types(policy.w_bkspc.dtype, torch.float32)
-        self.heads = nn.Linear(policy.w_bkspc.numel(), 4).to(policy.device, dtype)
+        self.heads = nn.Linear(policy.w_bkspc.numel(), 4).to(policy.device)
         nn.init.zeros_(self.heads.weight)
         nn.init.zeros_(self.heads.bias)
 
@@ -140,7 +139,8 @@ def returns_to_go(
         reward: trajectory after trajectory. terminal: what follows the last visit of each.
     """
     begin = torch.cumsum(length, 0) - length
-    after, found = terminal.clone(), torch.empty_like(reward)
+    # The critic's heads are in float32, log p is of the model's type.
+    after, found = terminal.to(reward.dtype, copy=True), torch.empty_like(reward)
     for t in range(int(length.max()) - 1, -1, -1):
         rows = length > t
         at = begin[rows] + t

@@ -99,8 +99,7 @@ def _around(
             raise ModelError(
                 f"{type(lm).__name__} cannot be a policy: {error} (from_pretrained takes attn_implementation='sdpa')"
             ) from error
-    if policy.w_bkspc.dtype.itemsize < 4:
-        policy.w_bkspc.data = policy.w_bkspc.data.float()  # half precision would swallow its updates
+    policy.w_bkspc.data = policy.w_bkspc.data.float()  # as `load_policy`: half precision would swallow its updates
     four_bit = bool(getattr(lm, "is_loaded_in_4bit", False))
     where = str(Path(name).resolve()) if name and Path(name).is_dir() else name
     policy.lm.smlib_source = Source(where, lora, four_bit, False, dtype)
@@ -190,11 +189,12 @@ def _prepared(tokenizer: Any, eos_token: str | None) -> Any:
     """The tokeniser with the `<eos>` that was asked for."""
     if tokenizer is None or eos_token is None:
         return tokenizer
-    backend = getattr(tokenizer, "backend", tokenizer)
+    wrapped = isinstance(tokenizer, PretrainedTokenizer)
+    backend = tokenizer.backend if wrapped else tokenizer
     if eos_token not in backend.get_vocab():
         raise ValueError(f"eos_token={eos_token!r} is no token of the model: name one of its vocabulary")
     backend.eos_token = eos_token
-    return tokenizer if backend is tokenizer else PretrainedTokenizer(backend, tokenizer.vocab_size)
+    return PretrainedTokenizer(backend, tokenizer.vocab_size) if wrapped else backend
 
 
 def _smlibs(tokenizer: Any, vocab_size: int | None) -> Any:

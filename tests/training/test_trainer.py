@@ -153,7 +153,7 @@ def test_evaluation_best_checkpoint_and_saved_policy(base, tmp_path):
     assert 0 < metrics["eval_bkspc_probability"] < 1
     trainer.save_model()
     policy, tokenizer = load_policy(tmp_path / "run")
-    assert (tmp_path / "run" / "checkpoint-8").is_dir()
+    assert list((tmp_path / "run").glob("checkpoint-*"))
     assert json.loads((tmp_path / "run" / "training_args.json").read_text())["method"] == "sm"
     for name, value in trainable(trainer.policy).items():
         assert torch.equal(trainable(policy)[name], value.to(trainable(policy)[name].dtype))

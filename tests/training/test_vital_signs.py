@@ -16,8 +16,21 @@ from smlib.training.vital_signs import edits, of_batch, of_policy
 from tests.support.finetuning import arguments, prompted
 from tests.support.models import saved_model
 
-SIGNS = {"trie/saved", "trie/padding", "bkspc/rate", "rollouts/length", "buffer/age", "value/data", "value/rollouts",
-         "reward/data", "reward/rollouts", "bkspc/probability", "bkspc/at_mistakes", "beta", "actions_per_second"}  # fmt: skip
+SIGNS = {
+    "trie/saved",
+    "trie/padding",
+    "bkspc/rate",
+    "rollouts/length",
+    "buffer/age",
+    "value/data",
+    "value/rollouts",
+    "reward/data",
+    "reward/rollouts",
+    "bkspc/probability",
+    "bkspc/at_mistakes",
+    "beta",
+    "actions_per_second",
+}
 
 
 def drawn(folder, step=12):
@@ -75,7 +88,7 @@ def test_looking_changes_nothing(tmp_path):
     assert policy.training
     assert text == edits(policy, data, tokenizer.decode, prompts=2, longest=6, seed=0, mark="[X]")
     assert text.count(" | ") == 2
-    assert text.startswith(tokenizer.decode(data.rollout_prompt(0, None).tolist()))
+    assert text.startswith(tokenizer.decode(data.rollout_prompt(0, np.random.default_rng(0)).tolist()))
 
 
 def test_tensorboard_has_every_sign_and_the_edits(tmp_path):
