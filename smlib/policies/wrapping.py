@@ -22,7 +22,7 @@ from smlib.policies.sources import Lora, Source
 
 
 def as_policy(
-    model: str | os.PathLike[str] | nn.Module,
+    model: Any,
     tokenizer: Any = None,
     *,
     lora: Lora | None = None,

@@ -52,7 +52,7 @@ class SequenceMatchTrainer(Trainer):
     Args:
         model: a name (the hub is asked unless `args.local_files_only`), a folder, a causal language model of
             transformers (loaded with `attn_implementation="sdpa"`), with adapters of peft or without, or a `Policy`.
-        args: parameters; the defaults of `SequenceMatchConfig` when omitted.
+        args: a `SequenceMatchConfig`; its defaults when omitted.
         train_dataset: columns as `smlib.data.columns` reads them (a `datasets` data set, streaming or not, a list of
             rows, a JSONL or parquet file), or a data set of smlib (`smlib.training.dataset.Dataset`).
         eval_dataset: the same, or several by name.
@@ -73,7 +73,7 @@ class SequenceMatchTrainer(Trainer):
     def __init__(
         self,
         model: Any,
-        args: SequenceMatchConfig | None = None,
+        args: Any = None,
         train_dataset: Any = None,
         eval_dataset: Any = None,
         processing_class: Any = None,
