@@ -15,7 +15,7 @@ FRESH ?=
 TEST_WORKERS ?= 2
 TEST_ARGS ?=
 STAMP := $(VENV)/.installed
-EXTRAS := dev,text,translation
+EXTRAS := dev,text,translation,datasets,trackers
 
 .DEFAULT_GOAL := help
 .PHONY: help install reproduce status test lint format lab smollm2 clean distclean

@@ -68,21 +68,32 @@ class Continuations:
             raise ValueError(
                 f"expected context >= 3 and 1 <= max_prompt < context, got context={context}, max_prompt={max_prompt}"
             )
+        self._settle(tokenizer, context, max_prompt, token_law(tokenizer, noise, [p.ids for p in source]))
         for passage in source:
-            _check_passage(passage, tokenizer)
-        short = next((p for p in source if p.ids.size < 2), None)
-        if short is not None:
-            raise ValueError(
-                f"a passage of {short.ids.size} tokens ({short.title}) is shorter than a prompt of one token and a "
-                "continuation of one"
-            )
+            self.check_passage(passage)
+        self.passages: Sequence[Passage] = list(source)
+
+    def _settle(self, tokenizer: TextTokenizer, context: int, max_prompt: int, law: NoiseLaw) -> None:
+        """All but the passages."""
+        self.tokenizer = tokenizer
         self.space = ActionSpace(tokenizer.vocab_size, eos=tokenizer.eos, bos=tokenizer.bos)
-        self.context, self.max_prompt = context, max_prompt
-        self.texts = [p.ids for p in source]
-        self.ended = [p.ended for p in source]
-        self.law = token_law(tokenizer, noise, self.texts)
+        self.context, self.max_prompt, self.law = context, max_prompt, law
         self._root = np.array([tokenizer.bos], np.int32)
         self._end = np.array([tokenizer.eos], np.int32)
+
+    @property
+    def texts(self) -> list[Ids]:
+        """Tokens of each passage, int32 [n]."""
+        return [p.ids for p in self.passages]
+
+    def check_passage(self, passage: Passage) -> None:
+        """Raises ValueError or TypeError for what cannot be learned from, see the class."""
+        _check_passage(passage, self.tokenizer)
+        if passage.ids.size < 2:
+            raise ValueError(
+                f"a passage of {passage.ids.size} tokens ({passage.title}) is shorter than a prompt of one token and a "
+                "continuation of one"
+            )
 
     @classmethod
     def from_texts(
@@ -122,12 +133,13 @@ class Continuations:
         return data
 
     def __len__(self) -> int:
-        return len(self.texts)
+        return len(self.passages)
 
     def demonstration(self, index: int, rng: np.random.Generator, eta: float, burst: int) -> Trajectory:
         """The text of passage `index` from `<bos>`, with mistakes of rate eta and their deletions."""
-        ids = self.texts[index]
-        cut_short = not self.ended[index] and ids.size < self.context
+        passage = self.passages[index]
+        ids = passage.ids
+        cut_short = not passage.ended and ids.size < self.context
         answer = np.concatenate([ids[:-1] if cut_short else ids, self._end])
         made = expert_trajectory(self._root, answer, self.law, eta, rng, self.space, burst=burst, max_len=self.context)
         if cut_short:  # the passage ends and its text does not: <eos> is executed and the next token is right
@@ -136,8 +148,9 @@ class Continuations:
 
     def rollout_prompt(self, index: int, rng: np.random.Generator) -> Ids:
         """`<bos>` and a random number of the passage's first tokens, 1 to `max_prompt`, one at least left over."""
-        most = min(self.max_prompt, self.texts[index].size - 1, self.context - 2)
-        return np.concatenate([self._root, self.texts[index][: int(rng.integers(1, most + 1))]])
+        ids = self.passages[index].ids
+        most = min(self.max_prompt, ids.size - 1, self.context - 2)
+        return np.concatenate([self._root, ids[: int(rng.integers(1, most + 1))]])
 
     def reference(self, index: int) -> Ids:
         """Raises ValueError: DAgger's edit expert needs the one right answer, which a text does not have."""

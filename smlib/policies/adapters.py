@@ -30,7 +30,7 @@ def with_adapters(lm: Any, lora: Lora) -> Any:
         r=lora.r,
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
-        target_modules="all-linear",  # peft leaves the head out
+        target_modules=list(lora.target_modules or ()) or "all-linear",  # of all, peft leaves the head out
         fan_in_fan_out=any(type(m).__name__ == "Conv1D" for m in lm.modules()),  # GPT-2 keeps its weights transposed
         task_type="CAUSAL_LM",
     )

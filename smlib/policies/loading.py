@@ -159,7 +159,7 @@ def _load_saved(
     source = Source("")
     if (folder / SOURCE).is_file():
         stored = json.loads((folder / SOURCE).read_text())
-        source = Source(**{**stored, "lora": Lora(**stored["lora"]) if stored["lora"] else None})
+        source = Source(**{**stored, "lora": Lora.stored(stored["lora"]) if stored["lora"] else None})
     if gradient_checkpointing is not None:
         source = replace(source, gradient_checkpointing=gradient_checkpointing)
     if dtype is not None:

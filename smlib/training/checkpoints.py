@@ -62,7 +62,8 @@ def run_identity(config: object, policy: nn.Module, data: Any) -> str:
         source = getattr(getattr(policy, "lm", None), "smlib_source", None)
         if source is not None:  # its name is left out: a folder that was moved holds the same weights
             seen.update(canonical_json([source.lora, source.four_bit, source.dtype]).encode())
-    for i in np.unique(np.linspace(0, len(data) - 1, 32).astype(int)).tolist():
+    last = min(len(data), 32) - 1 if getattr(data, "in_order", False) else len(data) - 1  # not a stream's far end
+    for i in np.unique(np.linspace(0, last, 32).astype(int)).tolist():
         shown = data.demonstration(i, np.random.default_rng(0), 0.0, 1)
         seen.update(shown.prompt.tobytes() + b"/" + shown.realised.tobytes() + b";")
     return config_hash({"config": config, "examples": len(data), "start": seen.hexdigest()})

@@ -27,7 +27,7 @@ TO_CALLER = 4
 
 @runtime_checkable
 class Settings(Protocol):
-    """What is read of `smlib.training.algorithm_1.TrainConfig`, which stands above this module."""
+    """What is read of `smlib.training.configuration.TrainConfig`, so that whatever else has these will do."""
 
     @property
     def objective(self) -> ObjectiveConfig: ...
@@ -83,6 +83,15 @@ def say_coverage(data: Dataset) -> None:
         tqdm.write(f"texts: {coverage}", file=sys.stderr)
 
 
+def check_one_process(number: int) -> None:
+    """Raises RuntimeError where several processes were started, which would each train a policy of their own."""
+    if number > 1:
+        raise RuntimeError(
+            f"training runs in one process on one device, and {number} were started: start it without "
+            "`accelerate launch` or `torchrun`, or with --num_processes 1"
+        )
+
+
 def check_data(data: Dataset, name: str, eta: float, rollout_noise: float) -> None:
     """What a method asks of its data is there, at up to 1,024 of the examples.
 
@@ -122,7 +131,9 @@ def check_data(data: Dataset, name: str, eta: float, rollout_noise: float) -> No
 
 
 def some(data: Dataset) -> list[int]:
-    """Up to 1,024 of the examples, the first and the last among them, evenly apart."""
+    """Up to 1,024 of the examples, the first and the last among them, evenly apart; of a stream, the first."""
+    if getattr(data, "in_order", False):
+        return list(range(min(len(data), 1_024)))
     return np.unique(np.linspace(0, len(data) - 1, 1_024).astype(int)).tolist()
 
 

@@ -321,7 +321,7 @@ def test_every_token_is_a_label_once_and_no_cut_is_an_end(context):
     labels = [int(a) for t in made for a in t.labels if a != BYTES.eos]
     if context > 3:  # a context of three reads two tokens, and a passage may need three to come out even
         assert labels == [i for d in documents for i in BYTES.encode(d)]
-    for t, ended in zip(made, data.ended, strict=True):
+    for t, ended in zip(made, [p.ended for p in data.passages], strict=True):
         assert t.realised[-1] == BYTES.eos
         assert t.prompt.size + len(t) <= max(context, 4)
         assert ended or BYTES.eos not in t.labels

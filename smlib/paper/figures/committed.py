@@ -13,6 +13,7 @@ from smlib.paper.figures import (
     arithmetic,
     chain,
     divergences,
+    diverging,
     masking,
     overhead,
     report,
@@ -103,6 +104,10 @@ FIGURES: Mapping[str, tuple[str, Draw]] = MappingProxyType(
         "ablations_direct": ("ablations", _details(ablations.direct)),
         "ablations_confirmation": ("ablations", _details(ablations.direct, part="confirmation")),
         "ablations_regimes": ("ablations", _details(ablations.regimes)),
+        "diverging_value": ("ablations", lambda item, runs: diverging.value(runs)),
+        "diverging_spikes": ("g1", _details(diverging.spikes)),
+        "diverging_backspace": ("ablations", lambda item, runs: diverging.backspace(runs)),
+        "diverging_loops": ("ablations", lambda item, runs: diverging.loops(runs)),
         "report_verdicts": ("report", _details(report.verdicts)),
         "report_claims": ("report", _details(report.claims)),
     }
