@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,7 +57,7 @@ def rows_of(source: Any, *, split: str = "train", streaming: bool = False) -> Ro
             "file, or a Dataset or IterableDataset of datasets"
         )
     name = type(source).__name__
-    number = len(source) if hasattr(source, "__len__") else None
+    number = len(source) if isinstance(source, Sized) else None
     return _checked(name, getattr(source, "column_names", None), number, lambda: iter(source))
 
 
