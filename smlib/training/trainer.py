@@ -68,8 +68,6 @@ class SequenceMatchTrainer(Trainer):
             processes. What `load_policy` says of a model.
     """
 
-    _tag_names = ("sequencematch", "smlib")
-
     def __init__(
         self,
         model: Any,

@@ -33,7 +33,7 @@ def of_batch(batch: StepBatch, step: int, space: ActionSpace) -> dict[str, float
     """
     trajectories = [t for part in batch.groups for group in part for t in group]
     listed = sum(t.prompt.size + len(t) for t in trajectories)
-    laid = sum(part.tokens.numel() * (1.0 - part.padding) for part in batch.packed)
+    laid = sum(round(part.tokens.numel() * (1.0 - part.padding)) for part in batch.packed)
     found = {"trie/saved": 1.0 - laid / listed, "trie/padding": float(np.mean([p.padding for p in batch.packed]))}
     if batch.sampled:
         rollouts = [e.rollout for e in batch.entries if e.rollout is not None]
