@@ -68,6 +68,10 @@ class SequenceMatchTrainer(Trainer):
             processes. What `load_policy` says of a model.
     """
 
+    # Attributes of transformers' Trainer that are set here too.
+    optimizer: Any
+    control: Any
+
     def __init__(
         self,
         model: Any,
