@@ -1,4 +1,4 @@
-"""The command line: `smlib reproduce · status · bench · train · generate`.
+"""The command line: `smlib reproduce · status · bench · train · generate · export`.
 
 Each command is a module of this folder that imports what it needs when it runs, so that `smlib status` answers without
 loading torch.
@@ -11,6 +11,7 @@ import typer
 
 from smlib import __version__
 from smlib.cli.bench import bench
+from smlib.cli.export import export
 from smlib.cli.generate import generate
 from smlib.cli.report_readme import report_readme
 from smlib.cli.reproduce import reproduce
@@ -43,7 +44,7 @@ def options(
     """SequenceMatch (Cundy & Ermon, ICLR 2024), rebuilt: every figure and table of the paper."""
 
 
-for command in (status, reproduce, bench, train, generate, report_readme):
+for command in (status, reproduce, bench, train, generate, export, report_readme):
     app.command()(command)
 
 

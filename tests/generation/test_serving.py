@@ -112,9 +112,8 @@ def test_answers_that_are_no_actions_are_named(thing, spoil, message):
 
 def test_an_engine_that_is_not_there_or_refuses_is_named():
     space, config = ActionSpace(48, eos=2, bos=1), SamplingConfig(max_new_tokens=2, greedy=True)
-    with serving(Backend(None)) as url:
-        with pytest.raises(EngineError, match=r"refused the request \(404\)"):
-            complete(Completions(f"{url}/v2", "mine", STOPS), [1], space, config)
+    with serving(Backend(None)) as url, pytest.raises(EngineError, match=r"refused the request \(404\)"):
+        complete(Completions(f"{url}/v2", "mine", STOPS), [1], space, config)
     with pytest.raises(EngineError, match=f"no engine answers at {url}/generate"):
         complete(SGLang(url, STOPS), [1], space, config)
     with pytest.raises(ValueError, match="no part of an engine"):
