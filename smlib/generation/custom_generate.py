@@ -80,8 +80,8 @@ def with_deletion(
         ValueError: a model without `<bkspc>`, a prompt that holds it, no room in the model's context, beams and
             whatever else cannot take tokens back.
     """
-    rows = RollingRows(model, input_ids, model_kwargs.get("attention_mask"), generation_config)
     _refuse_append_only(model, generation_config, logits_processor, model_kwargs)
+    rows = RollingRows(model, input_ids, model_kwargs.get("attention_mask"), generation_config)
     rows.processors = list(logits_processor or [])
     rows.criteria = [c for c in stopping_criteria or [] if not isinstance(c, MaxLengthCriteria | EosTokenCriteria)]
     rows.greedy = not generation_config.do_sample

@@ -175,11 +175,11 @@ class RollingRows:
 
     def _read(self, tokens: NDArray[np.int64], places: NDArray[np.int64], view: int) -> Tensor:
         """Last hidden vectors of tokens at these positions, for the first rows of the cache; `[rows, tokens, d]`."""
-        positions = torch.from_numpy(np.ascontiguousarray(places)).to(self.device)
+        positions = torch.from_numpy(np.array(places)).to(self.device)
         seen = (torch.arange(view, device=self.device) <= positions[:, :, None])[:, None]  # [rows, 1, tokens, view]
         if self.model.config._attn_implementation == "eager":  # which adds its mask
-            smallest = torch.finfo(self.model.dtype).min
-            seen = torch.where(seen, 0.0, smallest).to(self.model.dtype)
+            added = torch.zeros(seen.shape, dtype=self.model.dtype, device=self.device)
+            seen = added.masked_fill(~seen, torch.finfo(self.model.dtype).min)
         self.cache.point(positions, view)
         self.output = self.body(
             input_ids=torch.from_numpy(tokens).to(self.device),

@@ -177,9 +177,13 @@ def _check(policy: Policy, folder: Path, words: Any, bkspc: str) -> None:
     """Raises ModelError unless transformers alone reads the policy's logits and the action's id from `folder`."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    found = AutoTokenizer.from_pretrained(folder, local_files_only=True).convert_tokens_to_ids(bkspc)
-    if found != policy.space.bkspc:
-        raise ModelError(f"{bkspc} has the id {found} after loading: expected {policy.space.bkspc}")
+    loaded = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    found, text = loaded.convert_tokens_to_ids(bkspc), words.decode(_some_tokens(policy)[0], skip_special_tokens=True)
+    if found != policy.space.bkspc or loaded(text).input_ids != words(text).input_ids:
+        raise ModelError(
+            f"transformers opens the tokeniser as a {type(loaded).__name__}, which reads text otherwise than this "
+            f"{type(words).__name__} or gives {bkspc} another id ({found}, expected {policy.space.bkspc})"
+        )
     model = AutoModelForCausalLM.from_pretrained(
         folder, dtype="auto", local_files_only=True, trust_remote_code=False, use_safetensors=True
     )

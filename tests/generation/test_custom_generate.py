@@ -92,26 +92,29 @@ def test_the_tokens_are_those_of_our_sampler(thing, settings):
         deletions += actions.count(policy.space.bkspc)
     assert out.backspaces.sum() == deletions
     assert (out.forward_calls, out.forward_tokens) == (expected.stats.forward_calls, expected.stats.forward_tokens)
-    if settings.get("allow_backspace", True) and settings.get("do_sample", True):
+    if "top_p" not in settings and settings.get("allow_backspace", True) and settings.get("do_sample", True):
         assert deletions > 0  # or nothing was tested
 
 
 @pytest.mark.parametrize("kind", ["tied", "gpt2", "phi", "qwen2"])
 def test_other_families_in_float32_greedy_and_sampled(tmp_path, kind):
-    policy, model, tokenizer = exported(tmp_path, kind)
-    inputs = tokenizer(TEXTS, return_tensors="pt", padding=True)
+    policy, model, _ = exported(tmp_path, kind)
+    ids = torch.tensor([[2, 2, 4, 5], [2, 2, 2, 8], [10, 11, 12, 13], [2, 23, 24, 47]])
+    mask = torch.tensor([[0, 0, 1, 1], [0, 0, 0, 1], [1, 1, 1, 1], [0, 1, 1, 1]])
+    prompts = [row[seen.bool()].tolist() for row, seen in zip(ids, mask, strict=True)]
     for greedy in (True, False):
         config = SamplingConfig(max_new_tokens=N, greedy=greedy, exclude_deleted=greedy)
-        expected = sample(policy, prompts_of(inputs), config, range(4)).trajectories
+        expected = sample(policy, prompts, config, range(4)).trajectories
         out = model.generate(
-            **inputs,
+            ids,
+            attention_mask=mask,
             max_new_tokens=N,
             custom_generate=with_deletion,
             do_sample=not greedy,
             seeds=range(4),
             skip_deleted=False,
         )
-        for row, trajectory in zip(out[:, inputs.input_ids.shape[1] :].tolist(), expected, strict=True):
+        for row, trajectory in zip(out[:, 4:].tolist(), expected, strict=True):
             assert without_padding(row, chosen(trajectory)) == chosen(trajectory)
 
 
@@ -208,7 +211,8 @@ def exact_law(policy, prompt: list[int], limit: int, most: int) -> dict[tuple[in
         after: Counter = Counter()
         for state, mass in law.items():
             if state not in cache:
-                logits = state_logits(policy, (*prompt, *state))
+                with torch.no_grad():
+                    logits = state_logits(policy, (*prompt, *state))
                 cache[state] = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
             for action, p in enumerate(cache[state]):
                 if action == space.eos or t == most - 1 or (len(state) == limit and action != space.bkspc):
@@ -302,7 +306,7 @@ def test_what_cannot_take_tokens_back_is_refused(thing, options, message):
 def test_prompts_that_cannot_be_read_are_named(thing):
     _, model, tokenizer = thing
     with pytest.raises(ValueError, match=r"a prompt holds <bkspc> \(id 48\)"):
-        model.generate(**tokenizer("w1 <bkspc>", return_tensors="pt"), custom_generate=with_deletion)
+        model.generate(**tokenizer("w1 <bkspc>", return_tensors="pt"), max_new_tokens=N, custom_generate=with_deletion)
     tokenizer.padding_side = "right"
     try:
         inputs = tokenizer(TEXTS, return_tensors="pt", padding=True)
@@ -314,20 +318,16 @@ def test_prompts_that_cannot_be_read_are_named(thing):
         generate(model, torch.tensor([[5]]), streamer=transformers.TextStreamer(tokenizer))
 
 
-def test_a_model_without_bkspc_and_foreign_attention_are_refused(tmp_path, thing):
+def test_a_model_without_bkspc_and_foreign_attention_are_refused(tmp_path, thing, monkeypatch):
     from tests.support.models import saved_model
 
     plain = transformers.AutoModelForCausalLM.from_pretrained(saved_model(Path(tmp_path) / "plain"))
     with pytest.raises(ValueError, match=r"no <bkspc> .*smlib export"):
         plain.generate(torch.tensor([[5]]), max_new_tokens=2, custom_generate=with_deletion)
     _, model, _ = thing
-    kind = model.config._attn_implementation
-    try:
-        model.config._attn_implementation = "flash_attention_2"
-        with pytest.raises(ValueError, match=r"'flash_attention_2', which ignores masks"):
-            with_deletion(model, torch.tensor([[5]]), generation_config=_config(model))
-    finally:
-        model.config._attn_implementation = kind
+    monkeypatch.setattr(model.config, "_attn_implementation_internal", "flash_attention_2")
+    with pytest.raises(ValueError, match=r"'flash_attention_2', which ignores masks"):
+        with_deletion(model, torch.tensor([[5]]), generation_config=_config(model))
 
 
 def _config(model):
