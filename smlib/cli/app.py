@@ -1,4 +1,4 @@
-"""The command line: `smlib generate · policies · train · finetune · status · reproduce · bench · report-readme`.
+"""The command line: generate, policies, train, finetune, export, status, reproduce, bench, report-readme.
 
 Each command is a module of this folder that imports what it needs when it runs, so that `smlib status` answers without
 loading torch.
@@ -12,6 +12,7 @@ import typer
 from smlib import __version__
 from smlib.cli import screen
 from smlib.cli.bench import bench
+from smlib.cli.export import export
 from smlib.cli.finetune import PASSED_ON, finetune
 from smlib.cli.generate import generate
 from smlib.cli.policies import policies
@@ -48,7 +49,7 @@ def options(
     """
 
 
-for command in (generate, policies, train, status, reproduce, bench, report_readme):
+for command in (generate, policies, train, export, status, reproduce, bench, report_readme):
     app.command()(command)
 app.command(context_settings=PASSED_ON)(finetune)
 

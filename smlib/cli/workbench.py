@@ -77,7 +77,7 @@ class Settings:
 
     def load_task(self) -> Task:
         """The task with these splits; raises `ResultError` with the known names for an unknown one."""
-        with _told(ValueError, OSError, ModuleNotFoundError):
+        with told(ValueError, OSError, ModuleNotFoundError):
             return load_task(
                 self.task, difficulty=self.difficulty, n_train=self.questions, n_val=self.validation, n_test=0
             )
@@ -90,7 +90,7 @@ def settings_for(
     10,000 and 2,000 steps). Without `eta` it is `ETA`, and 0 with the noise `none`. Methods that take no noise get
     none. Raises `ResultError` for a value that cannot be used.
     """
-    with _told(ValueError):
+    with told(ValueError):
         return _settings(method, steps, eta, alpha, gamma, seed, **data)
 
 
@@ -128,23 +128,23 @@ def fit(settings: Settings, folder: Path, init: Path | None = None) -> Mapping[s
     if the folder holds a policy of other settings, if the settings cannot be used, and if the training stops at a
     checkpoint or a loss that is none.
     """
-    with _told(RefusedEnvironmentError):
+    with told(RefusedEnvironmentError):
         check_environment()
     task = settings.load_task()
     record = canonical_json({"settings": settings, "init": None if init is None else str(init)})
     described = folder / "settings.json"
-    with _told(OSError):
+    with told(OSError):
         if described.exists() and described.read_bytes() != record.encode():
             raise ResultError(f"{folder} holds a run with other settings, in settings.json; name another folder")
     # All this before anything is written: a folder belongs to the settings in it.
-    with _told(ValueError, after="; --noise says which"):
+    with told(ValueError, after="; --noise says which"):
         data = TaskDemonstrations(task, task.train, settings.noise)
     disable_progress_bar()  # of loading and saving weights; training shows its own
     policy = _new(settings, task) if init is None else _earlier(init, settings, task)
     with _folder_of_its_own(folder):
-        with _told(OSError, before=f"{folder} cannot be written: "):
+        with told(OSError, before=f"{folder} cannot be written: "):
             write_atomically(described, record)
-        with _told(CheckpointError, NonFiniteLossError, MetricsError):
+        with told(CheckpointError, NonFiniteLossError, MetricsError):
             trained = train(policy, data, settings.training, folder).policy
         try:
             trained.save(folder / "policy")
@@ -163,7 +163,7 @@ def _folder_of_its_own(folder: Path) -> Iterator[None]:
     """`folder`, held against other processes; one made for this that holds nothing is removed after an error."""
     new = not folder.exists()
     try:
-        with _told(OSError, FolderInUseError), held(usable_folder(folder)):
+        with told(OSError, FolderInUseError), held(usable_folder(folder)):
             yield
     except BaseException:
         if new and folder.is_dir() and {path.name for path in folder.iterdir()} <= {LOCK}:
@@ -219,6 +219,14 @@ def write(folder: Path, prompt: str, config: SamplingConfig, seed: int) -> Traje
     return show(stream(policy, ids, config, seed), task.space, task.tokenizer.decode)
 
 
+def finished(folder: Path) -> tuple[Policy, Task, Mapping[str, object]]:
+    """The policy that `smlib train` left in `folder`, its task without questions, its settings; or `ResultError`."""
+    task = _task_of(folder)
+    settings = read_json(folder / "settings.json")["settings"]
+    assert isinstance(settings, Mapping)  # `_task_of` has looked
+    return _load(folder, task.space), task, settings
+
+
 def _task_of(folder: Path) -> Task:
     """The task that the policy in `folder` was trained on, without questions."""
     _weights(folder)
@@ -226,7 +234,7 @@ def _task_of(folder: Path) -> Task:
     settings = read_json(described).get("settings")
     if not isinstance(settings, Mapping) or not {"task", "difficulty"} <= set(settings):
         raise ResultError(f"{described} is none of `smlib train`: it does not name the task")
-    with _told(ValueError, ModuleNotFoundError, before=f"{described}: "):
+    with told(ValueError, ModuleNotFoundError, before=f"{described}: "):
         return load_task(str(settings["task"]), n_train=0, n_val=0, n_test=0, difficulty=str(settings["difficulty"]))
 
 
@@ -245,7 +253,7 @@ def write_text(
             that is none.
     """
     disable_progress_bar()
-    with _told(OSError, ModuleNotFoundError, ValueError, SafetensorError):
+    with told(OSError, ModuleNotFoundError, ValueError, SafetensorError):
         policy, tokenizer = load_policy(model, local_files_only=not download)
     if not (Path(model) / SAVED).is_file():
         policy.forbid_backspace()
@@ -268,7 +276,7 @@ def _weights(folder: Path) -> Path:
 
 def _load(folder: Path, space: ActionSpace) -> Policy:
     """The finished policy in `folder`, which has to have these actions."""
-    with _told(OSError, ValueError, SafetensorError, before=f"the policy in {folder} cannot be read: "):
+    with told(OSError, ValueError, SafetensorError, before=f"the policy in {folder} cannot be read: "):
         policy = Policy.load(_weights(folder))
     return _of_task(policy, folder, space)
 
@@ -288,7 +296,7 @@ def check_sampling(policy: Policy, prompt: int, config: SamplingConfig, seeds: S
             f"the prompt has {prompt} tokens and the model reads {reads}: no room for {config.max_new_tokens} more; "
             "shorten the prompt or lower --max-tokens"
         )
-    with _told(ValueError):
+    with told(ValueError):
         for seed in seeds:
             _check_seed(seed)
 
@@ -299,7 +307,7 @@ def _check_seed(seed: int) -> None:
 
 
 @contextmanager
-def _told(*kinds: type[Exception], before: str = "", after: str = "") -> Iterator[None]:
+def told(*kinds: type[Exception], before: str = "", after: str = "") -> Iterator[None]:
     """Where what is raised of these kinds is about the input: the user is told in one line, without a traceback."""
     try:
         yield

@@ -20,10 +20,12 @@ from smlib.data.tokenizers import FixedTokenizer, PretrainedTokenizer, TextToken
 from smlib.edits.actions import ActionSpace
 from smlib.files import set_aside, whole_folder
 from smlib.policies.adapters import load_adapters, with_adapters
+from smlib.policies.exported_tokenizer import without_bkspc
 from smlib.policies.policy import SAVED, Policy, PolicyConfig, load_lm
 from smlib.policies.probing import ModelError, probe
 from smlib.policies.smollm2 import smollm2_folder
 from smlib.policies.sources import Lora, Source, check_device, check_dtype, check_lora, check_switch
+from smlib.policies.standard_form import BKSPC_ID, row_of_bkspc, take_in
 
 __all__ = ["Lora", "ModelError", "Source", "load_policy", "load_tokenizer", "save_policy"]
 
@@ -49,7 +51,7 @@ def load_policy(
     A saved policy comes with its own adapters, vocabulary and tokeniser; the other arguments hold for it too.
 
     Args:
-        name_or_path: `smollm2`; a folder that `save_policy` wrote; a folder or hub name of a causal language model.
+        name_or_path: `smollm2`; a folder of `save_policy` or `export_policy`; a folder or hub name of a causal model.
         lora: train adapters and leave the weights as they are, those of the head too unless it says `unembedding`; all
             weights are trained when omitted.
         four_bit: NF4 weights with double quantisation (bitsandbytes); needs `lora`, since they cannot be trained.
@@ -118,9 +120,8 @@ def load_tokenizer(name_or_path: str | os.PathLike[str], *, local_files_only: bo
     Raises:
         FileNotFoundError: no such model here. ModelError: transformers does not know its kind.
     """
-    name = str(name_or_path)
-    config = _configuration(name, local_files_only)
-    return _tokenizer(_location(name), local_files_only, config.get_text_config().vocab_size)
+    config = _configuration(name := str(name_or_path), local_files_only)
+    return _tokenizer(_location(name), local_files_only, getattr(config, BKSPC_ID, config.get_text_config().vocab_size))
 
 
 def save_policy(policy: Policy, tokenizer: TextTokenizer, folder: str | os.PathLike[str]) -> Path:
@@ -264,7 +265,7 @@ def _base(source: Source, device: torch.device | str, local_files_only: bool) ->
     if source.gradient_checkpointing:
         _checkpoint_activations(lm)
     _warn_of_window(lm, source.name)
-    return lm
+    return take_in(lm, _location(source.name))
 
 
 def _checkpoint_activations(lm: Any) -> None:
@@ -281,7 +282,7 @@ def _policy(lm: Any, config: PolicyConfig) -> Policy:
         policy = Policy(lm, config)
     except (ValueError, AttributeError) as error:
         raise ModelError(f"{type(lm).__name__} cannot be a policy: {error}") from error
-    policy.w_bkspc.data = policy.w_bkspc.data.float()  # it is trained: half precision would swallow its updates
+    policy.w_bkspc.data = row_of_bkspc(lm, policy.w_bkspc)  # float32: half precision would swallow its updates
     return policy
 
 
@@ -299,7 +300,7 @@ def _tokenizer(name: str | Path, local_files_only: bool, vocab_size: int) -> Pre
         backend = AutoTokenizer.from_pretrained(name, local_files_only=local_files_only, trust_remote_code=False)
     except OSError as error:
         raise FileNotFoundError(_missing(str(name), local_files_only, error)) from error
-    return PretrainedTokenizer(backend, vocab_size)
+    return PretrainedTokenizer(without_bkspc(backend), vocab_size)
 
 
 def _missing(name: str, local_files_only: bool, error: Exception) -> str:

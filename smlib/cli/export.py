@@ -1,0 +1,47 @@
+"""`smlib export`: a policy as a checkpoint that is used without smlib."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from smlib.files import ResultError
+
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+def export(
+    policy: Annotated[Path, typer.Argument(help="What `smlib train` or save_policy left, or a model's folder.")],
+    out: Annotated[Path, typer.Argument(help="A new folder for the checkpoint.")],
+    bkspc_token: Annotated[str, typer.Option(help="What the deletion is called in the tokeniser.")] = "<bkspc>",
+    keep_adapters: Annotated[
+        bool, typer.Option("--keep-adapters", help="Leave adapters beside the weights instead of adding them.")
+    ] = False,
+    dtype: Annotated[str | None, typer.Option(help=f"Of the weights: {', '.join(DTYPES)}; as they are.")] = None,
+    check: Annotated[bool, typer.Option(help="Load the result and compare its logits with the policy's.")] = True,
+    title: Annotated[str | None, typer.Option(help="Headline of the card.")] = None,
+    method: Annotated[str | None, typer.Option(help="For the card: how it was trained.")] = None,
+    data: Annotated[str | None, typer.Option(help="For the card: on what.")] = None,
+    command: Annotated[str | None, typer.Option(help="For the card: the exact command that trained it.")] = None,
+    result: Annotated[list[str] | None, typer.Option(help="For the card: NAME=VALUE; may be repeated.")] = None,
+    licence: Annotated[str | None, typer.Option(help="For the card: the base model's, such as apache-2.0.")] = None,
+) -> None:
+    """Write a standard checkpoint of transformers, with <bkspc> as a token and a decoding loop that deletes."""
+    if dtype is not None and dtype not in DTYPES:
+        raise ResultError(f"--dtype {dtype} is unknown: expected one of {', '.join(DTYPES)}")
+    if out.is_file() or (out.is_dir() and any(out.iterdir())):  # before the weights are read
+        raise ResultError(f"{out} exists: choose a new folder, or remove it first")
+    from smlib.cli.checkpoints import write_checkpoint
+
+    facts = {"title": title, "method": method, "data": data, "command": command, "licence": licence}
+    written = write_checkpoint(
+        policy,
+        out,
+        bkspc=bkspc_token,
+        merge=not keep_adapters,
+        dtype=dtype,
+        check=check,
+        facts={name: value for name, value in facts.items() if value is not None},
+        results=result or [],
+    )
+    print(f"saved in {written}; try, without smlib: see README.md in it")
