@@ -1,14 +1,29 @@
 """The network of a causal language model below its head, and the one way in which it is called."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 
 def decoder(lm: Any) -> Any:
     """The network below the head, with its adapters."""
-    return lm.get_decoder() if not hasattr(lm, "peft_config") else lm.get_base_model().get_decoder()
+    base = bare(lm)
+    body = base.get_decoder()
+    if body is base or body is base.get_output_embeddings():
+        # Where transformers' search goes astray: Llama-4's text model names its network unlike its family, and
+        # ModernBERT calls its head `decoder`.
+        others = (base.base_model, getattr(base, "model", None))
+        body = next((m for m in others if m is not None and m is not base), body)
+    return body
+
+
+def bare(lm: Any) -> Any:
+    """The class of transformers under the adapters."""
+    return lm.get_base_model() if hasattr(lm, "peft_config") else lm
 
 
 def last_hidden(
@@ -28,3 +43,17 @@ def last_hidden(
     )
     hidden: Tensor = out.last_hidden_state
     return hidden
+
+
+@contextmanager
+def evaluated(model: torch.nn.Module) -> Iterator[None]:
+    """Dropout and gradients off inside, the training mode of every submodule as before afterwards."""
+    modes = {module: module.training for module in model.modules()}
+    for module in modes:
+        module.training = False
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode

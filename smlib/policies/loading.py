@@ -24,14 +24,17 @@ from smlib.data.tokenizers import FixedTokenizer, PretrainedTokenizer, TextToken
 from smlib.edits.actions import ActionSpace
 from smlib.files import set_aside, whole_folder
 from smlib.policies.adapters import load_adapters, with_adapters
-from smlib.policies.policy import SAVED, Policy, PolicyConfig, load_lm
+from smlib.policies.fingerprints import fingerprint
+from smlib.policies.policy import SAVED, Policy, PolicyConfig
 from smlib.policies.probing import ModelError, probe
+from smlib.policies.reading import MissingWeights, load_lm, read_lm
 from smlib.policies.smollm2 import smollm2_folder
 from smlib.policies.sources import Lora, Source, check_device, check_dtype, check_lora, check_switch
 
 __all__ = ["Lora", "ModelError", "Source", "load_policy", "load_tokenizer", "save_policy"]
 
 SOURCE = "source.json"
+WEIGHTS = "weights"  # in it: the fingerprint of what is under the adapters
 
 
 def load_policy(
@@ -48,7 +51,7 @@ def load_policy(
     tokenizer: TextTokenizer | None = None,
     seed: int = 0,
 ) -> tuple[Policy, TextTokenizer]:
-    """A policy and its tokeniser.
+    """A policy, in evaluation mode until it is trained, and its tokeniser.
 
     A saved policy comes with its own adapters, vocabulary and tokeniser; the other arguments hold for it too.
 
@@ -109,8 +112,10 @@ def load_policy(
             lm = with_adapters(lm, lora)
         policy = _policy(lm, PolicyConfig(space, offset_head))
     policy.lm.smlib_source = source
+    if lora is not None:
+        policy.lm.smlib_weights = fingerprint(_location(source.name), local_files_only=local_files_only)
     probe(policy, source.name)
-    return policy, tokens
+    return policy.eval(), tokens
 
 
 def load_tokenizer(name_or_path: str | os.PathLike[str], *, local_files_only: bool = True) -> PretrainedTokenizer:
@@ -143,7 +148,9 @@ def save_policy(policy: Policy, tokenizer: TextTokenizer, folder: str | os.PathL
         else:
             tokenizer.backend.save_pretrained(scratch / "tokenizer")
         source = getattr(policy.lm, "smlib_source", None) or Source("")
-        (scratch / SOURCE).write_text(json.dumps(asdict(source), indent=1))
+        frozen = getattr(policy.lm, "smlib_weights", None)
+        stored = asdict(source) if frozen is None else {**asdict(source), WEIGHTS: frozen}
+        (scratch / SOURCE).write_text(json.dumps(stored, indent=1))
     return Path(folder)
 
 
@@ -154,9 +161,10 @@ def _load_saved(
     dtype: torch.dtype | None,
     gradient_checkpointing: bool | None,
 ) -> tuple[Policy, TextTokenizer]:
-    source = Source("")
+    source, frozen = Source(""), None
     if (folder / SOURCE).is_file():
         stored = json.loads((folder / SOURCE).read_text())
+        frozen = stored.pop(WEIGHTS, None)
         source = Source(**{**stored, "lora": Lora(**stored["lora"]) if stored["lora"] else None})
     if gradient_checkpointing is not None:
         source = replace(source, gradient_checkpointing=gradient_checkpointing)
@@ -169,10 +177,20 @@ def _load_saved(
             if source.gradient_checkpointing:
                 _checkpoint_activations(lm)
             return lm
-        return load_adapters(_base(source, device, local_files_only), source.lora, saved)
+        try:
+            lm = _base(source, device, local_files_only)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(
+                f"the adapters in {folder} belong to the model {source.name!r}, which is not there any more. If it has "
+                f'been moved, write its place under "name" in {folder / SOURCE}. ({error})'
+            ) from error
+        now = _same_weights(folder, source, frozen, local_files_only)
+        lm = load_adapters(lm, source.lora, saved)
+        lm.smlib_weights = now
+        return lm
 
     policy = Policy.load(folder, base)
-    policy.w_bkspc.data = policy.w_bkspc.data.float()
+    _widen(policy)
     policy.load_extra_state(load_file(folder / "policy.safetensors"), folder)  # again, now that there is room for it
     policy.lm.smlib_source = source
     if source.lora is None:
@@ -184,6 +202,24 @@ def _load_saved(
             f"{folder} holds a policy without its tokeniser: save it with smlib.policies.loading.save_policy"
         )
     return policy, _tokenizer(folder / "tokenizer", True, policy.space.vocab_size)
+
+
+def _same_weights(folder: Path, source: Source, frozen: str | None, local_files_only: bool) -> str | None:
+    """The fingerprint of the weights under the adapters in `folder`; ModelError if they were trained over others."""
+    now = fingerprint(_location(source.name), local_files_only=local_files_only)
+    if frozen is None:
+        warnings.warn(
+            f"{folder} was saved without a fingerprint of the model under its adapters: whether {source.name} is still "
+            "that model cannot be told. Save the policy again to keep one",
+            stacklevel=4,
+        )
+    elif now != frozen:
+        raise ModelError(
+            f"the adapters in {folder} were trained over other weights than those that are in {source.name} now "
+            f"({now}, not {frozen}): put the former model back, or write its place under \"name\" in "
+            f"{folder / SOURCE}"
+        )
+    return now
 
 
 def _location(name: str) -> str:
@@ -212,8 +248,6 @@ def _configuration(name: str, local_files_only: bool) -> Any:
 
 def _base(source: Source, device: torch.device | str, local_files_only: bool) -> Any:
     """The language model that `source` names, frozen if adapters are to come."""
-    from transformers import AutoModelForCausalLM
-
     dtype = getattr(torch, source.dtype)
     options: dict[str, Any] = {"dtype": dtype}
     if local_files_only:  # transformers does not pass it on where it looks for adapters, and asks the hub for them
@@ -231,16 +265,11 @@ def _base(source: Source, device: torch.device | str, local_files_only: bool) ->
         )
     _configuration(source.name, local_files_only)
     try:
-        lm = AutoModelForCausalLM.from_pretrained(
-            _location(source.name),
-            attn_implementation="sdpa",
-            local_files_only=local_files_only,
-            trust_remote_code=False,
-            use_safetensors=True,
-            **options,
-        )
+        lm = read_lm(_location(source.name), local_files_only=local_files_only, **options)
     except OSError as error:
         raise FileNotFoundError(_missing(source.name, local_files_only, error)) from error
+    except MissingWeights as error:
+        raise ModelError(str(error)) from error
     except SafetensorError as error:
         raise ModelError(f"the weights of {source.name} are corrupt: {error}") from error
     except ModuleNotFoundError:
@@ -261,7 +290,6 @@ def _base(source: Source, device: torch.device | str, local_files_only: bool) ->
         lm.requires_grad_(False)
     if source.gradient_checkpointing:
         _checkpoint_activations(lm)
-    _warn_of_window(lm, source.name)
     return lm
 
 
@@ -279,8 +307,16 @@ def _policy(lm: Any, config: PolicyConfig) -> Policy:
         policy = Policy(lm, config)
     except (ValueError, AttributeError) as error:
         raise ModelError(f"{type(lm).__name__} cannot be a policy: {error}") from error
-    policy.w_bkspc.data = policy.w_bkspc.data.float()  # it is trained: half precision would swallow its updates
+    _widen(policy)
     return policy
+
+
+def _widen(policy: Policy) -> None:
+    """What is trained beside the weights in float32 or better: half precision would swallow its updates."""
+    dtype = torch.promote_types(policy.w_bkspc.dtype, torch.float32)
+    policy.w_bkspc.data = policy.w_bkspc.data.to(dtype)
+    if policy.offset is not None:
+        policy.offset.to(dtype)
 
 
 def _head_rows(lm: Any) -> int:
@@ -306,14 +342,3 @@ def _missing(name: str, local_files_only: bool, error: Exception) -> str:
     )
     return f"no model {name!r} with a config, safetensors weights and a tokeniser: {cure} transformers says: {error}"
 
-
-def _warn_of_window(lm: Any, name: str) -> None:
-    config = lm.config.get_text_config()
-    window = getattr(config, "sliding_window", None)
-    used = getattr(config, "use_sliding_window", True)
-    if used and window and window < config.max_position_embeddings:
-        warnings.warn(
-            f"{name} attends within a sliding window of {window} tokens, the packed masks to the whole state: "
-            f"keep contexts to {window} tokens, where the two agree",
-            stacklevel=3,
-        )
