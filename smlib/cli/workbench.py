@@ -24,7 +24,7 @@ from smlib.objectives.methods import ObjectiveConfig, get_method
 from smlib.paper.experiments.runs.answers import answer
 from smlib.paper.experiments.runs.pretraining import TinyModel
 from smlib.policies.loading import load_policy
-from smlib.policies.policy import SAVED, Policy, max_positions
+from smlib.policies.policy import SAVED, Policy
 from smlib.training.algorithm_1 import NonFiniteLossError, TrainConfig, train
 from smlib.training.checkpoints import CheckpointError
 
@@ -219,7 +219,7 @@ def _load(folder: Path, space: ActionSpace) -> Policy:
 
 def _check_sampling(policy: Policy, prompt: int, config: SamplingConfig, seeds: Sequence[int]) -> None:
     """Whether a prompt of so many tokens leaves room, and the seeds are seeds."""
-    reads = max_positions(policy.lm)
+    reads = policy.max_positions
     if reads - prompt < config.max_new_tokens:
         raise ResultError(
             f"the prompt has {prompt} tokens and the model reads {reads}: no room for {config.max_new_tokens} more; "

@@ -27,7 +27,7 @@ NOT_LINEAR = (nn.Embedding, nn.Conv1d, nn.Conv2d, nn.LayerNorm)
 
 @dataclass(frozen=True)
 class Matrices:
-    """The matrices of a model that adapters can be for, by their full names; its head and embeddings are not among them.
+    """The matrices of a model but its head and embeddings, by their full names.
 
     Attributes:
         layers: linear layers. experts: parameters that hold the matrices of experts.
@@ -59,7 +59,7 @@ def matrices(lm: nn.Module) -> Matrices:
 
 
 def _multiplies(module: nn.Linear) -> bool:
-    """Whether a layer only multiplies, as torch's and bitsandbytes' do; routers of experts are linear layers that choose."""
+    """Whether a layer only multiplies, as torch's and bitsandbytes' do; some routers are linear layers that choose."""
     return type(module).forward is nn.Linear.forward or type(module).__module__.startswith("bitsandbytes")
 
 
@@ -114,7 +114,10 @@ def load_adapters(lm: Any, lora: Lora, folder: Path) -> Any:
 def _wrapped(lm: Any, lora: Lora, wrap: Callable[[], Any]) -> Any:
     head = _replace_head(lm) if lora.unembedding else None
     with _without_pefts_warning(), _names_as_they_are(lm):
-        wrapped = wrap()
+        try:
+            wrapped = wrap()
+        except (ValueError, TypeError, RuntimeError, NotImplementedError, AttributeError) as error:
+            raise ModelError(f"peft cannot put adapters on this {type(lm).__name__}: {error}") from error
     if head is not None:
         head.requires_grad_(True)  # peft has frozen all that is no adapter
     return wrapped

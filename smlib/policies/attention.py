@@ -20,7 +20,9 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from smlib.policies.windows import windowed
 
 PIECES = "sdpa_in_pieces"
-BEYOND = "attention_in_pieces"  # the same function, for models that torch's kernel does not do for (by `_supports_sdpa`)
+BEYOND = (
+    "attention_in_pieces"  # the same function, for models that torch's kernel does not do for (by `_supports_sdpa`)
+)
 PIECE = 256  # queries at a time; rows that are not longer are left to the kernel whole
 GAP = 64  # keys in a row that a piece does not see, before they are cut out
 KEPT = 0.85  # largest share of the keys that may remain for cutting to pay
@@ -94,7 +96,7 @@ def plain_attention(
     s_aux: Tensor | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """Attention with what torch's kernel has not: capped scores, cap * tanh(score / cap) (Gemma-2), and sinks (gpt-oss).
+    """Attention with what torch's kernel has not: scores as cap * tanh(score / cap) (Gemma-2), and sinks (gpt-oss).
 
     Takes and returns what `attention_in_pieces` does; with no mask it is causal.
 

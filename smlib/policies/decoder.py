@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from smlib.policies.windows import at_places
+
 
 def decoder(lm: Any) -> Any:
     """The network below the head, with its adapters."""
@@ -33,7 +35,13 @@ def last_hidden(
     mask: Bool[Tensor, "R 1 S K"],
     cache: Any = None,
 ) -> Float[Tensor, "R S d"]:
-    """Last hidden vectors of a `decoder`, never without its 4-D mask."""
+    """Last hidden vectors of a `decoder`, never without its 4-D mask, which layers with windows cut further.
+
+    Args:
+        cache: where the keys are, slot = position; without one they are the queries' own.
+    """
+    keys = positions if cache is None else torch.arange(mask.shape[-1], device=mask.device).expand(len(mask), -1)
+    mask = at_places(mask, positions, keys)
     out = body(
         input_ids=tokens,
         position_ids=positions,

@@ -17,18 +17,28 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from smlib.data.tokenizers import FixedTokenizer, PretrainedTokenizer, TextTokenizer
 from smlib.edits.actions import ActionSpace
 from smlib.files import set_aside, whole_folder
 from smlib.policies.adapters import load_adapters, with_adapters
+from smlib.policies.bases import (
+    absolute,
+    as_policy,
+    checkpoint_activations,
+    configuration,
+    dtype_name,
+    head_rows,
+    location,
+    read_base,
+    read_tokenizer,
+    widen,
+)
 from smlib.policies.fingerprints import fingerprint
 from smlib.policies.policy import SAVED, Policy, PolicyConfig
 from smlib.policies.probing import ModelError, probe
-from smlib.policies.reading import MissingWeights, load_lm, read_lm
-from smlib.policies.smollm2 import smollm2_folder
+from smlib.policies.reading import load_lm
 from smlib.policies.sources import Lora, Source, check_device, check_dtype, check_lora, check_switch
 
 __all__ = ["Lora", "ModelError", "Source", "load_policy", "load_tokenizer", "save_policy"]
@@ -102,18 +112,18 @@ def load_policy(
         )
     if four_bit and lora is None:
         raise ValueError("4-bit weights cannot be trained: give lora=Lora(...) as well")
-    source = Source(_absolute(str(name_or_path)), lora, four_bit, bool(gradient_checkpointing), _name(dtype))
-    lm = _base(source, device, local_files_only)
-    tokens = tokenizer or _tokenizer(_location(source.name), local_files_only, vocab_size or _head_rows(lm))
+    source = Source(absolute(str(name_or_path)), lora, four_bit, bool(gradient_checkpointing), dtype_name(dtype))
+    lm = read_base(source, device, local_files_only)
+    tokens = tokenizer or read_tokenizer(location(source.name), local_files_only, vocab_size or head_rows(lm))
     space = ActionSpace(tokens.vocab_size, eos=tokens.eos, bos=tokens.bos)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if lora is not None:
             lm = with_adapters(lm, lora)
-        policy = _policy(lm, PolicyConfig(space, offset_head))
+        policy = as_policy(lm, PolicyConfig(space, offset_head))
     policy.lm.smlib_source = source
     if lora is not None:
-        policy.lm.smlib_weights = fingerprint(_location(source.name), local_files_only=local_files_only)
+        policy.lm.smlib_weights = fingerprint(location(source.name), local_files_only=local_files_only)
     probe(policy, source.name)
     return policy.eval(), tokens
 
@@ -125,8 +135,8 @@ def load_tokenizer(name_or_path: str | os.PathLike[str], *, local_files_only: bo
         FileNotFoundError: no such model here. ModelError: transformers does not know its kind.
     """
     name = str(name_or_path)
-    config = _configuration(name, local_files_only)
-    return _tokenizer(_location(name), local_files_only, config.get_text_config().vocab_size)
+    config = configuration(name, local_files_only)
+    return read_tokenizer(location(name), local_files_only, config.get_text_config().vocab_size)
 
 
 def save_policy(policy: Policy, tokenizer: TextTokenizer, folder: str | os.PathLike[str]) -> Path:
@@ -169,16 +179,16 @@ def _load_saved(
     if gradient_checkpointing is not None:
         source = replace(source, gradient_checkpointing=gradient_checkpointing)
     if dtype is not None:
-        source = replace(source, dtype=_name(dtype))
+        source = replace(source, dtype=dtype_name(dtype))
 
     def base(saved: Path) -> Any:
         if source.lora is None:
             lm = load_lm(saved, dtype)
             if source.gradient_checkpointing:
-                _checkpoint_activations(lm)
+                checkpoint_activations(lm)
             return lm
         try:
-            lm = _base(source, device, local_files_only)
+            lm = read_base(source, device, local_files_only)
         except FileNotFoundError as error:
             raise FileNotFoundError(
                 f"the adapters in {folder} belong to the model {source.name!r}, which is not there any more. If it has "
@@ -190,7 +200,7 @@ def _load_saved(
         return lm
 
     policy = Policy.load(folder, base)
-    _widen(policy)
+    widen(policy)
     policy.load_extra_state(load_file(folder / "policy.safetensors"), folder)  # again, now that there is room for it
     policy.lm.smlib_source = source
     if source.lora is None:
@@ -201,12 +211,12 @@ def _load_saved(
         raise FileNotFoundError(
             f"{folder} holds a policy without its tokeniser: save it with smlib.policies.loading.save_policy"
         )
-    return policy, _tokenizer(folder / "tokenizer", True, policy.space.vocab_size)
+    return policy, read_tokenizer(folder / "tokenizer", True, policy.space.vocab_size)
 
 
 def _same_weights(folder: Path, source: Source, frozen: str | None, local_files_only: bool) -> str | None:
     """The fingerprint of the weights under the adapters in `folder`; ModelError if they were trained over others."""
-    now = fingerprint(_location(source.name), local_files_only=local_files_only)
+    now = fingerprint(location(source.name), local_files_only=local_files_only)
     if frozen is None:
         warnings.warn(
             f"{folder} was saved without a fingerprint of the model under its adapters: whether {source.name} is still "
@@ -216,129 +226,7 @@ def _same_weights(folder: Path, source: Source, frozen: str | None, local_files_
     elif now != frozen:
         raise ModelError(
             f"the adapters in {folder} were trained over other weights than those that are in {source.name} now "
-            f"({now}, not {frozen}): put the former model back, or write its place under \"name\" in "
+            f'({now}, not {frozen}): put the former model back, or write its place under "name" in '
             f"{folder / SOURCE}"
         )
     return now
-
-
-def _location(name: str) -> str:
-    return str(smollm2_folder()) if name == "smollm2" else name
-
-
-def _absolute(name: str) -> str:
-    return str(Path(name).resolve()) if name != "smollm2" and Path(name).is_dir() else name
-
-
-def _name(dtype: torch.dtype | None) -> str:
-    return str(dtype or torch.float32).removeprefix("torch.")
-
-
-def _configuration(name: str, local_files_only: bool) -> Any:
-    """Of the model called `name`: what is asked for first, since a name that nobody has fails at it once."""
-    from transformers import AutoConfig
-
-    try:
-        return AutoConfig.from_pretrained(_location(name), local_files_only=local_files_only, trust_remote_code=False)
-    except OSError as error:
-        raise FileNotFoundError(_missing(name, local_files_only, error)) from error
-    except ValueError as error:
-        raise ModelError(f"{name} is no model that transformers can load: {error}") from error
-
-
-def _base(source: Source, device: torch.device | str, local_files_only: bool) -> Any:
-    """The language model that `source` names, frozen if adapters are to come."""
-    dtype = getattr(torch, source.dtype)
-    options: dict[str, Any] = {"dtype": dtype}
-    if local_files_only:  # transformers does not pass it on where it looks for adapters, and asks the hub for them
-        options["adapter_kwargs"] = {"local_files_only": True}
-    if str(device) != "cpu":
-        options["device_map"] = {"": str(device)}
-    if source.four_bit:
-        from transformers import BitsAndBytesConfig
-
-        options["quantization_config"] = BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=dtype,
-        )
-    _configuration(source.name, local_files_only)
-    try:
-        lm = read_lm(_location(source.name), local_files_only=local_files_only, **options)
-    except OSError as error:
-        raise FileNotFoundError(_missing(source.name, local_files_only, error)) from error
-    except MissingWeights as error:
-        raise ModelError(str(error)) from error
-    except SafetensorError as error:
-        raise ModelError(f"the weights of {source.name} are corrupt: {error}") from error
-    except ModuleNotFoundError:
-        raise  # a package that holds the weights is not installed: its own message names the command
-    except (ValueError, TypeError, ImportError) as error:
-        if "scaled_dot_product_attention" in str(error) or "sdpa" in str(error):
-            raise ModelError(
-                f"{source.name} has no attention through torch's scaled_dot_product_attention, which the packed masks "
-                f"need: {error}"
-            ) from error
-        raise ModelError(f"{source.name} is no causal language model that transformers can load: {error}") from error
-    # On CPUs with AVX512-BF16 bitsandbytes repacks 4-bit weights the first time that they are evaluated. They stay so:
-    # later products with them have no gradients, and they are other weights to `run_identity`.
-    for module in lm.modules():
-        if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False
-    if source.lora is not None:
-        lm.requires_grad_(False)
-    if source.gradient_checkpointing:
-        _checkpoint_activations(lm)
-    return lm
-
-
-def _checkpoint_activations(lm: Any) -> None:
-    kwargs = {"use_reentrant": False}  # the other form needs inputs with gradients, which frozen embeddings lack
-    if hasattr(lm, "activation_checkpointing_enable"):
-        lm.activation_checkpointing_enable(activation_checkpointing_kwargs=kwargs)
-    else:  # its name in earlier releases of transformers
-        lm.gradient_checkpointing_enable(gradient_checkpointing_kwargs=kwargs)
-    lm.config.use_cache = False  # of the training pass; sampling brings its own cache
-
-
-def _policy(lm: Any, config: PolicyConfig) -> Policy:
-    try:
-        policy = Policy(lm, config)
-    except (ValueError, AttributeError) as error:
-        raise ModelError(f"{type(lm).__name__} cannot be a policy: {error}") from error
-    _widen(policy)
-    return policy
-
-
-def _widen(policy: Policy) -> None:
-    """What is trained beside the weights in float32 or better: half precision would swallow its updates."""
-    dtype = torch.promote_types(policy.w_bkspc.dtype, torch.float32)
-    policy.w_bkspc.data = policy.w_bkspc.data.to(dtype)
-    if policy.offset is not None:
-        policy.offset.to(dtype)
-
-
-def _head_rows(lm: Any) -> int:
-    head = lm.get_output_embeddings()
-    if head is None:
-        raise ModelError(f"{type(lm).__name__} has no output head: expected a causal language model")
-    return int(head.out_features)
-
-
-def _tokenizer(name: str | Path, local_files_only: bool, vocab_size: int) -> PretrainedTokenizer:
-    from transformers import AutoTokenizer
-
-    try:
-        backend = AutoTokenizer.from_pretrained(name, local_files_only=local_files_only, trust_remote_code=False)
-    except OSError as error:
-        raise FileNotFoundError(_missing(str(name), local_files_only, error)) from error
-    return PretrainedTokenizer(backend, vocab_size)
-
-
-def _missing(name: str, local_files_only: bool, error: Exception) -> str:
-    cure = (
-        "a hub name needs local_files_only=False (or a download beforehand)." if local_files_only else "is it spelt so?"
-    )
-    return f"no model {name!r} with a config, safetensors weights and a tokeniser: {cure} transformers says: {error}"
-

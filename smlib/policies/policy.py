@@ -28,7 +28,7 @@ from smlib.policies.postprocessing import measured
 from smlib.policies.reading import load_lm
 from smlib.policies.requirements import check_model, fit_experts, max_positions
 from smlib.policies.unembedding import TrainedHead, is_matrix, picked_and_partition, recomputed, token_logits, wide
-from smlib.policies.windows import at_places, examine
+from smlib.policies.window_checks import smallest_unkept
 
 FORMAT = "smlib-policy-1"
 SAVED = "policy.json"  # in every saved policy
@@ -75,8 +75,8 @@ class Policy(nn.Module):
         self.lm = lm
         self.config = config
         self.behind = measured(lm)
-        self.windows = examine(lm)
-        self.context = min(filter(None, (independent_context(lm, max_positions(lm)), self.windows.bound)))
+        self.window = smallest_unkept(lm)
+        self.context = min(filter(None, (independent_context(lm, max_positions(lm)), self.window)))
         weight = head.weight
         mean_row = weight.detach().float().mean(0) if weight.is_floating_point() else torch.zeros(dim)
         dtype = weight.dtype if weight.is_floating_point() else torch.float32
@@ -121,9 +121,6 @@ class Policy(nn.Module):
                 f"a state of {int(positions.max()) + 1} tokens, and this policy's context is {self.context} of the "
                 f"model's {max_positions(self.lm)}: {self.why_shorter()}"
             )
-        if self.windows.exact:
-            keys = positions if cache is None else torch.arange(mask.shape[-1], device=mask.device)
-            mask = at_places(mask, positions, keys.expand(len(mask), -1))
         return last_hidden(decoder(self.lm), tokens, positions, mask, cache)
 
     def logits(self, hidden: Float[Tensor, "N d"], positions: Int[Tensor, " N"] | None) -> Float[Tensor, "N A"]:
@@ -141,8 +138,10 @@ class Policy(nn.Module):
         return logits
 
     def why_shorter(self) -> str:
-        """Why the context is shorter than the model's own."""
-        if self.context == self.windows.bound:
+        """Why the context is shorter than the model's own; empty if it is not."""
+        if self.context == max_positions(self.lm):
+            return ""
+        if self.context == self.window:
             return "beyond it some layers of the model see a part of the state alone, which packed masks cannot say"
         return "beyond it the model gives a state other numbers when a longer one is in the batch (as LongRoPE does)"
 

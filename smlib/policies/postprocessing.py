@@ -165,4 +165,3 @@ def _named(lm: Any, names: tuple[str, ...]) -> list[float]:
     places = [bare(lm), lm.config.get_text_config()]
     values = [getattr(place, name, None) for name in names for place in places]
     return list(dict.fromkeys(float(v) for v in values if isinstance(v, int | float) and not isinstance(v, bool) and v))
-

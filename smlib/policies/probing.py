@@ -40,26 +40,35 @@ def probe(policy: Policy, name: str) -> None:
         return  # nothing to tell apart
     trajectory = probe_trajectory(space, ordinary)
     if policy.context < len(trajectory) + 2:
-        raise ModelError(f"{name}: a context of {policy.context} tokens is too short to be probed: {policy.why_shorter()}")
+        raise ModelError(
+            f"{name}: a context of {policy.context} tokens is too short to be probed: {policy.why_shorter()}"
+        )
     with evaluated(policy):
-        slow, plain = recomputed_logits(policy, trajectory), plain_logits(policy, trajectory)
+        try:
+            slow, plain = recomputed_logits(policy, trajectory), plain_logits(policy, trajectory)
+        except Exception as error:
+            raise ModelError(f"{name}: the model fails on a plain call ({type(error).__name__}: {error})") from error
         if not bool(torch.isfinite(slow).all()):
             try:
                 check_weights(policy.lm)
             except ValueError as error:
                 raise ModelError(f"{name}: {error}") from error
-            raise ModelError(f"{name}: its logits are not finite in {slow.dtype}, though its weights are: try another dtype")
+            raise ModelError(
+                f"{name}: its logits are not finite in {slow.dtype}, though its weights are: try another dtype"
+            )
         scale = float(slow.abs().max())
         # How much a state's past tells: the same last token at the same place, and nothing before it.
         signal = float((slow - _without_past(policy, trajectory)).abs().max())
         allowed = tolerance(policy) * scale
-        if signal > 1000 * torch.finfo(slow.dtype).eps * scale:  # weights near 0: what matters is smaller than the logits
+        if (
+            signal > 1000 * torch.finfo(slow.dtype).eps * scale
+        ):  # weights near 0: what matters is smaller than the logits
             allowed = min(allowed, 0.1 * signal)
         gap = float((plain - slow).abs().max())
         if not gap <= allowed:
             raise ModelError(
-                f"{name}: logits through torch's scaled_dot_product_attention are off by {gap:.2g} (of {scale:.2g}) from "
-                "those of its plain (eager) attention: it does something that the packed attention does not"
+                f"{name}: logits through torch's scaled_dot_product_attention are off by {gap:.2g} (of {scale:.2g}) "
+                "from those of its plain (eager) attention: it does something that the packed attention does not"
             )
         for what, fast in (("a packed trajectory", packed_logits), ("a cache that is rolled back", cached_logits)):
             try:

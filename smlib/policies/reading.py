@@ -40,7 +40,9 @@ def read_lm(where: str | Path, **options: Any) -> Any:
     missing = sorted(info["missing_keys"])
     resized = sorted(str(key[0] if isinstance(key, tuple) else key) for key in info["mismatched_keys"])
     if missing or resized:
-        named = [f"{len(keys)} {what} ({_few(keys)})" for keys, what in ((missing, "missing"), (resized, "resized")) if keys]
+        named = [
+            f"{len(keys)} {what} ({_few(keys)})" for keys, what in ((missing, "missing"), (resized, "resized")) if keys
+        ]
         raise MissingWeights(
             f"the checkpoint {where} does not hold the weights of the {type(lm).__name__} that its config.json "
             f"describes: {' and '.join(named)}. They would be drawn at random: download or save the model again"

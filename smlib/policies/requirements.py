@@ -11,7 +11,7 @@ def check_model(lm: Any) -> Any:
     """The output head of a model that can be a policy, as far as that shows without a call.
 
     Raises:
-        ValueError: no head, or one that is no matrix; no context length; an encoder-decoder; weights that are no numbers.
+        ValueError: no head, or one that is no matrix; no context length; an encoder-decoder.
     """
     kind = type(bare(lm)).__name__
     head = lm.get_output_embeddings()

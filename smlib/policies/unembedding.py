@@ -26,7 +26,7 @@ def picked_and_partition(
     chunk: int,
     behind: Postprocessing = NONE,
 ) -> tuple[Float[Tensor, " N"], Float[Tensor, " U"]]:
-    """`logits[state, label]` and the logsumexp of the rows of `logits = behind(hidden @ weight.T)`, in float32 or better.
+    """`logits[state, label]` and the rows' logsumexp of `logits = behind(hidden @ weight.T)`, in float32 or better.
 
     Args:
         state: ascending row of each label.

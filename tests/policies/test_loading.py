@@ -343,12 +343,6 @@ def test_other_bad_models_are_named(tmp_path):
         load_policy(tmp_path / "base")
 
 
-def test_a_sliding_window_is_announced(tmp_path):
-    saved_model(tmp_path, "mistral", sliding_window=32)
-    with pytest.warns(UserWarning, match="sliding window of 32 tokens"):
-        load_policy(tmp_path)
-
-
 def test_missing_smollm2_weights_name_the_command(tmp_path, monkeypatch):
     monkeypatch.setenv("SMLIB_CACHE", str(tmp_path))
     real = smollm2.importlib.util.find_spec

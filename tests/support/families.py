@@ -28,7 +28,8 @@ from smlib.generation.sampling import SamplingConfig, sample
 from smlib.policies.adapters import matrices
 from smlib.policies.loading import Lora, load_policy, save_policy
 from smlib.policies.policy import Policy
-from smlib.policies.probing import cached_logits, packed_logits
+from smlib.policies.probing import cached_logits
+from smlib.policies.window_checks import declared
 from tests.support.models import words_tokenizer
 
 SPACE = ActionSpace(48, eos=2, bos=1)
@@ -87,16 +88,16 @@ OWN: dict[str, dict[str, Any]] = {
     "smollm3": {**SLIDING, "use_sliding_window": True, "no_rope_layers": [1, 0]},
     "stablelm": {"sliding_window": None},
 }  # fmt: skip
-NAMES = (
-    "afmoe apertus arcee bart bert biogpt bitnet bloom codegen cohere cohere2 ctrl cwm dbrx deepseek_v2 deepseek_v3 "
-    "diffllama doge dots1 ernie4_5 ernie4_5_moe exaone4 exaone_moe falcon flex_olmo gemma gemma2 gemma3_text "
-    "gemma3n_text gemma4_text glm glm4 glm4_moe gpt2 gpt_bigcode gpt_neo gpt_neox gpt_oss gptj granite granitemoe "
-    "granitemoeshared helium hunyuan_v1_dense hunyuan_v1_moe hyperclovax jamba jetmoe lfm2 llama llama4_text mamba "
-    "mamba2 minicpm3 minimax_m2 ministral mistral mixtral modernbert-decoder mpt nanochat nemotron olmo olmo2 olmo3 "
-    "olmoe openai-gpt opt persimmon phi phi3 phimoe qwen2 qwen2_moe qwen3 qwen3_moe qwen3_next recurrent_gemma rwkv "
-    "seed_oss smollm3 solar_open stablelm starcoder2 vaultgemma xglm xlnet"
-).split()
-FAMILIES = sorted([*NAMES, "phi3 (LongRoPE)"])
+NAMES = """
+    afmoe apertus arcee bart bert biogpt bitnet bloom codegen cohere cohere2 ctrl cwm dbrx deepseek_v2 deepseek_v3
+    diffllama doge dots1 ernie4_5 ernie4_5_moe exaone4 exaone_moe falcon flex_olmo gemma gemma2 gemma3_text
+    gemma3n_text gemma4_text glm glm4 glm4_moe gpt2 gpt_bigcode gpt_neo gpt_neox gpt_oss gptj granite granitemoe
+    granitemoeshared helium hunyuan_v1_dense hunyuan_v1_moe hyperclovax jamba jetmoe lfm2 llama llama4_text mamba
+    mamba2 minicpm3 minimax_m2 ministral mistral mixtral modernbert-decoder mpt nanochat nemotron olmo olmo2 olmo3
+    olmoe openai-gpt opt persimmon phi phi3 phimoe qwen2 qwen2_moe qwen3 qwen3_moe qwen3_next recurrent_gemma rwkv
+    seed_oss smollm3 solar_open stablelm starcoder2 vaultgemma xglm xlnet
+"""
+FAMILIES = sorted([*NAMES.split(), "phi3 (LongRoPE)"])
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,11 @@ class Row:
 def tiny(family: str, folder: Path) -> Path:
     """A random model of a family and its tokeniser; weights large enough for everything to depend on everything."""
     kind = CONFIG_MAPPING[family.split(" ")[0]]
-    known = {*inspect.signature(kind.__init__).parameters, *getattr(kind, "__dataclass_fields__", {}), *kind.attribute_map}
+    known = {
+        *inspect.signature(kind.__init__).parameters,
+        *getattr(kind, "__dataclass_fields__", {}),
+        *kind.attribute_map,
+    }
     options = {k: v for k, v in SMALL.items() if k in known} | OWN.get(family, {})
     torch.manual_seed(0)
     lm = transformers.AutoModelForCausalLM.from_config(kind(**options), dtype=torch.float32)
@@ -179,7 +184,7 @@ def near(what: str, found: Tensor, expected: Tensor, atol: float = 1e-8) -> None
 
 
 def check(folder: Path, policy: Policy, precise: float) -> None:
-    """Values, gradients and sampled actions of a float64 policy against the oracle; AssertionError where they differ."""
+    """Values, gradients and greedy actions of a float64 policy against the oracle; AssertionError where they differ."""
     oracle = Clean(folder, policy)
     group = [trajectory(0), trajectory(1), trajectory(2, 9)]
     batch = pack([[group[0], group[1]], [group[2]]], SPACE, model=[[False, True], [True]])
@@ -285,9 +290,9 @@ def note(policy: Policy, left: list[str]) -> str:
         said.append("logit scale")
     if behind.cap is not None:
         said.append("soft cap of the logits")
-    if policy.windows.exact:
+    if declared(policy.lm.config.get_text_config()) and policy.window is None:
         said.append("sliding windows, exact")
-    if policy.windows.bound is not None:
+    if policy.window is not None:
         said.append("context bounded by its smallest window")
     elif policy.context < CONTEXT:
         said.append("context bounded: longer states change their neighbours (LongRoPE)")
@@ -307,6 +312,7 @@ def reason(text: str, folder: Path) -> str:
 
 if __name__ == "__main__":
     import traceback
+
     for family in sys.argv[2:] or FAMILIES:
         try:
             print(examine(family), flush=True)
