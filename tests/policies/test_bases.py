@@ -59,9 +59,7 @@ def test_a_moved_base_names_the_file_to_edit(adapted):
     base = adapted.parent / "base"
     before = logits(load_policy(adapted)[0])
     shutil.move(base, base.with_name("elsewhere"))
-    with pytest.raises(
-        FileNotFoundError, match=r'If it has been moved, write its place under "name" in .*source\.json'
-    ):
+    with pytest.raises(FileNotFoundError, match=r'has been moved, write its place under "name" in .*source\.json'):
         load_policy(adapted)
     source = adapted / "source.json"
     source.write_text(json.dumps(json.loads(source.read_text()) | {"name": str(base.with_name("elsewhere"))}))

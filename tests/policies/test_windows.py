@@ -7,9 +7,10 @@ import pytest
 import torch
 import transformers
 
+from smlib.edits.actions import replay
 from smlib.edits.packing import pack
 from smlib.generation.sampling import SamplingConfig, sample
-from smlib.policies import windows
+from smlib.policies import window_checks, windows
 from smlib.policies.attention import plain_attention
 from smlib.policies.independence import independent_context
 from smlib.policies.loading import load_policy, save_policy
@@ -34,9 +35,7 @@ def test_windows_are_exact_in_packed_masks_in_caches_and_in_saved_policies(tmp_p
         loaded = load_policy(tmp_path / "saved")[0]
     for each in (policy.double(), loaded.double()):
         trajectory = probe_trajectory(each.space, list(range(3, 20)))
-        from smlib.policies.probing import _states
-
-        expected = clean(folder, _states(each, trajectory))
+        expected = clean(folder, list(dict.fromkeys(replay(trajectory, each.space)[:-1])))
         for fast in (packed_logits, cached_logits):
             with torch.no_grad():
                 torch.testing.assert_close(fast(each, trajectory), expected, rtol=0, atol=1e-5)
@@ -58,12 +57,10 @@ def test_a_window_cuts_pairs_that_are_as_far_apart_as_it_is_wide():
 
 
 def test_windows_that_attention_is_not_told_bound_the_context(tmp_path, monkeypatch):
-    from smlib.policies import window_checks
-
     monkeypatch.setattr(window_checks, "_by_layer", lambda config: None)
     policy = load_policy(saved_model(tmp_path, "mistral", sliding_window=24))[0]
     assert policy.max_positions == 24
-    with pytest.raises(ValueError, match="context is 24.*layers of the model see a part of the state"):
+    with pytest.raises(ValueError, match=r"context is 24.*layers of the model see a part of the state"):
         sample(policy, [[1, 5]], SamplingConfig(max_new_tokens=30), [0])
     tokens = torch.zeros(1, 25, dtype=torch.long)
     with pytest.raises(ValueError, match="a state of 25 tokens, and this policy's context is 24 of the model's 64"):
