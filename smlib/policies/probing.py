@@ -59,7 +59,7 @@ def probe(policy: Policy, name: str) -> None:
         scale = float(slow.abs().max())
         # How much a state's past tells: the same last token at the same place, and nothing before it.
         signal = float((slow - _without_past(policy, trajectory)).abs().max())
-        allowed = tolerance(policy) * scale
+        allowed = tolerance(slow.dtype, policy) * scale
         if (
             signal > 1000 * torch.finfo(slow.dtype).eps * scale
         ):  # weights near 0: what matters is smaller than the logits
@@ -88,7 +88,7 @@ def probe(policy: Policy, name: str) -> None:
             raise ModelError(f"{name}: a state has other logits beside a row of {WIDE} tokens than beside a short one")
 
 
-def tolerance(policy: Policy) -> float:
+def tolerance(dtype: torch.dtype, policy: Policy) -> float:
     """Relative: rounding of a few layers in the model's own arithmetic; errors of masks are of order 1."""
     half = policy.lm.get_input_embeddings().weight.dtype in (torch.bfloat16, torch.float16)
     return 0.1 if half else 1e-3

@@ -4,6 +4,7 @@ import json
 import shutil
 import warnings
 
+import peft
 import pytest
 import torch
 import transformers
@@ -152,6 +153,21 @@ def test_adapters_are_on_dense_shared_and_routed_layers(family, tmp_path):
     assert not still
     with pytest.raises(ModelError, match=r"leave out dropout=0\.1"):
         load_policy(folder, lora=Lora(2, 4, dropout=0.1))
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "phi"])
+def test_where_every_matrix_is_a_layer_the_adapters_are_those_of_all_linear(kind, tmp_path):
+    """As they were before every matrix was named: runs that were trained then go on."""
+    folder = saved_model(tmp_path, kind)
+    ours = load_policy(folder, lora=Lora(2, 4), seed=3)[0].lm
+    torch.manual_seed(3)
+    lm = transformers.AutoModelForCausalLM.from_pretrained(folder)
+    config = peft.LoraConfig(
+        r=2, lora_alpha=4, target_modules="all-linear", task_type="CAUSAL_LM", fan_in_fan_out=kind == "gpt2"
+    )
+    theirs = peft.get_peft_model(lm, config).state_dict()
+    assert ours.state_dict().keys() == theirs.keys()
+    assert all(torch.equal(p, theirs[name]) for name, p in ours.state_dict().items())
 
 
 def test_experts_in_float64(tmp_path):

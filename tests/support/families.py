@@ -1,6 +1,6 @@
 """Tiny random models of the families of causal language models that transformers knows, and whether they are policies.
 
-    python -m tests.support.families docs/models.md          # examine all of them and write the table
+    python -m tests.support.families docs/models.md          # examine all of them and write the table (minutes)
     python -m tests.support.families docs/models.md gemma2   # the rows of some
 
 A family is accepted if values, gradients, sampled actions and what is saved and loaded are those of one clean forward
@@ -109,7 +109,7 @@ class Row:
     note: str
 
     def __str__(self) -> str:
-        return f"| {self.family} | {'yes' if self.accepted else 'no'} | {self.note} |"
+        return f"| {self.family} | {'yes' if self.accepted else 'no'} | {self.note} |".replace("|  |", "| |")
 
 
 def tiny(family: str, folder: Path) -> Path:
@@ -190,7 +190,8 @@ def check(folder: Path, policy: Policy, precise: float) -> None:
     batch = pack([[group[0], group[1]], [group[2]]], SPACE, model=[[False, True], [True]])
     every = policy.state_logits(batch)
     visits = [state for t in group for state in replay(t, SPACE)[:-1]]
-    clean = torch.stack([oracle.logits(state) for state in visits])
+    distinct = {state: oracle.logits(state) for state in dict.fromkeys(visits)}
+    clean = torch.stack([distinct[state] for state in visits])
     with torch.no_grad():
         offset = torch.zeros(len(every))
         if policy.offset is not None:
@@ -200,7 +201,7 @@ def check(folder: Path, policy: Policy, precise: float) -> None:
     for one in group:
         with torch.no_grad():
             states = list(dict.fromkeys(replay(one, SPACE)[:-1]))
-            reference = torch.stack([oracle.logits(state) for state in states])[:, :48]
+            reference = torch.stack([distinct[state] for state in states])[:, :48]
             near("cached logits", cached_logits(policy, one), reference, precise)
     gradients(policy, oracle, batch, clean, precise)
     sampled(policy, oracle)
@@ -236,12 +237,15 @@ def gradients(policy: Policy, oracle: Clean, batch: Any, clean: Tensor, precise:
 
 def sampled(policy: Policy, oracle: Clean) -> None:
     """Greedy actions of several prompts together: each is the oracle's best, whatever stood beside it."""
-    prompts = [[1, 5, 7], [1, 9], [1, 11, 4, 30, 6, 8]]
-    config = SamplingConfig(max_new_tokens=10, max_actions=24, greedy=True)
-    for found in sample(policy, prompts, config, [0, 1, 2]).trajectories:
+    prompts = [[1, 9], [1, 11, 4, 30, 6, 8]]
+    config = SamplingConfig(max_new_tokens=8, max_actions=12, greedy=True)
+    known: dict[tuple[int, ...], Tensor] = {}
+    for found in sample(policy, prompts, config, [0, 1]).trajectories:
         for state, label in zip(replay(found, SPACE)[:-1], found.labels.tolist(), strict=True):
-            with torch.no_grad():
-                logits = oracle.logits(state)
+            if state not in known:
+                with torch.no_grad():
+                    known[state] = oracle.logits(state)
+            logits = known[state]
             if float(logits.max() - logits[label]) > 1e-6:
                 raise AssertionError(f"a greedy action is {float(logits.max() - logits[label]):.2g} below the best")
 
@@ -310,12 +314,55 @@ def reason(text: str, folder: Path) -> str:
     return re.sub(r"0x[0-9a-f]+", "", text)[:400]
 
 
-if __name__ == "__main__":
-    import traceback
+HEAD = """# Which models can be policies
 
-    for family in sys.argv[2:] or FAMILIES:
-        try:
-            print(examine(family), flush=True)
-        except Exception as error:
-            print("!!!", family, type(error).__name__, str(error)[:300].replace("\n", " "), flush=True)
-            traceback.print_exc(limit=-4)
+`load_policy` takes causal language models of transformers whose attention obeys packed masks and positions, which have
+a key/value cache, and whose logits are those of their head, scaled or capped. It looks at what a model does and not at
+its name, and refuses the others with the reason. This table shows what becomes of tiny random models of the families
+below, with transformers {version}. A family is accepted if the values, gradients and greedy actions of a policy, and a
+policy that is saved and loaded with all its weights or with adapters, are those of one clean forward pass for
+each state, by the model's own plain attention, in float64 (to {precision:g} of the largest number, since many models
+compute norms, routers or angles in float32). A checkpoint of an accepted family is looked at once more when it is
+loaded.
+
+- *Logit scales and soft caps* are read from the configuration, and whether they are what happens is measured. The row
+  of `<bkspc>` is treated as every other row of the head.
+- *Sliding windows* are kept exactly, layer by layer, by the distance of positions. Where that cannot be had the context
+  is bounded by the smallest window, and a longer state is an error.
+- *A state never depends on its neighbours in the batch*: a model with LongRoPE is accepted up to the context of its
+  short factors, and a longer state is an error.
+- *Adapters* (`Lora`) are on every linear layer, dense or shared, and on the matrices of experts. Routers stay as they
+  are, and so does the head unless `unembedding=True`.
+
+The table is written by `python -m tests.support.families docs/models.md`, and a test holds a part of it at each run,
+all of it with `SMLIB_FAMILIES=all`.
+
+| family | accepted | notes, or the reason for the refusal |
+| --- | --- | --- |
+"""
+
+
+def document(rows: list[Row]) -> str:
+    """The page with these rows, the accepted families first."""
+    ordered = sorted(rows, key=lambda row: (not row.accepted, row.family))
+    head = HEAD.format(version=transformers.__version__, precision=PRECISION)
+    return head + "".join(f"{row}\n" for row in ordered)
+
+
+def read_rows(page: str) -> list[Row]:
+    """The rows of a page."""
+    cells = [line.strip("| ").split(" | ", 2) for line in page.splitlines() if line.startswith("| ")][2:]
+    return [Row(family.strip(), said == "yes", rest[0].strip() if rest else "") for family, said, *rest in cells]
+
+
+def main(page: Path, families: list[str]) -> None:
+    """Examines the families, all of them if none is named, and writes their rows into the page."""
+    rows = {row.family: row for row in read_rows(page.read_text())} if page.is_file() else {}
+    for family in families or FAMILIES:
+        rows[family] = examine(family)
+        print(rows[family], flush=True)
+        page.write_text(document([row for name, row in rows.items() if name in FAMILIES]))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2:])
