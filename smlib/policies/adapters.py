@@ -15,9 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import safe_open
 from torch import nn
 
+from smlib.policies.decoder import evaluated
 from smlib.policies.probing import ModelError
 from smlib.policies.sources import Lora
 from smlib.policies.unembedding import TrainedHead
@@ -32,11 +34,13 @@ class Matrices:
     Attributes:
         layers: linear layers. experts: parameters that hold the matrices of experts.
         routers: parameters that choose experts. They stay as they are: which expert reads a token is the base's choice.
+        out_of_reach: parameters that other modules than their own multiply by, where peft can put nothing (DBRX).
     """
 
     layers: list[str]
     experts: list[str]
     routers: list[str]
+    out_of_reach: list[str]
 
 
 def matrices(lm: nn.Module) -> Matrices:
@@ -44,7 +48,8 @@ def matrices(lm: nn.Module) -> Matrices:
     from transformers.pytorch_utils import Conv1D
 
     head = lm.get_output_embeddings()  # type: ignore[operator]
-    found = Matrices([], [], [])
+    found = Matrices([], [], [], [])
+    holders: dict[nn.Module, list[str]] = {}
     for name, module in lm.named_modules():
         if module is head or isinstance(module, NOT_LINEAR):
             continue
@@ -54,8 +59,27 @@ def matrices(lm: nn.Module) -> Matrices:
         router = "router" in type(module).__name__.lower() or "gate" in type(module).__name__.lower()
         for part, p in module.named_parameters(recurse=False):
             if p.ndim in (2, 3) and min(p.shape[-2:]) > 1 and p.is_floating_point():
-                (found.routers if router and p.ndim == 2 else found.experts).append(f"{name}.{part}")
+                if router and p.ndim == 2:
+                    found.routers.append(f"{name}.{part}")
+                else:
+                    holders.setdefault(module, []).append(f"{name}.{part}")
+    called = _called(lm, list(holders)) if holders else set()
+    for module, names in holders.items():
+        (found.experts if module in called else found.out_of_reach).extend(names)
     return found
+
+
+def _called(lm: Any, modules: list[nn.Module]) -> set[nn.Module]:
+    """Those of the modules that a call of the model calls."""
+    called: set[nn.Module] = set()
+    hooks = [m.register_forward_pre_hook(lambda module, args: called.add(module)) for m in modules]
+    try:
+        with evaluated(lm):
+            lm(input_ids=torch.tensor([[0, 1]], device=lm.get_input_embeddings().weight.device), use_cache=False)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return called
 
 
 def _multiplies(module: nn.Linear) -> bool:
@@ -76,6 +100,12 @@ def with_adapters(lm: Any, lora: Lora) -> Any:
         raise ModelError(
             f"the experts of this {type(lm).__name__} are parameters ({found.experts[0]} is one of "
             f"{len(found.experts)}), whose adapters have no inputs to drop: leave out dropout={lora.dropout}"
+        )
+    if found.out_of_reach:
+        warnings.warn(
+            f"adapters are on every matrix of this {type(lm).__name__} but {len(found.out_of_reach)} of its experts, "
+            f"which are read by other modules than their own: {', '.join(found.out_of_reach[:4])} …",
+            stacklevel=4,
         )
     config = LoraConfig(
         r=lora.r,

@@ -57,6 +57,8 @@ OWN: dict[str, dict[str, Any]] = {
         "attn_config": {"kv_n_heads": 2, "clip_qkv": 8.0, "rope_theta": 10_000.0},
         "ffn_config": {"ffn_hidden_size": 48, "moe_num_experts": 4, "moe_top_k": 2, "hidden_size": 32},
     },
+    "deepseek_v2": {"num_key_value_heads": 4},
+    "deepseek_v3": {"num_key_value_heads": 4},
     "exaone4": SLIDING,
     "gemma2": {**SLIDING, "final_logit_softcapping": 4.0, "attn_logit_softcapping": 5.0, "query_pre_attn_scalar": 8},
     "gemma3_text": {**SLIDING, "query_pre_attn_scalar": 8, "final_logit_softcapping": 4.0},
@@ -76,11 +78,12 @@ OWN: dict[str, dict[str, Any]] = {
     "hyperclovax": {"logits_scaling": 0.25},
     "llama4_text": {"interleave_moe_layer_step": 2, "intermediate_size_mlp": 48, "attention_chunk_size": 16},
     "mamba2": {"num_heads": 8, "head_dim": 8, "expand": 2, "state_size": 8, "n_groups": 1},
-    "minicpm3": {"dim_model_base": 8},
+    "minicpm3": {"dim_model_base": 8, "num_key_value_heads": 4},
     "modernbert-decoder": {"global_attn_every_n_layers": 2, "local_attention": 2 * WINDOW},
     "nanochat": {"final_logit_softcapping": 4.0},
     "olmo3": SLIDING,
     "opt": {"word_embed_proj_dim": 16},
+    "phimoe": {"sliding_window": 32},  # attention is not told the window
     "phi3 (LongRoPE)": {"rope_parameters": LONGROPE, "original_max_position_embeddings": 32},
     "qwen2": {"use_sliding_window": True, **SLIDING},
     "qwen2_moe": {"use_sliding_window": False},
@@ -250,6 +253,17 @@ def sampled(policy: Policy, oracle: Clean) -> None:
                 raise AssertionError(f"a greedy action is {float(logits.max() - logits[label]):.2g} below the best")
 
 
+def without_adapters(policy: Policy) -> list[str]:
+    """Kinds of matrices that no adapter is for, heads, embeddings and routers aside."""
+    adapted = {n.split(".lora_A")[0] for n, _ in policy.lm.named_parameters() if ".lora_A." in n}
+    adapted = {n.removeprefix("base_model.model.").replace(".base_layer", "") for n in adapted}
+    plain = policy.lm.get_base_model().__class__(policy.lm.get_base_model().config)
+    found = matrices(plain)
+    names = [n for n in found.layers if n not in adapted]
+    names += [n for n in found.experts if n.rpartition(".")[0] not in adapted]
+    return sorted({re.sub(r"\d+", "N", n) for n in [*names, *found.out_of_reach]})
+
+
 def saved(folder: Path, scratch: Path) -> list[str]:
     """Saves and loads the policy with all weights and with adapters; returns matrices that no adapter is for."""
     batch = pack([[trajectory()]], SPACE)
@@ -257,8 +271,7 @@ def saved(folder: Path, scratch: Path) -> list[str]:
     for lora in (None, Lora(2, 4)):
         policy, tokenizer = load_policy(folder, lora=lora)
         if lora is not None:
-            found = matrices(policy.lm.get_base_model())
-            left = [name for name in found.layers if "lora_" not in name and not name.endswith("base_layer")]
+            left = without_adapters(policy)
         shake(policy)
         where = save_policy(policy, tokenizer, scratch / f"saved-{lora is None}")
         again = load_policy(where)[0]
@@ -311,7 +324,8 @@ def note(policy: Policy, left: list[str]) -> str:
 def reason(text: str, folder: Path) -> str:
     """A refusal as the table shows it, without this machine's paths."""
     text = re.sub(r"\s+", " ", text.replace(f"{folder}", "the model")).replace("|", "/")
-    return re.sub(r"0x[0-9a-f]+", "", text)[:400]
+    text = re.sub(r"( yet)?\. Please request .*", "", re.sub(r"0x[0-9a-f]+", "", text))
+    return text if len(text) <= 240 else f"{text[:240]} …"
 
 
 HEAD = """# Which models can be policies
