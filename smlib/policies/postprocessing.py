@@ -18,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from smlib.policies.decoder import bare, decoder, evaluated, last_hidden
+from smlib.policies.requirements import check_weights
 
 SCALES = ("logit_scale", "logits_scaling", "lm_head_multiplier")  # some models multiply by it, others divide
 CAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")
@@ -75,6 +76,9 @@ def measured(lm: Any) -> Postprocessing:
             call.hidden = last_hidden(decoder(lm), tokens, torch.arange(2, device=tokens.device)[None], mask)
     if call.given is None or call.ramp is None:
         raise ValueError(f"{kind} does not make its logits with its output embeddings ({type(head).__name__})")
+    if not bool(torch.isfinite(call.hidden).all()):
+        check_weights(lm)
+        raise ValueError(f"{kind} has hidden vectors that are not finite in {call.hidden.dtype}: try another dtype")
     before = _between(kind, call, lm)
     behind = _behind(kind, logits, call.ramp, lm)
     if before.nothing:

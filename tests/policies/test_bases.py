@@ -112,8 +112,9 @@ def test_missing_weights_of_a_saved_policy_and_missing_adapters_are_refused(tmp_
 def test_nan_weights_are_named(tmp_path):
     folder = saved_model(tmp_path)
     change(folder, lambda w: w["model.layers.1.mlp.up_proj.weight"].view(-1)[7].fill_(torch.nan))
-    with pytest.raises(ModelError, match=r"1 of .*layers\.1\.mlp\.up_proj\.weight are NaN"):
-        load_policy(folder)
+    for lora in (None, Lora(2, 4)):
+        with pytest.raises(ModelError, match=r"1 of .*layers\.1\.mlp\.up_proj\..*weight are NaN"):
+            load_policy(folder, lora=lora)
 
 
 def test_what_is_loaded_is_in_evaluation_mode(tmp_path):

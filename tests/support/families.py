@@ -78,6 +78,7 @@ OWN: dict[str, dict[str, Any]] = {
     "hyperclovax": {"logits_scaling": 0.25},
     "llama4_text": {"interleave_moe_layer_step": 2, "intermediate_size_mlp": 48, "attention_chunk_size": 16},
     "mamba2": {"num_heads": 8, "head_dim": 8, "expand": 2, "state_size": 8, "n_groups": 1},
+    "lfm2": {"layer_types": ["conv", "full_attention"]},
     "minicpm3": {"dim_model_base": 8, "num_key_value_heads": 4},
     "modernbert-decoder": {"global_attn_every_n_layers": 2, "local_attention": 2 * WINDOW},
     "nanochat": {"final_logit_softcapping": 4.0},
