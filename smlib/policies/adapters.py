@@ -53,10 +53,11 @@ def matrices(lm: nn.Module) -> Matrices:
     for name, module in lm.named_modules():
         if module is head or isinstance(module, NOT_LINEAR):
             continue
-        if isinstance(module, Conv1D) or (isinstance(module, nn.Linear) and _multiplies(module)):
+        kind = type(module).__name__.lower()
+        router = "router" in kind or "gate" in kind  # some are linear layers whose forward returns their choice as well
+        if isinstance(module, Conv1D | nn.Linear) and not router:
             found.layers.append(name)
             continue
-        router = "router" in type(module).__name__.lower() or "gate" in type(module).__name__.lower()
         for part, p in module.named_parameters(recurse=False):
             if p.ndim in (2, 3) and min(p.shape[-2:]) > 1 and p.is_floating_point():
                 if router and p.ndim == 2:
@@ -80,11 +81,6 @@ def _called(lm: Any, modules: list[nn.Module]) -> set[nn.Module]:
         for hook in hooks:
             hook.remove()
     return called
-
-
-def _multiplies(module: nn.Linear) -> bool:
-    """Whether a layer only multiplies, as torch's and bitsandbytes' do; some routers are linear layers that choose."""
-    return type(module).forward is nn.Linear.forward or type(module).__module__.startswith("bitsandbytes")
 
 
 def with_adapters(lm: Any, lora: Lora) -> Any:

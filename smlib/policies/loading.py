@@ -6,7 +6,8 @@
 
 Every model is probed before it is returned: packed trajectories must give the logits of the states recomputed one by
 one, and so must a cache that is rolled back. What ignores masks or positions, or has no cache, is refused here and not
-found out after an hour of training; docs/models.md says what becomes of which family. Nothing is downloaded unless asked for, and no code comes from a checkpoint.
+found out after an hour of training; docs/models.md says what becomes of which family. Nothing is downloaded unless
+asked for, and no code comes from a checkpoint.
 """
 
 import json
