@@ -59,4 +59,5 @@ def _by_layer(config: Any) -> list[int | None] | None:
         return [int(window)] * config.num_hidden_layers if window else None
     if set(kinds) - {SLIDING, "full_attention"}:
         return None
-    return [int(window) if kind == SLIDING else None for kind in kinds]
+    size = int(window) if window else None
+    return [size if kind == SLIDING else None for kind in kinds]
