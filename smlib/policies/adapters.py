@@ -64,23 +64,45 @@ def matrices(lm: nn.Module) -> Matrices:
                     found.routers.append(f"{name}.{part}")
                 else:
                     holders.setdefault(module, []).append(f"{name}.{part}")
-    called = _called(lm, list(holders)) if holders else set()
+    own = _read_by_themselves(lm, list(holders)) if holders else set()
     for module, names in holders.items():
-        (found.experts if module in called else found.out_of_reach).extend(names)
+        (found.experts if module in own else found.out_of_reach).extend(names)
     return found
 
 
-def _called(lm: Any, modules: list[nn.Module]) -> set[nn.Module]:
-    """Those of the modules that a call of the model calls."""
+def _read_by_themselves(lm: Any, modules: list[nn.Module]) -> set[nn.Module]:
+    """Those of the modules whose parameters are read in their own calls alone, seen in one call of the model."""
+    inside: set[nn.Module] = set()
     called: set[nn.Module] = set()
-    hooks = [m.register_forward_pre_hook(lambda module, args: called.add(module)) for m in modules]
+    outside: set[nn.Module] = set()
+
+    def watched(kind: Any) -> Any:
+        def read(self: nn.Module, name: str) -> Any:
+            if name in self.__dict__["_parameters"] and self not in inside:
+                outside.add(self)
+            return kind.__getattr__(self, name)
+
+        return type(kind.__name__, (kind,), {"__getattr__": read})
+
+    def enter(module: nn.Module, args: Any) -> None:
+        inside.add(module)
+        called.add(module)
+
+    kinds = [type(m) for m in modules]
+    hooks = [m.register_forward_pre_hook(enter) for m in modules]
+    hooks += [m.register_forward_hook(lambda module, args, out: inside.discard(module)) for m in modules]
+    tokens = torch.tensor([[0, 1]], device=lm.get_input_embeddings().weight.device)
     try:
+        for module, kind in zip(modules, kinds, strict=True):
+            module.__class__ = watched(kind)
         with evaluated(lm):
-            lm(input_ids=torch.tensor([[0, 1]], device=lm.get_input_embeddings().weight.device), use_cache=False)
+            lm(input_ids=tokens, use_cache=False)
     finally:
+        for module, kind in zip(modules, kinds, strict=True):
+            module.__class__ = kind
         for hook in hooks:
             hook.remove()
-    return called
+    return called - outside
 
 
 def with_adapters(lm: Any, lora: Lora) -> Any:

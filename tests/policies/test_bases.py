@@ -171,6 +171,12 @@ def test_where_every_matrix_is_a_layer_the_adapters_are_those_of_all_linear(kind
     assert all(torch.equal(p, theirs[name]) for name, p in ours.state_dict().items())
 
 
+def test_experts_that_other_modules_read_are_listed_when_adapters_are_put_on(tmp_path):
+    with pytest.warns(UserWarning, match=r"every matrix of this DbrxForCausalLM but 6 of its experts.*experts\.mlp\."):
+        policy = load_policy(tiny("dbrx", tmp_path), lora=Lora(2, 4))[0]
+    assert not any("experts" in name for name, p in policy.named_parameters() if p.requires_grad)
+
+
 def test_experts_in_float64(tmp_path):
     folder = tiny("mixtral", tmp_path)
     whole, half = load_policy(folder, dtype=torch.float64)[0], load_policy(folder)[0]
