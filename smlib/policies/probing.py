@@ -60,9 +60,8 @@ def probe(policy: Policy, name: str) -> None:
         # How much a state's past tells: the same last token at the same place, and nothing before it.
         signal = float((slow - _without_past(policy, trajectory)).abs().max())
         allowed = tolerance(slow.dtype, policy) * scale
-        if (
-            signal > 1000 * max(torch.finfo(slow.dtype).eps, torch.finfo(torch.float32).eps) * scale
-        ):  # weights near 0: what matters is smaller than the logits
+        rounding = max(torch.finfo(slow.dtype).eps, torch.finfo(torch.float32).eps) * scale
+        if signal > 1000 * rounding:  # weights near 0: what matters is smaller than the logits
             allowed = min(allowed, 0.1 * signal)
         gap = float((plain - slow).abs().max())
         if not gap <= allowed:
