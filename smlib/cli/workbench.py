@@ -30,7 +30,7 @@ from smlib.paper.experiments.runs.answers import answer
 from smlib.paper.experiments.runs.pretraining import PretrainConfig, TinyModel, pretrained, weights_file
 from smlib.policies import shipped
 from smlib.policies.loading import load_policy
-from smlib.policies.policy import SAVED, Policy, max_positions
+from smlib.policies.policy import SAVED, Policy
 from smlib.training.algorithm_1 import NonFiniteLossError, TrainConfig, train
 from smlib.training.checkpoints import CheckpointError, reason
 from smlib.training.folder import LOCK, FolderInUseError, held, usable_folder
@@ -290,7 +290,7 @@ def _of_task(policy: Policy, folder: Path, space: ActionSpace) -> Policy:
 
 def check_sampling(policy: Policy, prompt: int, config: SamplingConfig, seeds: Sequence[int]) -> None:
     """Raises `ResultError` if a prompt of so many tokens leaves no room, or a seed is none."""
-    reads = max_positions(policy.lm)
+    reads = policy.max_positions
     if reads - prompt < config.max_new_tokens:
         raise ResultError(
             f"the prompt has {prompt} tokens and the model reads {reads}: no room for {config.max_new_tokens} more; "

@@ -10,7 +10,7 @@ from smlib.files import ADDED_LATER
 
 @dataclass(frozen=True)
 class Lora:
-    """Low-rank adapters on every linear layer but the head.
+    """Low-rank adapters on every linear layer but the head, and on the matrices of experts; routers stay as they are.
 
     The paper (Sec. 6, App. E): r = 64, alpha = 16, and `unembedding=True`, since "in addition to the adapters, a row is
     added to the unembedding layer for the <bkspc> token, and the unembedding layer is trained". Without it the head
