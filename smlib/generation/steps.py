@@ -1,8 +1,8 @@
 """Generation one action at a time: what was possible in a state, what was done, and what it cost.
 
-`steps` is the sampler of `smlib.generation.sampling`, slowed down: with the same seed it takes the same actions. It adds
-what a reader wants to see at each of them (probabilities, V(s), the reward of Sec. 3.2), and any action can be chosen
-by hand: type a wrong digit, and watch what the policy does about it.
+`steps` is the sampler of `smlib.generation.sampling`, slowed down: with the same seed it takes the same actions. It
+adds what a reader wants to see at each of them (probabilities, V(s), the reward of Sec. 3.2), and any action can be
+chosen by hand: type a wrong digit, and watch what the policy does about it.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
