@@ -25,34 +25,48 @@ _ONE = np.zeros(1, dtype=np.int64)
 
 
 @dataclass(frozen=True)
+class Look:
+    """A state s and what the policy would do in it.
+
+    Attributes:
+        state: tokens of s beyond the prompt.
+        top: the most probable actions with their probabilities under the filtered law, largest first; `<bkspc>` is
+            always among them where the policy has it.
+        backspace: P(`<bkspc>` | s) under the filtered law.
+        value: V(s) in nats, offset head included.
+        forward_tokens: generated tokens that the model has read so far; `<bkspc>` adds none.
+    """
+
+    state: tuple[int, ...]
+    top: tuple[tuple[int, float], ...]
+    backspace: float
+    value: float
+    forward_tokens: int
+
+
+@dataclass(frozen=True)
 class Step:
     """One visit (s, a, s') of a trajectory, with what led to it.
 
     Attributes:
         index: number of the visit, from 0.
-        state: tokens of s beyond the prompt.
+        before: the state s.
         chosen, executed: the label and what was carried out; they differ under execution noise, and where a length
             limit made an action `<eos>`.
         forced: whether the caller chose the action, and not the policy.
         probability: of the chosen action under the filtered law; 0 is possible where it was forced.
-        top: the most probable actions with their probabilities, largest first; `<bkspc>` is always among them where the
-            policy has it.
-        backspace: P(`<bkspc>` | s) under the filtered law.
-        value, next_value: V(s) and V(s'), in nats, offset head included.
+        next_value: V(s') in nats; NaN where the context has no place for the `<eos>` of s'.
         reward: r = l(a|s) - gamma V(s') of the chosen action (Sec. 3.2), in nats; -inf where the policy forbids it.
-        forward_tokens: generated tokens that the model has read so far; `<bkspc>` adds none.
+        forward_tokens: generated tokens that the model has read by now.
         ended: whether s' is terminal.
     """
 
     index: int
-    state: tuple[int, ...]
+    before: Look
     chosen: int
     executed: int
     forced: bool
     probability: float
-    top: tuple[tuple[int, float], ...]
-    backspace: float
-    value: float
     next_value: float
     reward: float
     forward_tokens: int
@@ -74,7 +88,7 @@ class Stepper:
         >>> from smlib.policies.policy import tiny_policy
         >>> policy = tiny_policy(ActionSpace(12, eos=1, bos=0), dim=16, layers=1, heads=2)
         >>> stepper = Stepper(policy, [0, 5], SamplingConfig(max_new_tokens=4), seed=0)
-        >>> stepper.step(7).executed, stepper.step(policy.space.bkspc).state, stepper.state
+        >>> stepper.step(7).executed, stepper.step(policy.space.bkspc).before.state, stepper.state
         (7, (7,), ())
     """
 
@@ -99,6 +113,7 @@ class Stepper:
         self.policy, self.prompt, self.gamma = policy, root, gamma
         self.prefix = standing
         self.ended = False
+        self._present: tuple[Look, torch.Tensor, torch.Tensor] | None = None
         with evaluating(policy), torch.inference_mode():
             self._batch = EditBatch(policy, config, prompts=[root], seeds=[seed], laws=[noise_law], prefixes=[standing])
 
@@ -107,6 +122,34 @@ class Stepper:
         """Tokens that stand beyond the prompt."""
         batch = self._batch
         return tuple(batch.tokens[0, : batch.depth[0] - batch.root[0]].tolist())
+
+    @property
+    def look(self) -> Look:
+        """The present state and what the policy would do in it, without doing it.
+
+        Raises:
+            ValueError: a trajectory that has ended.
+        """
+        return self._seen()[0]
+
+    def _seen(self) -> tuple[Look, torch.Tensor, torch.Tensor]:
+        """The present state's look, logits and filtered law, computed once, when they are asked for."""
+        if self.ended:
+            raise ValueError("the trajectory has ended: nothing follows <eos>")
+        if self._present is None:
+            batch, space = self._batch, self.policy.space
+            with evaluating(self.policy), torch.inference_mode():
+                logits = self._logits(batch.hidden_now(_ONE), int(batch.depth[0]) - 1)
+                law = batch.distribution(_ONE)
+            look = Look(
+                state=self.state,
+                top=_most_probable(law[0].cpu(), space, batch.config.allow_backspace and _has_backspace(self.policy)),
+                backspace=float(law[0, space.bkspc]),
+                value=float(logits.logsumexp(-1)),
+                forward_tokens=batch.stats.forward_tokens,
+            )
+            self._present = (look, logits, law)
+        return self._present
 
     def step(self, action: int | None = None) -> Step:
         """Takes one action.
@@ -118,46 +161,36 @@ class Stepper:
         Raises:
             ValueError: an id that is no action, `<bkspc>` where the policy has none, or a trajectory that has ended.
         """
-        if self.ended:
-            raise ValueError("the trajectory has ended: nothing follows <eos>")
+        look, logits, law = self._seen()
         batch, space = self._batch, self.policy.space
         if action is not None:
             _check_action(action, space, self.policy, batch.config)
         with evaluating(self.policy), torch.inference_mode():
-            state, index = self.state, int(batch.count[0])
-            hidden = batch.hidden_now(_ONE)
-            logits = self._logits(hidden, int(batch.depth[0]) - 1)
-            value = float(logits.logsumexp(-1))
-            p = batch.distribution(_ONE)
-            chosen = batch.pick(_ONE, p) if action is None else np.array([action], dtype=np.int64)
+            index = int(batch.count[0])
+            chosen = batch.pick(_ONE, law) if action is None else np.array([action], dtype=np.int64)
             executed = int(batch.act(_ONE, chosen)[0])
-            self.ended = executed == space.eos
-            if self.ended:
-                next_value = self._terminal_value(state)
-            else:
-                if executed != space.bkspc:
-                    batch.read()
-                next_value = float(self._logits(batch.hidden_now(_ONE), int(batch.depth[0]) - 1).logsumexp(-1))
-        label, law = int(chosen[0]), p[0].cpu()
+            self.ended, self._present = executed == space.eos, None
+            if executed not in (space.eos, space.bkspc):
+                batch.read()
+        following = self._terminal_value(look.state) if self.ended else self.look.value
+        label = int(chosen[0])
         return Step(
             index=index,
-            state=state,
+            before=look,
             chosen=label,
             executed=executed,
             forced=action is not None,
-            probability=float(law[label]),
-            top=_most_probable(law, space, batch.config.allow_backspace and _has_backspace(self.policy)),
-            backspace=float(law[space.bkspc]),
-            value=value,
-            next_value=next_value,
-            reward=float(logits[label]) - self.gamma * next_value,
+            probability=float(law[0, label]),
+            next_value=following,
+            reward=float(logits[label]) - self.gamma * following,
             forward_tokens=batch.stats.forward_tokens,
             ended=self.ended,
         )
 
     def _logits(self, hidden: torch.Tensor, position: int) -> torch.Tensor:
         """l(a|s) with the offset, float64 [actions]."""
-        return self.policy.logits(hidden, torch.tensor([position], device=hidden.device))[0].double().cpu()
+        with torch.inference_mode():
+            return self.policy.logits(hidden, torch.tensor([position], device=hidden.device))[0].double().cpu()
 
     def _terminal_value(self, state: tuple[int, ...]) -> float:
         """V(s_N) of the state that ends in `<eos>`, by a forward pass of its own: the sampler never reads `<eos>`."""
@@ -167,7 +200,9 @@ class Stepper:
         mask = torch.ones((1, 1, n, n), dtype=torch.bool, device=tokens.device).tril()
         if (most := getattr(self.policy, "max_positions", None)) is not None and n > most:
             return float("nan")  # a full context has no place for <eos>
-        return float(self._logits(self.policy.hidden(tokens, positions, mask)[0, -1:], n - 1).logsumexp(-1))
+        with evaluating(self.policy), torch.inference_mode():
+            hidden = self.policy.hidden(tokens, positions, mask)[0, -1:]
+        return float(self._logits(hidden, n - 1).logsumexp(-1))
 
 
 def steps(
