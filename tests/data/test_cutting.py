@@ -236,7 +236,8 @@ def test_windows_for_prompts_start_at_sentences_in_any_script(kind):
     cut = passages([Article(kind, text)], BYTES, 100, rule="sentences")
     starts = {0, *sentence_ends(text)[:, 1].tolist(), *line_ends(text)[:, 1].tolist()} - {len(text)}
     assert sum(p.ids.size for p in cut) > 0.3 * len(BYTES.encode(text))
-    if kind not in ("lower", "emoji"):  # after the last start there is only what is left of a sentence
+    # Code has lines longer than these windows, and after the last start there is only what is left of a sentence.
+    if kind not in ("lower", "emoji", "python"):
         assert {p.start for p in cut if p.start <= max(starts)} <= starts
     for p in cut[:-1]:
         assert p.ids.size == 100

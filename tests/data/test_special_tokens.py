@@ -7,13 +7,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers
 
+from smlib.cli.workbench import write_text
 from smlib.data.boundaries import SENTENCE, cut_levels
 from smlib.data.continuations import Continuations, inner_decoder, token_law
 from smlib.data.cutting import Article, cover
 from smlib.data.encoding import continuation, encoding, lost_characters
 from smlib.data.tasks import load_task
 from smlib.data.tokenizers import FixedTokenizer, PretrainedTokenizer, arithmetic_tokenizer, check_tokenizer
-from tests.support.models import control_tokenizer, words_tokenizer
+from smlib.generation.sampling import SamplingConfig
+from smlib.training.preflight import say_coverage
+from tests.support.models import control_tokenizer, saved_model, words_tokenizer
 
 CONTROL = ["<|endoftext|>", "<s>", "</s>", "<|backspace|>"]
 ROUND = {kind: PretrainedTokenizer(control_tokenizer(kind)) for kind in ("bytes", "fallback")}
@@ -108,6 +111,18 @@ def test_characters_that_are_dropped_are_counted():
     assert "3 of 36 visible characters have no token in this vocabulary ('ï' 1 times, 'é' 1 times" in str(data.coverage)
     with pytest.warns(UserWarning, match="3 of 10 visible characters"):
         Continuations.from_texts([text], tokenizer, context=64, max_prompt=8)
+
+
+def test_a_prompt_that_the_model_does_not_see_is_told_of(tmp_path, capsys):
+    folder = saved_model(tmp_path / "model")
+    write_text(str(folder), "w1 щи w2", SamplingConfig(max_new_tokens=2), [0])
+    assert f"the vocabulary of {folder} has no token for 'щ', 'и': the model does not see it" in capsys.readouterr().err
+
+
+def test_a_run_says_how_much_of_the_texts_it_is_trained_on(capsys):
+    say_coverage(Continuations.from_texts(["w1 w2 w3 ", ""], ROUND["bytes"], context=8, max_prompt=2))
+    told = capsys.readouterr().err
+    assert told == "texts: 9 of 9 tokens (100 %) of 1 documents are in 2 passages; 1 blank documents are left out\n"
 
 
 def test_the_unknown_token_stands_for_no_character():
