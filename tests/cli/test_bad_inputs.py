@@ -332,16 +332,13 @@ def test_only_one_process_trains_in_a_folder(
         "import sys, time\nfrom pathlib import Path\nfrom smlib.training.folder import hold\n"
         f"hold(Path({str(folder)!r}))\nprint('held', flush=True)\ntime.sleep(600)\n"
     )
-    other = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
-    try:
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == "held\n"
         code, _, said = train(folder, monkeypatch=monkeypatch, capsys=capsys)
-        assert code == 2
-        assert f"shared is being trained in by another process, number {other.pid}: name another folder" in said
-    finally:
         other.kill()
-        other.wait()
+    assert code == 2
+    assert f"shared is being trained in by another process, number {other.pid}: name another folder" in said
     with run_folder.held(folder), run_folder.held(folder):  # the lock went with the process; ours is ours twice
         pass
     assert run_folder._held == {}
