@@ -70,7 +70,7 @@ def run(arguments: Sequence[str]) -> None:
         prog="smlib finetune",
         description="Fine-tune a causal language model with SequenceMatch. Options may stand in a YAML file, --config.",
     )
-    parser.set_defaults(debug="")  # transformers' parser makes None of it, which its own type does not allow
+    parser.set_defaults(debug=[])  # transformers' parser makes None of it, which its own type does not allow
     if "-h" in arguments or "--help" in arguments:
         parser.print_help()
         return
