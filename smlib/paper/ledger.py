@@ -12,10 +12,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from smlib.files import ResultError, canonical_json, plain, read_json, resolve, write_atomically
-from smlib.paper import checksums
 from smlib.paper.items import ITEMS, check_preset, check_verdict, error_bar, get_item
-from smlib.paper.numerics import NUMERICS_VERSION
-from smlib.paper.provenance import changed_since, provenance
+from smlib.paper.origins import origin_of, reading_of, source_of, with_staleness
+from smlib.paper.provenance import provenance
 from smlib.screen import visible
 
 SCHEMA = 1
@@ -101,7 +100,7 @@ def write_item(
         raise ResultError(f"{item}: n_seeds is {n_seeds}; it counts seeds, and is 0 for an exact result")
     path = item_path(item, preset, results_dir)
     checked = [_row(item, row) for row in rows]
-    runs = [_source(item, source, path.parent) for source in sources]
+    runs = [source_of(item, source, path.parent) for source in sources]
     seeds = sorted({int(seed) for run, _ in runs for seed in run.get("seeds", [])})  # type: ignore[attr-defined]
     content = {
         "schema": SCHEMA,
@@ -114,14 +113,14 @@ def write_item(
         "verdict": verdict,
         "rows": checked,
         "details": plain(details or {}, f"{item}.details"),
-        "provenance": {**provenance(seeds, preset), **_origin(runs)},
+        "provenance": {**provenance(seeds, preset), **origin_of(runs)},
     }
     kept = read_item(item, preset, results_dir) if path.exists() else None  # another's file is reported, not replaced
     if kept is None or not _unchanged(kept, content):
         text = canonical_json(content)
         checksums.note(path, text, path.parent)
         write_atomically(path, text)
-    _written[item, preset, path.parent] = _reading(sources, runs)
+    _written[item, preset, path.parent] = reading_of(sources, runs)
     return path
 
 
@@ -141,26 +140,6 @@ def _same(one: object, other: object) -> bool:
     if isinstance(one, list) and isinstance(other, list):
         return len(one) == len(other) and all(map(_same, one, other))
     return type(one) is type(other) and one == other
-
-
-def _reading(sources: Sequence[object], runs: Sequence[tuple[dict[str, object], Path]]) -> str:
-    """`30 of 30 runs read from the cache, made at 4672b80; sources differ in 12 files`; empty if all were computed."""
-    read = [record for source, (record, _) in zip(sources, runs, strict=True) if getattr(source, "cached", True)]
-    if not read:
-        return ""
-    made = sorted({_revision_of(record) for record in read})
-    names = [f"{r.split()[0][:9]}{' (dirty)' if r.endswith('(dirty)') else ''}" for r in made]
-    at = ", ".join(names[:3]) + (f" and {len(names) - 3} other revisions" if len(names) > 3 else "")
-    differing = next(filter(None, map(changed_since, made)), "")
-    return f"{len(read)} of {len(runs)} runs read from the cache, made at {at}" + (
-        f"; {differing}" if differing else ""
-    )
-
-
-def _revision_of(run: Mapping[str, object]) -> str:
-    origin = run.get("provenance", {})
-    assert isinstance(origin, Mapping)
-    return f"{origin.get('git_revision')}{' (dirty)' if origin.get('git_dirty') else ''}"
 
 
 def read_item(item: str, preset: str, results_dir: str | os.PathLike[str] = "results") -> dict[str, object]:
@@ -228,7 +207,7 @@ def ledger(
             if path.exists():
                 try:
                     content = read_item(item.id, preset, results_dir)
-                    row["provenance"] = _with_staleness(content["provenance"], path.parent)
+                    row["provenance"] = with_staleness(content["provenance"], path.parent)
                     row.update(
                         {name: content[name] for name in ("preset", "paper", "ours", "error", "n_seeds", "verdict")}
                     )
@@ -275,60 +254,3 @@ def _row(item: str, row: Mapping[str, object]) -> dict[str, object]:
             f"{item}: a row has the fields {', '.join(ROW_FIELDS)}; got {', '.join(sorted(map(str, row)))}"
         )
     return {key: plain(row[key], f"{item}.rows[{row['label']}].{key}") for key in ROW_FIELDS}
-
-
-def _source(item: str, source: object, preset_dir: Path) -> tuple[dict[str, object], Path]:
-    """The record and path of a run that an item rests on."""
-    path = Path(getattr(source, "path", source))  # type: ignore[arg-type]
-    path = resolve(path)
-    if not path.is_relative_to(preset_dir):
-        raise ResultError(f"{item}: the source {path} lies outside of {preset_dir}; an item mixes no presets")
-    checksums.check(path, preset_dir)
-    return {**read_json(path), "sha256": checksums.sha256(path)}, path.relative_to(preset_dir)
-
-
-def _origin(runs: Sequence[tuple[dict[str, object], Path]]) -> dict[str, object]:
-    """Checksums of the runs behind an item, and what they were made with: code, revisions, machines, packages."""
-    numerics: dict[str, int] = {}
-    revisions, made = set(), {"machine": list[object](), "versions": list[object]()}
-    for run, _ in runs:
-        for key, number in run.get("numerics", {}).items():  # type: ignore[attr-defined]
-            numerics[key] = min(number, numerics.get(key, number))
-        origin = run.get("provenance", {})
-        assert isinstance(origin, Mapping)
-        revisions.add(_revision_of(run))
-        for what, found in made.items():
-            if origin.get(what) not in found:
-                found.append(origin.get(what))
-    return {
-        "sources": {path.as_posix(): run["sha256"] for run, path in runs},
-        "source_revisions": sorted(revisions),
-        "source_machines": made["machine"],
-        "source_versions": made["versions"],
-        "numerics": numerics,
-    }
-
-
-def _with_staleness(origin: object, folder: Path) -> dict[str, object]:
-    """An item's provenance with what has changed since; `ResultError` if a run behind it is not what smlib wrote."""
-    assert isinstance(origin, Mapping)
-    then, sources = origin.get("numerics", {}), origin.get("sources", {})
-    if not isinstance(then, Mapping) or not isinstance(sources, Mapping):
-        raise ResultError(f"an item in {folder} does not say which runs it rests on: it was edited or damaged")
-    stale = [
-        f"{key}: made with version {number}, the code is at {NUMERICS_VERSION.get(key, 'none')}"
-        for key, number in then.items()
-        if NUMERICS_VERSION.get(key) != number
-    ]
-    for name, digest in sources.items():
-        path = folder / name
-        if Path(name).is_absolute() or ".." in Path(name).parts:
-            raise ResultError(f"an item in {folder} names {name!r} as a run, which lies elsewhere: it was edited")
-        if not path.is_file():
-            stale.append(f"the run {name} is not there")
-        elif checksums.sha256(path) != digest:
-            checksums.check(path, folder)
-            if name not in checksums.noted(folder):
-                raise ResultError(f"{path} is not the run that an item was made from: it was edited or damaged")
-            stale.append(f"the run {name} has been repeated since")
-    return {**origin, **({"stale": stale} if stale else {})}

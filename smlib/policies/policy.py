@@ -26,7 +26,7 @@ from smlib.policies.independence import independent_context
 from smlib.policies.offset_head import OffsetHead
 from smlib.policies.postprocessing import measured
 from smlib.policies.reading import load_lm
-from smlib.policies.requirements import check_model, fit_experts, max_positions
+from smlib.policies.requirements import check_model, fit_experts, max_positions, why_shorter
 from smlib.policies.unembedding import TrainedHead, is_matrix, picked_and_partition, recomputed, token_logits, wide
 from smlib.policies.window_checks import smallest_unkept
 
@@ -143,11 +143,7 @@ class Policy(nn.Module):
 
     def why_shorter(self) -> str:
         """Why the context is shorter than the model's own; empty if it is not."""
-        if self.context == max_positions(self.lm):
-            return ""
-        if self.context == self.window:
-            return "beyond it some layers of the model see a part of the state alone, which packed masks cannot say"
-        return "beyond it the model gives a state other numbers when a longer one is in the batch (as LongRoPE does)"
+        return why_shorter(self.context, max_positions(self.lm), self.window)
 
     def state_hidden(self, batch: PackedBatch) -> tuple[Float[Tensor, "U d"], Int[Tensor, " U"]]:
         """One forward pass over a packed batch: hidden vector and position of each needed state."""

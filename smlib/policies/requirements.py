@@ -44,6 +44,15 @@ def max_positions(lm: Any) -> int:
     return int(lm.config.get_text_config().max_position_embeddings)
 
 
+def why_shorter(context: int, own: int, window: int | None) -> str:
+    """Why a policy's context is shorter than the model's own; empty if it is not."""
+    if context == own:
+        return ""
+    if context == window:
+        return "beyond it some layers of the model see a part of the state alone, which packed masks cannot say"
+    return "beyond it the model gives a state other numbers when a longer one is in the batch (as LongRoPE does)"
+
+
 def fit_experts(lm: Any) -> None:
     """Lets experts in float64 be multiplied one by one: torch's grouped product knows float32 and less. In place."""
     base = bare(lm)
