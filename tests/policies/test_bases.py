@@ -15,8 +15,9 @@ from smlib.policies.adapters import matrices
 from smlib.policies.fingerprints import fingerprint
 from smlib.policies.loading import Lora, load_policy, save_policy
 from smlib.policies.probing import ModelError, probe_trajectory
-from tests.support.families import shake, tiny
+from tests.support.families import shake
 from tests.support.models import saved_model
+from tests.support.tiny_models import tiny
 
 
 def logits(policy):

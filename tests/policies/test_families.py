@@ -5,7 +5,8 @@ import os
 import pytest
 import transformers
 
-from tests.support.families import FAMILIES, document, examine, read_rows
+from tests.support.families import document, examine, read_rows
+from tests.support.tiny_models import FAMILIES
 
 SOME = ["cohere2", "deepseek_v3", "gemma2", "gpt_oss", "granite", "mamba", "modernbert-decoder", "nanochat"]
 SOME += ["opt", "qwen2", "starcoder2"]

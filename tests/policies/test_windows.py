@@ -15,8 +15,8 @@ from smlib.policies.attention import plain_attention
 from smlib.policies.independence import independent_context
 from smlib.policies.loading import load_policy, save_policy
 from smlib.policies.probing import cached_logits, packed_logits, probe_trajectory
-from tests.support.families import LONGROPE, OWN, tiny
 from tests.support.models import saved_model
+from tests.support.tiny_models import LONGROPE, OWN, tiny
 
 
 def clean(folder, states):
