@@ -55,6 +55,7 @@ class FineTuneConfig:
         examples: number of mistake-conditioned completions that are kept in full.
         max_new_tokens: length limit of an answer.
         answers_at_a_time: questions that are answered side by side; None for all.
+        curve: rules under which the validation questions are answered every `training.eval_every` steps.
         initial_value: added to every V(s) before training; 0 leaves V as the base model's logits have it.
     """
 
@@ -71,6 +72,14 @@ class FineTuneConfig:
     max_new_tokens: int = 24
     answers_at_a_time: int | None = field(default=None, metadata=ADDED_LATER)
     initial_value: float = field(default=0.0, metadata=ADDED_LATER)
+    curve: tuple[str, ...] = field(default=(), metadata=ADDED_LATER)
+
+    def __post_init__(self) -> None:
+        if bool(self.curve) != bool(self.training.eval_every):
+            raise ValueError(
+                f"curve={self.curve} and eval_every={self.training.eval_every}: give both, or neither, to see "
+                "accuracy while training"
+            )
 
     def task(self) -> Task:
         """The task with its splits."""
@@ -142,8 +151,19 @@ def _compute(
         policy.shift_value(config.initial_value)
     seed = config.training.seed
     data = TaskDemonstrations(task, task.train, config.noise)
-    history = train(policy, data, config.training, scratch, without_backspace="backspace" in without).history
     limits: dict[str, Any] = {"seed": seed, "max_new_tokens": config.max_new_tokens, "batch": config.answers_at_a_time}
+
+    def evaluate(policy: Policy) -> dict[str, float]:
+        return {d: answer(policy, task, task.val, decoding=d, **limits).accuracy for d in config.curve}
+
+    history = train(
+        policy,
+        data,
+        config.training,
+        scratch,
+        evaluate=evaluate if config.curve else None,
+        without_backspace="backspace" in without,
+    ).history
     splits = {"val": task.val, "test": task.test} if test else {"val": task.val}
     result: dict[str, object] = {
         "history": _curves(history),
@@ -192,9 +212,14 @@ def _completion(
 
 
 def _curves(history: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
-    """Columns instead of rows, gradient norms apart."""
-    names = sorted({name for row in history for name in row} - {"grad_norms"})
-    return {n: [round(float(row[n]), 6) for row in history if n in row] for n in names}
+    """Columns instead of rows, gradient norms apart; accuracy on the validation questions with steps of its own."""
+    logged = [row for row in history if "loss" in row]
+    answered = [{"val_step": row["step"], **row} for row in history if "loss" not in row]
+    for row in answered:
+        del row["step"]
+    rows = [*logged, *answered]
+    names = sorted({name for row in rows for name in row} - {"grad_norms"})
+    return {n: [round(float(row[n]), 6) for row in rows if n in row] for n in names}
 
 
 def _bits(flags: Sequence[bool]) -> str:
