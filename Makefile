@@ -44,12 +44,12 @@ lint: $(STAMP)  ## ruff, mypy, the layer contracts, notebooks free of outputs
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m smlib.notebooks check notebooks
+	$(BIN)/python -m smlib.paper.notebooks check notebooks
 
 format: $(STAMP)  ## rewrite code and notebooks into the form that lint accepts
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	$(BIN)/python -m smlib.notebooks strip notebooks
+	$(BIN)/python -m smlib.paper.notebooks strip notebooks
 
 lab: $(STAMP)  ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab notebooks/00_overview.ipynb

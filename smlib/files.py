@@ -7,6 +7,7 @@ one canonical form (sorted keys, shortest floats that read back the same), so eq
 
 import ctypes
 import dataclasses
+import hashlib
 import json
 import math
 import os
@@ -106,6 +107,11 @@ def canonical_json(value: object, where: str = "value", indent: int | None = 1) 
         separators=(",", ": ") if indent else (",", ":"),
     )
     return text + "\n" if indent else text
+
+
+def config_hash(config: object) -> str:
+    """The first 12 hex digits of the SHA-256 of the config's canonical JSON (dataclass, dict, or any JSON value)."""
+    return hashlib.sha256(canonical_json(config, "config", indent=None).encode()).hexdigest()[:12]
 
 
 def write_atomically(path: str | os.PathLike[str], content: str | bytes) -> Path:

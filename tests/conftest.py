@@ -24,7 +24,9 @@ import numpy as np
 import pytest
 from jaxtyping import install_import_hook
 
-_hook = install_import_hook("smlib", "typechecker.beartype")
+from tests.support import typechecker
+
+_hook = install_import_hook("smlib", f"{typechecker.__name__}.beartype")
 
 # Examples are derived from the test itself, so that a run is repeatable; `--hypothesis-profile=thorough` searches on.
 hypothesis.settings.register_profile(

@@ -13,11 +13,11 @@ import pytest
 import yaml
 
 import smlib
-from smlib.experiments.errata import ERRATA
 from smlib.files import ResultError
-from smlib.items import ITEMS, PRESETS, VERDICTS
-from smlib.ledger import COMMITTED_PRESETS, ledger
-from smlib.readme import with_errata, with_replication_table
+from smlib.paper.experiments.report.errata import ERRATA
+from smlib.paper.items import ITEMS, PRESETS, VERDICTS
+from smlib.paper.ledger import COMMITTED_PRESETS, ledger
+from smlib.paper.readme import with_errata, with_replication_table
 
 
 @pytest.fixture
@@ -114,7 +114,7 @@ def test_every_smlib_command_and_option_in_the_readme_exists(readme: str) -> Non
     assert {name for name, _ in commands} >= {"reproduce", "status", "train", "generate"}
     for name, rest in commands:
         done = subprocess.run(
-            [sys.executable, "-m", "smlib.cli", name, "--help"],
+            [sys.executable, "-m", "smlib", name, "--help"],
             capture_output=True,
             text=True,
             check=True,

@@ -7,16 +7,16 @@ another, the quartiles, and the clock (`smlib.bench.timing`). Ratios that should
 
 import numpy as np
 
-from smlib.actions import ActionSpace
-from smlib.algorithm_a import algorithm_a
 from smlib.bench import generation
 from smlib.bench.resources import flops, kernel_shares, matmul_flops_per_second, peak_bytes
 from smlib.bench.steps import AllLogits, BareStep, DenseAlgorithmA, GradientStep
 from smlib.bench.timing import figure, in_turns, seconds_of
 from smlib.bench.workloads import ARITHMETIC, TEXT, Shape, dataset, groups, policy_for, sampling_job
-from smlib.packing import pack
-from smlib.sampling import sample
-from smlib.training import Dataset
+from smlib.edits.actions import ActionSpace
+from smlib.edits.algorithm_a import algorithm_a
+from smlib.edits.packing import pack
+from smlib.generation.sampling import sample
+from smlib.training.algorithm_1 import Dataset
 
 TARGETS = {
     "sm_over_mle_step_arithmetic": ("<=", 1.35),

@@ -6,9 +6,9 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from smlib.actions import ActionSpace
 from smlib.bench.workloads import LevelPolicy, Shape, level_policy
-from smlib.sampling import SampleStats, SamplingConfig, sample
+from smlib.edits.actions import ActionSpace
+from smlib.generation.sampling import SampleStats, SamplingConfig, sample
 
 
 def ours(shape: Shape, *, batch: int, prompt: int, new: int, backspace: float) -> Callable[[], SampleStats]:

@@ -15,30 +15,30 @@ from torch import Tensor
 from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
 
-from smlib.actions import ActionSpace, Trajectory
-from smlib.adversarial import Critic
-from smlib.algorithm_a import algorithm_a
 from smlib.bench.timing import stopwatch
-from smlib.losses import Loss, visit_values
-from smlib.methods import ObjectiveConfig, get_method, objective_of_visits
-from smlib.models import Policy
-from smlib.packing import PackedBatch, pack
+from smlib.edits.actions import ActionSpace, Trajectory
+from smlib.edits.algorithm_a import algorithm_a
+from smlib.edits.packing import PackedBatch, pack
+from smlib.objectives.adversarial import Critic
+from smlib.objectives.losses import Loss, visit_values
+from smlib.objectives.methods import ObjectiveConfig, get_method, objective_of_visits
+from smlib.policies.policy import Policy
 
 T = TypeVar("T")
 Groups = list[list[Trajectory]]
 
 
 class GradientStep:
-    """One step of `smlib.training.train` on fixed trajectories: pack, forward, loss, backward, update.
+    """One step of `smlib.training.algorithm_1.train` on fixed trajectories: pack, forward, loss, backward, update.
 
     Args:
         policy: is copied, so that rivals start from the same weights.
         groups: data trajectories, each with its rollout if there is one.
-        method: a key of `smlib.methods.METHODS` but `unlikelihood`, whose loss needs all logits.
+        method: a key of `smlib.objectives.methods.METHODS` but `unlikelihood`, whose loss needs all logits.
         row_len: slots of a packed row. chunk: states whose logits are held at a time.
         apart: a rollout is laid out by itself, as where it is another example's (`TrainConfig.paired=False`); otherwise
             it shares the slots of its prompt with its group's data.
-        branches: of the data, see `smlib.dataset.Dataset`.
+        branches: of the data, see `smlib.training.dataset.Dataset`.
     """
 
     def __init__(

@@ -13,13 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from smlib.actions import ActionSpace, Trajectory
 from smlib.data.demonstrations import TaskDemonstrations
-from smlib.data.noise import NoiseLaw, expert_trajectory
 from smlib.data.tasks import load_task
-from smlib.models import Policy, tiny_policy
-from smlib.sampling import SamplingConfig, sample
-from smlib.training import Dataset
+from smlib.edits.actions import ActionSpace, Trajectory
+from smlib.edits.noise import NoiseLaw, expert_trajectory
+from smlib.generation.sampling import SamplingConfig, sample
+from smlib.policies.policy import Policy, tiny_policy
+from smlib.training.algorithm_1 import Dataset
 
 
 @dataclass(frozen=True)

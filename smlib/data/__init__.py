@@ -1,7 +1,6 @@
 """Tasks, texts and noise (Sec. 4.2, Sec. 6, App. E and G)."""
 
 from smlib.data.mathematics import Example, stream
-from smlib.data.noise import NoiseLaw, edit_expert_label, edit_expert_labels, expert_trajectory
 from smlib.data.tasks import Task, load_task
 from smlib.data.text import (
     Article,
@@ -14,6 +13,7 @@ from smlib.data.text import (
     prompt_and_answer,
 )
 from smlib.data.tokenizers import FixedTokenizer, PretrainedTokenizer, TextTokenizer, train_bpe
+from smlib.edits.noise import NoiseLaw, edit_expert_label, edit_expert_labels, expert_trajectory
 
 __all__ = [
     "Article",

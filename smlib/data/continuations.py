@@ -2,19 +2,19 @@
 
 A demonstration starts at `<bos>`, is cut at the context length with its last action executed as `<eos>`, and carries
 mistakes at rate eta, tokens drawn from a law over the vocabulary. A rollout starts after a random number of the same
-text's tokens, so it is a branch of the text's trie and shares those slots in a packed row (`smlib.packing`). That
+text's tokens, so it is a branch of the text's trie and shares those slots in a packed row (`smlib.edits.packing`). That
 prompt's squared rewards are no part of the rollout's loss ("we mask the prompt when calculating the regularization",
-App. E); its values are, and make every trajectory start at `<bos>` (`smlib.losses`).
+App. E); its values are, and make every trajectory start at `<bos>` (`smlib.objectives.losses`).
 """
 
 from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
-from smlib.actions import ActionSpace, Ids, Trajectory, as_ids
-from smlib.data.noise import NoiseLaw, expert_trajectory
 from smlib.data.text import Article, Passage, passages
 from smlib.data.tokenizers import TextTokenizer, check_tokenizer
+from smlib.edits.actions import ActionSpace, Ids, Trajectory, as_ids
+from smlib.edits.noise import NoiseLaw, expert_trajectory
 
 LAWS = ("vocabulary", "unigram")
 

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from smlib.actions import Ids, Trajectory
 from smlib.data.mathematics import Example
-from smlib.data.noise import NoiseLaw, expert_trajectory
 from smlib.data.tasks import Task
+from smlib.edits.actions import Ids, Trajectory
+from smlib.edits.noise import NoiseLaw, expert_trajectory
 
 
 class TaskDemonstrations:

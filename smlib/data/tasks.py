@@ -8,10 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from smlib.actions import ActionSpace, Ids
 from smlib.data import translation
 from smlib.data.mathematics import MATHEMATICS_TASKS, Example, stream
-from smlib.data.noise import NoiseLaw
 from smlib.data.tokenizers import (
     DIGITS,
     FixedTokenizer,
@@ -20,6 +18,8 @@ from smlib.data.tokenizers import (
     continuation,
     train_bpe,
 )
+from smlib.edits.actions import ActionSpace, Ids
+from smlib.edits.noise import NoiseLaw
 
 TASKS = (*MATHEMATICS_TASKS, "translation", "opus_books")
 NOISE_KINDS = ("ground_truth", "random", "none")

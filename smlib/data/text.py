@@ -19,9 +19,9 @@ from pathlib import Path
 
 import numpy as np
 
-from smlib.actions import Ids
 from smlib.data.tokenizers import TextTokenizer
 from smlib.data.wikitext import prose
+from smlib.edits.actions import Ids
 
 CORPORA = ("wikipedia", "openwebtext")
 SPLITS = ("train", "val", "test")

@@ -39,7 +39,7 @@ _PHRASES = ("In base ", ", what is ", "? Solution: ", ". Solution: ", " Solution
 
 @runtime_checkable
 class TextTokenizer(Protocol):
-    """What the library asks of a tokeniser; ids of `<bkspc>` are no business of it (see `smlib.actions`)."""
+    """What the library asks of a tokeniser; ids of `<bkspc>` are no business of it (see `smlib.edits.actions`)."""
 
     @property
     def vocab_size(self) -> int: ...
@@ -84,7 +84,7 @@ def _tokens(ids: Iterable[int | np.integer], vocab_size: int) -> list[int]:
         name = f" ({BKSPC_TEXT})" if bad == vocab_size else ""
         raise ValueError(
             f"id {bad}{name} has no text: expected 0 <= id < {vocab_size}; replay the edits first (final_state of "
-            "smlib.actions), or print them one by one (token)"
+            "smlib.edits.actions), or print them one by one (token)"
         )
     return kept
 

@@ -1,6 +1,6 @@
 """Metrics of Sec. 6 and App. G, each with an error bar and the name of its variant.
 
-Nothing here sees actions: deleted tokens are gone (`smlib.actions.final_state`) before a metric is asked.
+Nothing here sees actions: deleted tokens are gone (`smlib.edits.actions.final_state`) before a metric is asked.
 """
 
 from smlib.evaluation.bleu import BleuScore, bleu, bleu_difference

@@ -1,0 +1,1 @@
+"""The command line: `smlib`, or `python -m smlib`."""

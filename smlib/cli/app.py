@@ -1,0 +1,56 @@
+"""The command line: `smlib reproduce · status · bench · train · generate`.
+
+Each command is a module of this folder that imports what it needs when it runs, so that `smlib status` answers without
+loading torch.
+"""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from smlib import __version__
+from smlib.cli.bench import bench
+from smlib.cli.generate import generate
+from smlib.cli.report_readme import report_readme
+from smlib.cli.reproduce import reproduce
+from smlib.cli.status import status
+from smlib.cli.train import train
+from smlib.files import ResultError
+
+app = typer.Typer(
+    name="smlib",
+    help="SequenceMatch (Cundy & Ermon, ICLR 2024), rebuilt: every figure and table of the paper.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_show_locals=False,
+)
+
+
+def _version(wanted: bool) -> bool:
+    if wanted:
+        print(f"smlib {__version__}")
+        raise typer.Exit
+    return wanted
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """SequenceMatch (Cundy & Ermon, ICLR 2024), rebuilt: every figure and table of the paper."""
+
+
+for command in (status, reproduce, bench, train, generate, report_readme):
+    app.command()(command)
+
+
+def main() -> None:
+    """The `smlib` command: an error of the user's is one line on stderr and exit status 2."""
+    try:
+        app()
+    except ResultError as error:
+        print(f"smlib: {' '.join(str(error).split())}", file=sys.stderr)
+        raise SystemExit(2) from None

@@ -1,0 +1,244 @@
+"""`smlib train` and `smlib generate`: train a small policy on a task of your choice, and watch it write and delete.
+
+A folder holds one policy: `settings.json` (what it was trained with), `metrics.jsonl`, checkpoints while it is trained,
+and the weights in `policy/` when it is done. A killed run goes on when the same command is given again.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError
+from transformers.utils.logging import disable_progress_bar
+
+from smlib.data.continuations import inner_decoder
+from smlib.data.demonstrations import TaskDemonstrations
+from smlib.data.tasks import Task, load_task
+from smlib.edits.actions import ActionSpace, Trajectory
+from smlib.files import ResultError, canonical_json, read_json, write_atomically
+from smlib.generation.sampling import SamplingConfig
+from smlib.generation.streaming import show, stream
+from smlib.objectives.methods import ObjectiveConfig, get_method
+from smlib.paper.experiments.runs.answers import answer
+from smlib.paper.experiments.runs.pretraining import TinyModel
+from smlib.policies.loading import load_policy
+from smlib.policies.policy import SAVED, Policy, max_positions
+from smlib.training.algorithm_1 import NonFiniteLossError, TrainConfig, train
+from smlib.training.checkpoints import CheckpointError
+
+ETA = 0.1
+"""Noise level of the demonstrations where none is asked for."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a policy is trained on and how; written beside it, so that `generate` finds the same tokeniser.
+
+    Attributes:
+        task, difficulty, questions, validation: training and validation questions (Sec. 6.1 trains on 5,000).
+        noise: `ground_truth`, `random` or `none`.
+        training: the run; its `eta` is the noise level.
+        dim, layers, heads, positions: shape of the tiny Llama.
+
+    Raises:
+        ValueError: a noise level that the noise cannot have; a seed that torch does not take.
+    """
+
+    task: str = "add_or_sub_in_base"
+    difficulty: str = "easy"
+    questions: int = 5_000
+    validation: int = 200
+    noise: str = "ground_truth"
+    training: TrainConfig = field(default_factory=TrainConfig)
+    dim: int = 128
+    layers: int = 3
+    heads: int = 4
+    positions: int = 128
+
+    def __post_init__(self) -> None:
+        eta = self.training.eta
+        if self.noise == "none" and eta > 0.0:
+            raise ValueError(f"the noise `none` has eta = 0, not {eta}: leave eta out, or choose a noise")
+        if eta == 1.0:
+            raise ValueError("eta = 1 never reaches the end of an answer: choose one below 1")
+        _check_seed(self.training.seed)
+
+    def load_task(self) -> Task:
+        """The task with these splits; raises `ResultError` with the known names for an unknown one."""
+        with _told(ValueError, OSError, ModuleNotFoundError):
+            return load_task(
+                self.task, difficulty=self.difficulty, n_train=self.questions, n_val=self.validation, n_test=0
+            )
+
+
+def settings_for(
+    method: str, *, steps: int, eta: float | None, alpha: float, gamma: float, seed: int, **data: str | int
+) -> Settings:
+    """Settings of a short run: half of it behavioural cloning, then a quarter to anneal β (App. E's proportions are
+    10,000 and 2,000 steps). Without `eta` it is `ETA`, and 0 with the noise `none`. Methods that take no noise get
+    none. Raises `ResultError` for a value that cannot be used.
+    """
+    with _told(ValueError):
+        return _settings(method, steps, eta, alpha, gamma, seed, **data)
+
+
+def _settings(
+    method: str, steps: int, eta: float | None, alpha: float, gamma: float, seed: int, **data: str | int
+) -> Settings:
+    noisy = get_method(method).noise
+    if eta is None:
+        eta = 0.0 if data.get("noise") == "none" else ETA
+    objective = ObjectiveConfig(
+        method=method, alpha=alpha, gamma=gamma, bc_steps=steps // 2, anneal_steps=max(1, steps // 4)
+    )
+    training = TrainConfig(
+        objective=objective,
+        steps=steps,
+        eta=eta if noisy else 0.0,
+        learning_rate=2e-3,
+        warmup_steps=min(100, steps // 2),
+        rollout_tokens=24,
+        row_len=128,
+        log_every=10,
+        checkpoint_every=100,
+        seed=seed,
+    )
+    if get_method(method).critic:
+        training = training.on_policy()
+    noise = {"noise": "none"} if not noisy or eta == 0 else {}
+    return Settings(training=training, **{**data, **noise})  # type: ignore[arg-type]
+
+
+def fit(settings: Settings, folder: Path, init: Path | None = None) -> Mapping[str, float]:
+    """Train in `folder` and save the policy; returns its validation accuracy at temperature 1 and greedily.
+
+    `init` is a folder of an earlier policy to start from. Raises `ResultError` if the folder holds a policy of other
+    settings, if the settings cannot be used, and if the training stops at a checkpoint or a loss that is none.
+    """
+    task = settings.load_task()
+    record = canonical_json({"settings": settings, "init": None if init is None else str(init)})
+    described = folder / "settings.json"
+    with _told(OSError):
+        if described.exists() and described.read_bytes() != record.encode():
+            raise ResultError(f"{folder} holds a run with other settings, in settings.json; name another folder")
+    # All this before anything is written: a folder belongs to the settings in it.
+    with _told(ValueError, after="; --noise says which"):
+        data = TaskDemonstrations(task, task.train, settings.noise)
+    disable_progress_bar()  # of loading and saving weights; training shows its own
+    policy = _new(settings, task) if init is None else _earlier(init, settings, task)
+    with _told(OSError, before=f"{folder} cannot be written: "):
+        write_atomically(described, record)
+    with _told(CheckpointError, NonFiniteLossError):
+        trained = train(policy, data, settings.training, folder).policy
+    trained.save(folder / "policy")
+    return {
+        decoding: answer(trained, task, task.val, decoding=decoding).accuracy for decoding in ("t1", "greedy_exclude")
+    }
+
+
+def _new(settings: Settings, task: Task) -> Policy:
+    shape = TinyModel(settings.dim, settings.layers, settings.heads, settings.positions, settings.training.seed)
+    return shape.build(task)
+
+
+def _earlier(folder: Path, settings: Settings, task: Task) -> Policy:
+    """The policy in `folder`, if the run can start from it."""
+    policy = _load(folder, task.space)
+    method = settings.training.objective.method
+    if get_method(method).backspace and not policy.config.backspace:
+        raise ResultError(f"the policy in {folder} has no <bkspc>: {method} starts from one of a method that has it")
+    return policy
+
+
+def write(folder: Path, prompt: str, config: SamplingConfig, seed: int) -> Trajectory:
+    """Sample one completion of a prompt and show it as it is written, deleted tokens struck out.
+
+    Raises:
+        ResultError: no finished policy, a damaged one, a prompt that fills its context, a seed that is none.
+    """
+    disable_progress_bar()
+    task = _task_of(folder)
+    policy = _load(folder, task.space)
+    ids = np.array([task.tokenizer.bos, *task.tokenizer.encode(prompt)], np.int32)
+    _check_sampling(policy, ids.size, config, [seed])
+    return show(stream(policy, ids, config, seed), task.space, task.tokenizer.decode)
+
+
+def _task_of(folder: Path) -> Task:
+    """The task that the policy in `folder` was trained on, without questions."""
+    _weights(folder)
+    described = folder / "settings.json"
+    settings = read_json(described).get("settings")
+    if not isinstance(settings, Mapping) or not {"task", "difficulty"} <= set(settings):
+        raise ResultError(f"{described} is none of `smlib train`: it does not name the task")
+    with _told(ValueError, ModuleNotFoundError, before=f"{described}: "):
+        return load_task(str(settings["task"]), n_train=0, n_val=0, n_test=0, difficulty=str(settings["difficulty"]))
+
+
+def write_text(
+    model: str, prompt: str, config: SamplingConfig, seeds: Sequence[int], *, download: bool = False
+) -> list[Trajectory]:
+    """Sample a completion for each seed from a language model, and show each as it is written.
+
+    Args:
+        model: a folder that `smlib.policies.loading.save_policy` wrote, or any other model that `load_policy` takes;
+            what was never trained to delete is not allowed to.
+        download: whether the hub may be asked.
+
+    Raises:
+        ResultError: no such model, a model that cannot be a policy, a prompt that fills the model's context, a seed
+            that is none.
+    """
+    disable_progress_bar()
+    with _told(OSError, ModuleNotFoundError, ValueError, SafetensorError):
+        policy, tokenizer = load_policy(model, local_files_only=not download)
+    if not (Path(model) / SAVED).is_file():
+        policy.forbid_backspace()
+    ids = np.array([tokenizer.bos, *tokenizer.encode(prompt)], np.int32)
+    _check_sampling(policy, ids.size, config, seeds)
+    return [show(stream(policy, ids, config, s), policy.space, inner_decoder(tokenizer)) for s in seeds]
+
+
+def _weights(folder: Path) -> Path:
+    if not (folder / "policy").exists():
+        hint = f"; a saved language model is read by --model {folder}" if (folder / SAVED).exists() else ""
+        raise ResultError(f"{folder} holds no finished policy: train one with `smlib train {folder}`{hint}")
+    return folder / "policy"
+
+
+def _load(folder: Path, space: ActionSpace) -> Policy:
+    """The finished policy in `folder`, which has to have these actions."""
+    with _told(OSError, ValueError, SafetensorError, before=f"the policy in {folder} cannot be read: "):
+        policy = Policy.load(_weights(folder))
+    if policy.space != space:
+        raise ResultError(f"the policy in {folder} has the actions of another task: {policy.space}, not {space}")
+    return policy
+
+
+def _check_sampling(policy: Policy, prompt: int, config: SamplingConfig, seeds: Sequence[int]) -> None:
+    """Whether a prompt of so many tokens leaves room, and the seeds are seeds."""
+    reads = max_positions(policy.lm)
+    if reads - prompt < config.max_new_tokens:
+        raise ResultError(
+            f"the prompt has {prompt} tokens and the model reads {reads}: no room for {config.max_new_tokens} more; "
+            "shorten the prompt or lower --max-tokens"
+        )
+    with _told(ValueError):
+        for seed in seeds:
+            _check_seed(seed)
+
+
+def _check_seed(seed: int) -> None:
+    if not 0 <= seed < 2**63:
+        raise ValueError(f"a seed lies between 0 and 2^63 - 1, got {seed}")
+
+
+@contextmanager
+def _told(*kinds: type[Exception], before: str = "", after: str = "") -> Iterator[None]:
+    """Where what is raised of these kinds is about the input: the user is told in one line, without a traceback."""
+    try:
+        yield
+    except kinds as error:
+        raise ResultError(f"{before}{error}{after}") from error

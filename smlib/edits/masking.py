@@ -1,0 +1,99 @@
+"""From trajectories to one forward pass: the trie packing that training uses (Sec. 4.1, Fig. 2).
+
+A state that is revisited after a backspace has the hidden vector of its first visit, so it needs no second slot. The
+packing therefore lays out the *inserted tokens only*, in order of insertion, and gives each slot two integers:
+
+    position[j]  the depth of the token in its state
+    expiry[j]    the number of slots that existed when the token was deleted (the end of its block if it never was)
+
+Slot j is visible to slot i iff `j <= i < expiry[j]`; visit t reads its logits at the slot of its state s_t. One integer
+replaces the L x L mask of Algorithm A (`smlib.edits.algorithm_a`), `<bkspc>` costs nothing, and a rollout that starts
+from a prefix of a data trajectory is laid out as a branch of it and shares the prefix's slots.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Int
+from numpy.typing import NDArray
+from torch import Tensor
+
+from smlib.edits.actions import ActionSpace, Trajectory
+
+Array = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Trie:
+    """One trajectory, laid out. S slots (prompt and inserted tokens), N visits.
+
+    Attributes:
+        tokens, positions, expiry: int64 [S].
+        states: slot of s_0, ..., s_N, int64 [N + 1]; the last is the slot of `<eos>`, the terminal state.
+    """
+
+    tokens: Array
+    positions: Array
+    expiry: Array
+    states: Array
+
+
+def dense_mask(expiry: Int[Tensor, "R S"]) -> Bool[Tensor, "R 1 S S"]:
+    """Bool mask from expiry: query i sees key j iff `j <= i < expiry[j]`."""
+    index = torch.arange(expiry.shape[1], device=expiry.device)
+    query, key = index[:, None], index[None, :]
+    return ((key <= query) & (query < expiry[:, None, :]))[:, None]
+
+
+def flex_block_mask(expiry: Int[Tensor, "R S"]) -> object:
+    """The FlexAttention `BlockMask` of the same integers (CUDA; there is no backward on CPU).
+
+    It never builds the S x S mask: the predicate reads `expiry` where a block is neither empty nor full.
+    """
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    rows, length = expiry.shape
+
+    def visible(row: Tensor, _head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        return (key <= query) & (query < expiry[row, key])
+
+    return create_block_mask(visible, rows, None, length, length, device=str(expiry.device))
+
+
+def trie(trajectory: Trajectory, space: ActionSpace) -> Trie:
+    """Lays out one trajectory: a stack of slots, touched once per run of insertions and once per backspace."""
+    realised = trajectory.realised
+    root = trajectory.prompt.size
+    edits = np.flatnonzero(realised == space.bkspc).tolist()
+    stack = [root - 1]  # slots of the current state, bottom to top; the prompt's last slot stands for all of it
+    states = [root - 1]
+    deleted: list[tuple[int, int]] = []
+    depth_before: list[tuple[int, int]] = []  # (first slot, depth) of each run of insertions
+    count, begin = root, 0
+    for end in [*edits, realised.size]:
+        if end > begin:
+            run = range(count, count + end - begin)
+            depth_before.append((count, root - 1 + len(stack)))
+            stack.extend(run)
+            states.extend(run)
+            count = run.stop
+        if end < realised.size:
+            if len(stack) > 1:
+                deleted.append((stack.pop(), count))
+            states.append(stack[-1])
+        begin = end + 1
+    inserted = realised if not edits else realised[realised != space.bkspc]
+    positions = np.arange(count)
+    for (first, depth), (stop, _) in zip(depth_before, [*depth_before[1:], (count, 0)], strict=True):
+        positions[first:stop] += depth - first
+    expiry = np.full(count, count)
+    if deleted:
+        slots, moments = zip(*deleted, strict=True)
+        expiry[list(slots)] = moments
+    return Trie(
+        tokens=np.concatenate([trajectory.prompt, inserted]).astype(np.int64),
+        positions=positions,
+        expiry=expiry,
+        states=np.asarray(states),
+    )

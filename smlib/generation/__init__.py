@@ -1,0 +1,1 @@
+"""Sampling with `<bkspc>`: rollback in the cache, decoding rules, contrastive search, streaming."""

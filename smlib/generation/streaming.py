@@ -1,0 +1,166 @@
+"""A trajectory for the eye: what was written, what was deleted, as text, ANSI, rich or HTML, whole or as it is sampled.
+
+Table 8 of the paper prints `<bkspc>` between the tokens; a terminal and a notebook can strike the deleted tokens out.
+"""
+
+import html
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from smlib.edits.actions import ActionSpace, Trajectory
+from smlib.edits.noise_dynamics import TokenLaw
+from smlib.generation.decoding import SamplingConfig
+from smlib.generation.edit_batch import EditBatch, SamplesActions, evaluating
+from smlib.generation.prompts import check_room, check_sampling, checked_prefix, checked_prompt
+
+Decode = Callable[[list[int]], str]
+"""Token ids to text, a tokenizer's `decode`."""
+
+KINDS = ("prompt", "kept", "deleted", "noise", "backspace")
+
+
+@dataclass(frozen=True)
+class Span:
+    """A run of actions of one kind.
+
+    Attributes:
+        kind: `prompt`; `kept` or `deleted` insertions; `noise`, insertions that were not the chosen action, all of
+            them deleted; `backspace`, deletions.
+        ids: the tokens; for `backspace` one `<bkspc>` each.
+    """
+
+    kind: str
+    ids: tuple[int, ...]
+
+
+def spans(trajectory: Trajectory, space: ActionSpace, *, prompt: bool = True) -> list[Span]:
+    """The trajectory in the order of its actions, cut into runs. `<eos>` is left out.
+
+    Args:
+        prompt: whether the prompt comes first.
+    """
+    actions = trajectory.realised.tolist()
+    deleted: set[int] = set()
+    standing: list[int] = []
+    for i, action in enumerate(actions):
+        if action == space.bkspc:
+            if standing:
+                deleted.add(standing.pop())
+        elif action != space.eos:
+            standing.append(i)
+    found = [Span("prompt", tuple(trajectory.prompt.tolist()))] if prompt else []
+    for i, (chosen, action) in enumerate(zip(trajectory.labels.tolist(), actions, strict=True)):
+        if action == space.eos:
+            break
+        kind = "backspace" if action == space.bkspc else "kept"
+        if i in deleted:
+            kind = "deleted" if chosen == action else "noise"
+        if found and found[-1].kind == kind:
+            found[-1] = replace(found[-1], ids=(*found[-1].ids, action))
+        else:
+            found.append(Span(kind, (action,)))
+    return found
+
+
+def as_text(parts: Sequence[Span], decode: Decode, mark: str = "<bkspc>") -> str:
+    """Table 8's form: all insertions in their order, and a mark for each deletion."""
+    return "".join(mark * len(s.ids) if s.kind == "backspace" else decode(list(s.ids)) for s in parts)
+
+
+def as_ansi(parts: Sequence[Span], decode: Decode) -> str:
+    """Escape codes: the prompt dim, deleted tokens struck out, noise red besides."""
+    codes = {"prompt": "2", "deleted": "9", "noise": "9;31"}
+    text = ((s.kind, decode(list(s.ids))) for s in parts if s.kind != "backspace")
+    return "".join(f"\x1b[{codes[kind]}m{piece}\x1b[0m" if kind in codes else piece for kind, piece in text)
+
+
+def as_rich(parts: Sequence[Span], decode: Decode) -> Any:
+    """A `rich.text.Text` in the same styles."""
+    from rich.text import Text
+
+    styles = {"prompt": "dim", "deleted": "strike", "noise": "strike red"}
+    text = Text()
+    for s in parts:
+        if s.kind != "backspace":
+            text.append(decode(list(s.ids)), style=styles.get(s.kind, ""))
+    return text
+
+
+def as_html(parts: Sequence[Span], decode: Decode) -> str:
+    """For a notebook (`IPython.display.HTML`): deleted tokens in `<del>`, all escaped, the whitespace kept."""
+    forms = {
+        "prompt": '<span style="opacity:.6">{}</span>',
+        "kept": "{}",
+        "deleted": '<del style="opacity:.7">{}</del>',
+        "noise": '<del style="color:#c22">{}</del>',
+    }
+    body = "".join(forms[s.kind].format(html.escape(decode(list(s.ids)))) for s in parts if s.kind != "backspace")
+    return f'<div style="white-space:pre-wrap;font-family:monospace">{body}</div>'
+
+
+def stream(
+    policy: SamplesActions,
+    prompt: NDArray[np.integer] | Sequence[int],
+    config: SamplingConfig,
+    seed: int,
+    *,
+    noise_law: TokenLaw | None = None,
+    prefix: NDArray[np.integer] | Sequence[int] = (),
+) -> Iterator[Trajectory]:
+    """The trajectory that `sampling.sample` draws with this seed, after each forward pass as far as it has come.
+
+    All but the last have a final `<eos>` added, so that each of them is a trajectory.
+
+    Raises:
+        ValueError: where `sample` does; when the first of them is asked for.
+    """
+    check_sampling(config, [seed])
+    if config.needs_noise_law and noise_law is None:
+        raise ValueError("truncation_eta and execution_noise need noise_law: the law of the noise tokens")
+    space = policy.space
+    root, standing = checked_prompt(0, prompt, space), checked_prefix(0, prefix, config, space)
+    check_room(policy, [root], config.max_new_tokens)
+    going = True
+    with evaluating(policy), torch.inference_mode():
+        batch = EditBatch(policy, config, prompts=[root], seeds=[seed], laws=[noise_law], prefixes=[standing])
+    while going:  # the caller runs between the steps: neither mode may be on then
+        with evaluating(policy), torch.inference_mode():
+            going = batch.advance()
+        yield batch.trajectories(unfinished=going)[0]
+
+
+def show(
+    trajectories: Iterator[Trajectory], space: ActionSpace, decode: Decode, console: Any = None, *, prompt: bool = True
+) -> Trajectory:
+    """Writes a stream to the terminal with deletions struck out as they happen; returns the finished trajectory.
+
+    Where the output is no terminal (a file, a pipe) only the finished text is written, in the form of Table 8.
+
+    Args:
+        console: a `rich.console.Console`; standard output when omitted.
+
+    Raises:
+        ValueError: an empty stream.
+    """
+    from rich.console import Console
+    from rich.live import Live
+
+    out = console or Console(highlight=False)
+    last: Trajectory | None = None
+    if out.is_terminal:
+        with Live(console=out, auto_refresh=False, vertical_overflow="visible") as live:
+            for last in trajectories:
+                live.update(as_rich(spans(last, space, prompt=prompt), decode), refresh=True)
+    else:
+        for step in trajectories:
+            last = step
+        if last is not None:
+            out.print(as_text(spans(last, space, prompt=prompt), decode), markup=False, soft_wrap=True)
+    if last is None:
+        raise ValueError("there is nothing to show: the stream of trajectories is empty")
+    return last

@@ -1,0 +1,1 @@
+"""Beyond the paper: sweeps, rival methods, regimes, direct matching and its confirmation."""

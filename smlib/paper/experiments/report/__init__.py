@@ -1,0 +1,1 @@
+"""Every item side by side, and the errors of the paper."""

@@ -1,0 +1,274 @@
+"""One fine-tuning run on a question-answer task, from the base model to the numbers that figures and tables read.
+
+Every method gets the same base, the same questions in the same order and the same number of gradient steps. Numbers on
+the test split are computed once, at the end; only the validation split is looked at while choosing anything.
+"""
+
+import ctypes
+import os
+import signal
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from multiprocessing import get_context
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import torch
+
+from smlib.edits.actions import Trajectory
+from smlib.data.demonstrations import TaskDemonstrations
+from smlib.data.mathematics import Example
+from smlib.data.tasks import Task, load_task
+from smlib.paper.experiments.runs.answers import answer, recovery
+from smlib.paper.experiments.runs.pretraining import BASE, Base, PretrainConfig, checksum, of_present_base, pretrained
+from smlib.files import ADDED_LATER
+from smlib.objectives.methods import ObjectiveConfig
+from smlib.policies.policy import Policy
+from smlib.paper.results import Run, run_cached
+from smlib.training.algorithm_1 import TrainConfig, train
+
+VERSIONS = ("data", "sampling", "training")
+OF_METHOD: Mapping[str, str] = MappingProxyType({"direct": "direct", "gail": "critic"})
+"""What else a method's numbers rest on."""
+REMOVALS: Mapping[str, Callable[[Policy], Policy]] = MappingProxyType(
+    {"offset_head": Policy.remove_offset_head, "backspace": Policy.forbid_backspace}
+)
+
+PR_SET_PDEATHSIG = 1
+"""Of `<sys/prctl.h>`: the signal that a process gets when its parent ends."""
+
+
+@dataclass(frozen=True)
+class FineTuneConfig:
+    """What distinguishes one run from another; together with the code's versions it is the run's identity.
+
+    Attributes:
+        base: the model that is fine-tuned, tiny or pretrained, and with it the task and the difficulty.
+        training: Algorithm 1's parameters; its seed is the run's.
+        noise: kind of injected noise (`Task.noise`).
+        n_train, n_val, n_test: sizes of the splits.
+        decodings: rules under which test and validation accuracy are measured.
+        recovery_prompts, recovery_depths: how many prompts with how many wrong tokens (Table 1); 0 for none.
+        examples: number of mistake-conditioned completions that are kept in full.
+        max_new_tokens: length limit of an answer.
+        answers_at_a_time: questions that are answered side by side; None for all.
+        curve: rules under which the validation questions are answered every `training.eval_every` steps.
+        initial_value: added to every V(s) before training; 0 leaves V as the base model's logits have it.
+    """
+
+    base: Base = field(default_factory=PretrainConfig)
+    training: TrainConfig = field(default_factory=TrainConfig)
+    noise: str = "ground_truth"
+    n_train: int = 5_000
+    n_val: int = 500
+    n_test: int = 1_000
+    decodings: tuple[str, ...] = ("t1", "greedy", "greedy_exclude")
+    recovery_prompts: int = 500
+    recovery_depths: tuple[int, ...] = (1, 2, 3, 4)
+    examples: int = 4
+    max_new_tokens: int = 24
+    answers_at_a_time: int | None = field(default=None, metadata=ADDED_LATER)
+    initial_value: float = field(default=0.0, metadata=ADDED_LATER)
+    curve: tuple[str, ...] = field(default=(), metadata=ADDED_LATER)
+
+    def __post_init__(self) -> None:
+        if bool(self.curve) != bool(self.training.eval_every):
+            raise ValueError(
+                f"curve={self.curve} and eval_every={self.training.eval_every}: give both, or neither, to see "
+                "accuracy while training"
+            )
+
+    def task(self) -> Task:
+        """The task with its splits."""
+        return load_task(
+            self.base.task,
+            difficulty=self.base.difficulty,
+            n_train=self.n_train,
+            n_val=self.n_val,
+            n_test=self.n_test,
+            seed=0,
+            tokenizer=self.base.tokenizer(),
+        )
+
+    def prepare(self, preset: str, results_dir: str | Path = "results") -> None:
+        """Trains a tiny base model that is not there yet, before runs that need it start side by side."""
+        if isinstance(self.base, PretrainConfig):
+            pretrained(self.base, self.task(), preset=preset, results_dir=results_dir)
+
+
+def fine_tune(
+    config: FineTuneConfig,
+    name: str,
+    *,
+    item: str,
+    preset: str,
+    results_dir: str | Path = "results",
+    test: bool = True,
+    without: tuple[str, ...] = (),
+) -> Run:
+    """The result of one run, computed or read.
+
+    Args:
+        test: whether the test split is looked at; False for anything that chooses a setting.
+        without: parts of the policy to leave out, keys of `REMOVALS`; for ablations.
+
+    Raises:
+        ResultError: what `run_cached` does; a run that was fine-tuned from other weights of the base model.
+    """
+    unknown = set(without) - set(REMOVALS)
+    if unknown:
+        raise ValueError(f"cannot leave out {', '.join(sorted(unknown))}; known: {', '.join(REMOVALS)}")
+
+    def compute(scratch: Path) -> Mapping[str, object]:
+        return _compute(config, preset, results_dir, scratch, test, without)
+
+    own = OF_METHOD.get(config.training.objective.method)
+    run = run_cached(
+        item,
+        name,
+        {"config": config, "test": test} | ({"without": without} if without else {}),
+        compute,
+        preset=preset,
+        seeds=[config.training.seed],
+        version_key=(*VERSIONS, *([own] if own else [])),
+        results_dir=results_dir,
+    )
+    return of_present_base(run, config.base, preset, results_dir)
+
+
+def _compute(
+    config: FineTuneConfig, preset: str, results_dir: str | Path, scratch: Path, test: bool, without: tuple[str, ...]
+) -> dict[str, object]:
+    torch.set_num_threads(1)  # as everywhere: the result is then the same bytes however the run was started
+    task = config.task()
+    policy = pretrained(config.base, task, preset=preset, results_dir=results_dir)
+    for part in without:
+        REMOVALS[part](policy)
+    if config.initial_value:
+        policy.shift_value(config.initial_value)
+    seed = config.training.seed
+    data = TaskDemonstrations(task, task.train, config.noise)
+    limits: dict[str, Any] = {"seed": seed, "max_new_tokens": config.max_new_tokens, "batch": config.answers_at_a_time}
+
+    def evaluate(policy: Policy) -> dict[str, float]:
+        return {d: answer(policy, task, task.val, decoding=d, **limits).accuracy for d in config.curve}
+
+    history = train(
+        policy,
+        data,
+        config.training,
+        scratch,
+        evaluate=evaluate if config.curve else None,
+        without_backspace="backspace" in without,
+    ).history
+    splits = {"val": task.val, "test": task.test} if test else {"val": task.val}
+    result: dict[str, object] = {
+        "history": _curves(history),
+        "grad_norms": [round(norm, 4) for row in history for norm in row.get("grad_norms", [])],
+        BASE: checksum(config.base, preset, results_dir),
+    }
+    for split, examples in splits.items():
+        answers = {d: answer(policy, task, examples, decoding=d, **limits) for d in config.decodings}
+        result[split] = {
+            d: {"correct": _bits(a.correct), "accuracy": a.accuracy, "backspace_rate": a.backspace_rate}
+            for d, a in answers.items()
+        }
+    if config.recovery_prompts and policy.config.backspace:
+        examples = (task.test if test else task.val)[: config.recovery_prompts]
+        found = {depth: recovery(policy, task, examples, depth, **limits) for depth in config.recovery_depths}
+        result["recovery"] = {
+            str(depth): {
+                "first_backspace": _bits(r.first_backspace),
+                "all_removed": _bits(r.all_removed),
+                "correct": _bits(r.correct),
+            }
+            for depth, (r, _) in found.items()
+        }
+        result["completions"] = [
+            _completion(task, examples, found, config.recovery_depths, i)
+            for i in range(min(config.examples, len(examples)))
+        ]
+    return result
+
+
+def _completion(
+    task: Task, examples: Sequence[Example], found: Mapping[int, Any], depths: Sequence[int], index: int
+) -> dict[str, object]:
+    """Example `index` with as many wrong tokens as its place says (1, 2, 3, 4, 1, ...), edits visible."""
+    depth = depths[index % len(depths)]
+    trajectory: Trajectory = found[depth][1].trajectories[index]
+    example = examples[index]
+    tokens = [task.tokenizer.token(int(a)) for a in trajectory.realised]
+    return {
+        "question": example.prompt,
+        "answer": example.answer,
+        "mistake": tokens[:depth],
+        "actions": tokens[depth:],
+        "correct": bool(found[depth][0].correct[index]),
+    }
+
+
+def _curves(history: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
+    """Columns instead of rows, gradient norms apart; accuracy on the validation questions with steps of its own."""
+    logged = [row for row in history if "loss" in row]
+    answered = [{"val_step": row["step"], **row} for row in history if "loss" not in row]
+    for row in answered:
+        del row["step"]
+    rows = [*logged, *answered]
+    names = sorted({name for row in rows for name in row} - {"grad_norms"})
+    return {n: [round(float(row[n]), 6) for row in rows if n in row] for n in names}
+
+
+def _bits(flags: Sequence[bool]) -> str:
+    """A string of 0 and 1, one per question: compact, and paired tests can read it."""
+    return "".join("1" if flag else "0" for flag in flags)
+
+
+def workers() -> int:
+    """Processes to run side by side: SMLIB_WORKERS, or the cores this process may use; one where there is a GPU."""
+    asked = os.environ.get("SMLIB_WORKERS")
+    if asked:
+        return max(1, int(asked))
+    return 1 if torch.cuda.is_available() else len(os.sched_getaffinity(0))
+
+
+def in_parallel(function: Callable[..., Any], calls: Sequence[Mapping[str, Any]], processes: int | None = None) -> list:
+    """`function(**call)` for each call, in fresh processes of one thread each, in the order of the calls.
+
+    One thread a process is the fastest way to spend two cores on small models, and keeps sums in a fixed order. On
+    Linux the processes end with their parent, however it ends.
+    """
+    count = min(processes or workers(), len(calls))
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    if count <= 1:
+        return [function(**call) for call in calls]
+    with ProcessPoolExecutor(
+        count, mp_context=get_context("spawn"), initializer=_start_worker, initargs=(os.getpid(),)
+    ) as pool:
+        futures = [pool.submit(function, **call) for call in calls]
+        return [future.result() for future in futures]
+
+
+def _start_worker(parent: int) -> None:
+    torch.set_num_threads(1)
+    _end_with(parent)
+
+
+def _end_with(parent: int) -> None:
+    """Have the system kill this process when its parent ends: left alone it would train on and hold its run's lock."""
+    if sys.platform != "linux":
+        return
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL))
+    if os.getppid() != parent:  # it ended before the system was asked
+        os._exit(1)
+
+
+def objective(method: str, *, steps: int, alpha: float, gamma: float, **options: Any) -> ObjectiveConfig:
+    """The beta schedule in proportion to a run's length: a third on BC alone, a fifth to anneal (the paper: 10,000
+    steps of BC, 2,000 to anneal, at least 8,000 more)."""
+    return ObjectiveConfig(
+        method=method, alpha=alpha, gamma=gamma, bc_steps=steps // 3, anneal_steps=steps // 5, **options
+    )

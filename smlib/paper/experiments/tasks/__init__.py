@@ -1,0 +1,1 @@
+"""Tables 5, 6 and 7: translation, multiplication, prime factors."""

@@ -1,0 +1,1 @@
+"""Tables 2 and 8: text."""

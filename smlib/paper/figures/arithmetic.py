@@ -1,0 +1,194 @@
+"""Figure 3 and Table 1: accuracy against noise level, recovery after mistakes, completions with visible edits."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from smlib.paper.figures.style import PALETTE, figure, method_style
+from smlib.paper.items import get_item
+
+TITLES = {"ground_truth": "digit noise (\u201cground truth\u201d)", "random": "random tokens"}
+PAPER_CHI2 = (0.85, 0.90)  # App. G.1: "85-90% for the chi^2-divergence"; Figure 3 itself prints no numbers
+
+
+def accuracy_against_noise(item: Mapping[str, Any], decoding: str = "t1") -> Figure:
+    """Figure 3 in the paper's layout: one panel a kind of noise, 95 % intervals over seeds and questions.
+
+    The paper's range stands beside temperature 1 alone, in whose place it was put; no other rule is the paper's.
+    """
+    points = item["details"]["points"][decoding]
+    kinds = [k for k in TITLES if any(p["kind"] == k for p in points)]
+    made, axes = figure(1, len(kinds), height=4.2, sharey=True, squeeze=False)
+    for ax, kind in zip(axes[0], kinds, strict=True):
+        if decoding == "t1":
+            ax.axhspan(*PAPER_CHI2, color=PALETTE["grey"], alpha=0.25, lw=0, label="paper, χ² (G.1)")
+        for method in ("mle", "bc", "sm"):
+            own = sorted((p for p in points if p["kind"] == kind and p["method"] == method), key=lambda p: p["level"])
+            style = method_style(method).kwargs()
+            if method == "mle":
+                ax.axhline(own[0]["value"], color=style["color"], linestyle=":", lw=1.5)
+            _errorbar(ax, own, style, shift={"mle": -0.004, "bc": -0.004, "sm": 0.004}[method])
+        ax.set_title(TITLES[kind])
+        ax.set_xlabel("noise level η")
+        ax.set_xticks(sorted({p["level"] for p in points}))
+    axes[0][0].set_ylabel(f"accuracy, {'temperature 1' if decoding == 't1' else decoding}")
+    handles, labels = axes[0][0].get_legend_handles_labels()
+    made.legend(handles, labels, loc="outside upper center", ncols=len(labels))
+    return made
+
+
+def _errorbar(ax: Any, own: Sequence[Mapping[str, Any]], style: Mapping[str, Any], shift: float) -> None:
+    x, y = [p["level"] + shift for p in own], [p["value"] for p in own]
+    low = [p["value"] - p["low"] for p in own]
+    high = [p["high"] - p["value"] for p in own]
+    ax.errorbar(x, y, yerr=[low, high], **style)
+
+
+def recovery(item: Mapping[str, Any]) -> Figure:
+    """Three shares against the number of wrong tokens, BC beside SequenceMatch, and the paper's Table 1."""
+    table = item["details"]["rates"]
+    titles = {
+        "first_backspace": "first action is <bkspc>",
+        "all_removed": "all wrong tokens deleted",
+        "correct": "final answer right",
+    }
+    made, axes = figure(1, 3, height=3.8, sharey=True)
+    for ax, (what, title) in zip(axes, titles.items(), strict=True):
+        for method, by_depth in table.items():
+            own = [{"level": int(d), **shares[what]} for d, shares in sorted(by_depth.items())]
+            _errorbar(ax, own, method_style(method).kwargs(), shift={"bc": -0.05, "sm": 0.05}[method])
+        ax.set_title(title, fontsize=11)
+        ax.set_xlabel("wrong tokens k")
+        ax.set_xticks([int(d) for d in table["sm"]])
+        ax.set_ylim(0, 1)
+    numbers = get_item("tab1").numbers
+    for ax, share in ((axes[1], numbers["mistake deleted"].value), (axes[2], numbers["right answer"].value)):
+        ax.axhline(share, color=PALETTE["grey"], lw=2, zorder=1, label="paper, SequenceMatch: 4 prompts")
+        ax.set_ylim(0, 1.02)
+    axes[0].set_ylabel("share of prompts")
+    made.legend(*axes[1].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    return made
+
+
+def completions(item: Mapping[str, Any], method: str = "sm") -> pd.DataFrame:
+    """Table 1: the first test questions with wrong digits, the actions taken, the final state."""
+    rows = []
+    for c in item["details"]["completions"][method]:
+        question = c["question"].removesuffix(" Solution: ")
+        rows.append(
+            {
+                "question": question,
+                "ground truth": c["answer"],
+                "mistake": "".join(c["mistake"]),
+                "completion actions": "".join(c["actions"]),
+                "final state": _final([*c["mistake"], *c["actions"]]),
+                "right": "yes" if c["correct"] else "no",
+            }
+        )
+    return pd.DataFrame(rows).set_index("question")
+
+
+def _final(tokens: Sequence[str]) -> str:
+    kept: list[str] = []
+    for token in tokens:
+        if token == "<bkspc>":
+            kept = kept[:-1]
+        elif token != "<eos>":
+            kept.append(token)
+    return "".join(kept)
+
+
+def decodings(item: Mapping[str, Any]) -> pd.DataFrame:
+    """Accuracy of every cell of the grid (rows) under every decoding rule (columns), ± half a 95 % interval."""
+    table: dict[str, dict[str, str]] = {}
+    for row in item["rows"]:
+        cell, decoding = row["label"].split(" / ")
+        error = "" if row["error"] is None else f" ± {row['error']:.3f}"
+        table.setdefault(cell, {})[decoding] = f"{row['ours']:.3f}{error}"
+    return pd.DataFrame.from_dict(table, orient="index").fillna("—").rename_axis("run")
+
+
+def predicted_gain(item: Mapping[str, Any]) -> pd.DataFrame:
+    """What cloned backspaces should give BC over MLE by notebook 02, as points of accuracy, and what BC gained.
+
+    The prediction is MLE's own gain from sampling by p^2 / (p + 0.1 u); beside it, the usual filters.
+    """
+    ours = {row["label"]: row["ours"] for row in item["rows"]}
+    base = ours["mle / t1"]
+    rules = {
+        "truncation": "predicted for digit noise: MLE sampled from p²/(p + 0.1 u)",
+        "min_p": "MLE, min-p 0.1",
+        "top_p": "MLE, top-p 0.9",
+        "greedy": "MLE, greedy",
+    }
+    gains = {title: ours[f"mle / {rule}"] - base for rule, title in rules.items() if f"mle / {rule}" in ours}
+    for label, value in ours.items():
+        if label.startswith("bc-") and label.endswith(" / t1"):
+            _, kind, level = label.removesuffix(" / t1").split("-")
+            noise = "digit" if kind == "ground_truth" else "random"
+            gains[f"BC, temperature 1, {noise} noise η = {level}"] = value - base
+    return pd.DataFrame({"points over MLE at temperature 1": {k: f"{100 * v:+.1f}" for k, v in gains.items()}})
+
+
+def parts(item: Mapping[str, Any]) -> Figure:
+    """Each editing policy's way from MLE: its language model, its edits, and what perfect edits would give."""
+    rows = item["details"]["parts"]
+    looks = {
+        "model": ("<bkspc> forbidden, minus MLE", "grey", "o"),
+        "edits": ("own edits, minus <bkspc> forbidden", "blue", "D"),
+        "perfect": ("law of perfect digit edits, η = 0.1, minus <bkspc> forbidden", "orange", "s"),
+    }
+    made, ax = figure(height=1.4 + 0.42 * len(rows), width=8.0)
+    ax.axvline(0, color=PALETTE["grey"], lw=1)
+    for shift, (part, (title, colour, marker)) in zip((-0.22, 0.0, 0.22), looks.items(), strict=True):
+        x = [row[part]["difference"] for row in rows]
+        ends = [[row[part]["difference"] - row[part]["low"] for row in rows]]
+        ends += [[row[part]["high"] - row[part]["difference"] for row in rows]]
+        y = [i + shift for i in range(len(rows))]
+        ax.errorbar(x, y, xerr=ends, color=PALETTE[colour], marker=marker, markersize=5, linestyle="none", label=title)
+    ax.set_yticks(range(len(rows)), [_cell_title(row["cell"]) for row in rows])
+    ax.set_ylim(len(rows) - 0.4, -0.6)
+    ax.set_xlabel("difference in accuracy at temperature 1")
+    made.legend(*ax.get_legend_handles_labels(), loc="outside upper center", ncols=1)
+    return made
+
+
+def _cell_title(cell: str) -> str:
+    method, kind, level = cell.split("-")
+    noise = {"ground_truth": f"digit noise, η = {level}", "random": f"random tokens, η = {level}", "none": "no noise"}
+    return f"{method.upper()}, {noise[kind]}"
+
+
+def comparisons(item: Mapping[str, Any]) -> pd.DataFrame:
+    """The paper's claims about Figure 3, our paired difference and what it says."""
+    return pd.DataFrame(
+        [
+            {
+                "claim": c["claim"],
+                "difference": f"{c['difference']:+.3f}",
+                "p (Holm)": f"{c['p_holm']:.2g}",
+                "outcome": c["outcome"],
+            }
+            for c in item["details"]["comparisons"]
+        ]
+    ).set_index("claim")
+
+
+def training_curves(item: Mapping[str, Any]) -> Figure:
+    """The behavioural-cloning loss of each method's run with the most digit noise, first seed."""
+    made, ax = figure(height=3.2)
+    cells = item["details"]["training"]
+    highest = max(float(cell.split("-")[2]) for cell in cells if "-ground_truth-" in cell)
+    for cell, history in cells.items():
+        method = cell.split("-")[0]
+        if method == "mle" or f"-ground_truth-{highest:g}-" in cell:
+            y = history.get("bc") if method == "sm" else history.get("nll")
+            if y:
+                ax.plot(history["step"][-len(y) :], y, **{**method_style(method).kwargs(), "marker": ""})
+    ax.set_title(f"digit noise, η = {highest:g} (MLE: none), first seed")
+    ax.set_xlabel("gradient step")
+    ax.set_ylabel("negative log-likelihood\nof the labels (nats)")
+    ax.legend()
+    return made

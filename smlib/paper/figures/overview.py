@@ -1,0 +1,25 @@
+"""The picture of `00_overview`: how the chance of a faultless sequence falls with its length."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from smlib.paper.figures.style import PALETTE, figure
+
+
+def compounding(lengths: Sequence[int] | np.ndarray, curves: Mapping[str, np.ndarray], epsilon: float) -> Figure:
+    """P(the sequence of length n is still in the data) against n, a curve for each probability of a backspace.
+
+    epsilon, the error per token that all curves share, goes into the title.
+    """
+    made, axes = figure(height=3.6)
+    colours = (PALETTE["vermilion"], PALETTE["orange"], PALETTE["green"], PALETTE["blue"])
+    for (label, curve), colour, dashes in zip(curves.items(), colours, (":", "--", "-.", "-"), strict=False):
+        axes.plot(lengths, curve, color=colour, linestyle=dashes)
+        axes.annotate(
+            label, (lengths[-1], curve[-1]), xytext=(6, 0), textcoords="offset points", va="center", color=colour
+        )
+    axes.set(xlabel="length n of the sequence", ylabel="P(in the data)", ylim=(0, 1), xlim=(0, lengths[-1] * 1.22))
+    axes.set_title(f"an error rate of ε = {epsilon:g}")
+    return made

@@ -1,0 +1,140 @@
+"""The look of every figure: colours that survive colour blindness and grey printing, type legible at half size."""
+
+import io
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import matplotlib as mpl
+from cycler import cycler
+from matplotlib.figure import Figure
+
+from smlib.files import ResultError, resolve, write_atomically
+from smlib.paper.items import check_preset
+
+PALETTE: Mapping[str, str] = MappingProxyType(
+    {
+        "black": "#000000",
+        "orange": "#E69F00",
+        "sky": "#56B4E9",
+        "green": "#009E73",
+        "yellow": "#F0E442",
+        "blue": "#0072B2",
+        "vermilion": "#D55E00",
+        "purple": "#CC79A7",
+        "grey": "#7F7F7F",
+    }
+)
+"""Okabe and Ito's colours, told apart under every common colour blindness; plus a grey for what is not the subject."""
+
+
+@dataclass(frozen=True)
+class MethodStyle:
+    """How a method is drawn everywhere: the marker and the dashes say in grey what the colour says."""
+
+    label: str
+    color: str
+    marker: str
+    linestyle: str | tuple[int, tuple[int, ...]]
+
+    def kwargs(self) -> dict[str, Any]:
+        """For `Axes.plot` and `Axes.errorbar`."""
+        return {"label": self.label, "color": self.color, "marker": self.marker, "linestyle": self.linestyle}
+
+
+METHODS: Mapping[str, MethodStyle] = MappingProxyType(
+    {
+        "mle": MethodStyle("MLE", PALETTE["black"], "o", ":"),
+        "bc": MethodStyle("BC", PALETTE["orange"], "s", "--"),
+        "sm": MethodStyle("SequenceMatch", PALETTE["blue"], "D", "-"),
+        "dagger": MethodStyle("DAgger", PALETTE["vermilion"], "^", "-."),
+        "iqlearn": MethodStyle("offline IQLearn", PALETTE["green"], "v", (0, (5, 1, 1, 1))),
+        "gail": MethodStyle("GAIL", PALETTE["grey"], "p", (0, (3, 1, 1, 1, 1, 1))),
+        "unlikelihood": MethodStyle("MLE + unlikelihood", PALETTE["purple"], "P", (0, (3, 1))),
+        "contrastive": MethodStyle("MLE + contrastive search", PALETTE["sky"], "X", (0, (1, 1))),
+    }
+)
+
+_RC = {
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "axes.labelsize": 12,
+    "axes.prop_cycle": cycler(color=[color for name, color in PALETTE.items() if name != "yellow"]),
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlesize": 13,
+    "axes.titleweight": "bold",
+    "errorbar.capsize": 3,
+    "figure.dpi": 100,
+    "font.size": 12,
+    "grid.alpha": 0.3,
+    "legend.fontsize": 11,
+    "legend.frameon": False,
+    "lines.linewidth": 2,
+    "lines.markersize": 6,
+    "savefig.dpi": 200,
+    "svg.hashsalt": "smlib",
+    "xtick.labelsize": 11,
+    "ytick.labelsize": 11,
+}
+"""At 200 dpi and the width below, 11 points are still 5.5 when the figure is shown at half its size."""
+
+WIDTH = 7.0
+"""Inches; the text width of a page."""
+
+
+def method_style(method: str) -> MethodStyle:
+    """The style of a method; an unknown one raises `ResultError` with the known ones."""
+    if method not in METHODS:
+        raise ResultError(f"no style for method {method!r}; known: {', '.join(METHODS)}")
+    return METHODS[method]
+
+
+def counted(n: int, what: str) -> str:
+    """`1 seed`, `3 seeds`: what a label says of a number of things."""
+    return f"{n:,} {what}{'' if n == 1 else 's'}"
+
+
+def figure(
+    rows: int = 1, columns: int = 1, *, height: float = 4.0, width: float = WIDTH, **subplots: Any
+) -> tuple[Figure, Any]:
+    """A figure in the common style and its axes, as `matplotlib.pyplot.subplots` returns them; sizes in inches.
+
+    It belongs to no global state: it is shown by ending a cell with it, and is gone when nothing refers to it.
+    """
+    _display_in_notebooks()
+    with mpl.rc_context(_RC):
+        made = Figure(figsize=(width, height), layout="constrained")
+        axes = made.subplots(rows, columns, **subplots)
+    return made, axes
+
+
+def _display_in_notebooks() -> None:
+    """Teach a running IPython to show a `Figure` as a picture, which it otherwise learns from pyplot alone."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython is not None else None
+    if shell is not None:
+        from IPython.core.pylabtools import select_figure_formats
+
+        select_figure_formats(shell, {"png"}, bbox_inches=None)
+
+
+def figure_path(name: str, preset: str, figures_dir: str | os.PathLike[str] = "figures") -> Path:
+    """Where a figure goes: `figures/<name>.png` for the committed `full` preset, `figures/<preset>/` for the others."""
+    if not name or not all(c.isalnum() or c in "-_" for c in name):
+        raise ResultError(f"{name!r} cannot name a figure: letters, digits, - and _ only")
+    folder = resolve(figures_dir)
+    return (folder if check_preset(preset) == "full" else folder / preset) / f"{name}.png"
+
+
+def save(made: Figure, name: str, preset: str, figures_dir: str | os.PathLike[str] = "figures") -> Path:
+    """Write a figure as PNG, atomically, and return its path; equal figures are equal bytes."""
+    buffer = io.BytesIO()
+    with mpl.rc_context(_RC):
+        # Matplotlib would write its own version into the file.
+        made.savefig(buffer, format="png", metadata={"Software": None})
+    return write_atomically(figure_path(name, preset, figures_dir), buffer.getvalue())

@@ -1,0 +1,306 @@
+"""The policy: a causal language model, one unembedding row for `<bkspc>`, and the logit offset head of App. E.
+
+Nothing of the model itself changes: `<bkspc>` is an action and never an input, so it needs an output row beside the
+head and no embedding. The logits of the vocabulary stay bit-identical, tied or not, with adapters or 4-bit weights; a
+16-bit head alone is multiplied in float32, and its logits are then more exact than the model's own.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from smlib.edits.actions import ActionSpace
+from smlib.edits.packing import PackedBatch
+from smlib.files import whole_folder
+from smlib.policies.attention import check_attention, use_pieces
+from smlib.policies.decoder import decoder, last_hidden
+from smlib.policies.offset_head import OffsetHead
+from smlib.policies.unembedding import TrainedHead, is_matrix, picked_and_partition, recomputed, token_logits, wide
+
+FORMAT = "smlib-policy-1"
+SAVED = "policy.json"  # in every saved policy
+
+
+@dataclass(frozen=True)
+class PolicyConfig:
+    """What a policy is, apart from its language model.
+
+    Attributes:
+        space: the vocabulary with <bos>, <eos> and <bkspc>.
+        offset_head: whether the head of App. E is there.
+        backspace: False forbids <bkspc> (its logit is -inf): plain maximum likelihood, and the ablation.
+    """
+
+    space: ActionSpace
+    offset_head: bool = True
+    backspace: bool = True
+
+
+class Policy(nn.Module):
+    """p(a|s) over the vocabulary and `<bkspc>`, from any causal language model of transformers.
+
+    Args:
+        lm: the model, loaded with `attn_implementation="sdpa"`.
+        config: action space and options; the vocabulary must fit the model's output head.
+
+    Raises:
+        ValueError: an attention that ignores or misreads bool 4-D masks; a head smaller than the vocabulary.
+    """
+
+    def __init__(self, lm: Any, config: PolicyConfig) -> None:
+        super().__init__()
+        check_attention(lm)
+        use_pieces(lm)
+        head = lm.get_output_embeddings()
+        if head is None:
+            raise ValueError(f"{type(lm).__name__} has no output head: expected a causal language model")
+        if head.out_features < config.space.vocab_size:
+            raise ValueError(
+                f"the head has {head.out_features} rows but the vocabulary has {config.space.vocab_size} tokens"
+            )
+        dim = lm.config.get_text_config().hidden_size
+        self.lm = lm
+        self.config = config
+        weight = head.weight
+        mean_row = weight.detach().float().mean(0) if weight.is_floating_point() else torch.zeros(dim)
+        dtype = weight.dtype if weight.is_floating_point() else torch.float32
+        self.w_bkspc = nn.Parameter(mean_row.to(dtype))  # starts as the mean row: an average token
+        self.offset = OffsetHead(dim, max_positions(lm)).to(weight.device) if config.offset_head else None
+        self.critic: nn.Module | None = None  # beside it while it is trained by `gail`, and in no saved policy
+
+    @property
+    def space(self) -> ActionSpace:
+        """The action space."""
+        return self.config.space
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the parameters."""
+        return self.w_bkspc.device
+
+    @property
+    def max_positions(self) -> int | None:
+        """Context length of the model, in tokens; None where its configuration does not say."""
+        return getattr(self.lm.config.get_text_config(), "max_position_embeddings", None)
+
+    def hidden(
+        self,
+        tokens: Int[Tensor, "R S"],
+        positions: Int[Tensor, "R S"],
+        mask: Bool[Tensor, "R 1 S K"],
+        cache: Any = None,
+    ) -> Float[Tensor, "R S d"]:
+        """Last hidden vector of each slot. The 4-D mask is always given: transformers guesses one otherwise."""
+        return last_hidden(decoder(self.lm), tokens, positions, mask, cache)
+
+    def logits(self, hidden: Float[Tensor, "N d"], positions: Int[Tensor, " N"] | None) -> Float[Tensor, "N A"]:
+        """Logits l(a|s) over the vocabulary and, last, `<bkspc>`; the offset added to all of them.
+
+        Without positions the offset is left out: p(a|s) is the same, V(s) is not. Sampling asks for that.
+        """
+        tokens = token_logits(self.lm.get_output_embeddings(), hidden, self.space.vocab_size)
+        edit = (hidden.to(self.w_bkspc.dtype) @ self.w_bkspc)[:, None].to(tokens.dtype)
+        if not self.config.backspace:
+            edit = torch.full_like(edit, -torch.inf)
+        logits = torch.cat([tokens, edit], dim=1)
+        if self.offset is not None and positions is not None:
+            logits = logits + self.offset(hidden.to(self.w_bkspc.dtype), positions).to(logits.dtype)
+        return logits
+
+    def state_hidden(self, batch: PackedBatch) -> tuple[Float[Tensor, "U d"], Int[Tensor, " U"]]:
+        """One forward pass over a packed batch: hidden vector and position of each needed state."""
+        hidden = self.hidden(batch.tokens, batch.positions, batch.mask())
+        return hidden.flatten(0, 1)[batch.slots], batch.positions.flatten()[batch.slots]
+
+    def state_logits(self, batch: PackedBatch) -> Float[Tensor, "U A"]:
+        """Logits at each needed state of a packed batch."""
+        return self.logits(*self.state_hidden(batch))
+
+    def forward(self, batch: PackedBatch, chunk: int | None = None, logits: bool = False) -> Any:
+        """Logit of each visit's label [N] and V of each needed state [U]; or, with `logits`, all logits [U, A].
+
+        Args:
+            chunk: number of states whose logits exist at a time. The rest is recomputed in the backward pass, so that
+                memory is chunk x vocabulary instead of U x vocabulary. None keeps all logits.
+        """
+        if logits:
+            return self.state_logits(batch)
+        hidden, positions = self.state_hidden(batch)
+        if chunk is None or hidden.shape[0] <= chunk:
+            every = self.logits(hidden, positions)
+            return every[batch.visit_state, batch.label], every.logsumexp(-1)
+        order = torch.argsort(batch.visit_state, stable=True)
+        state, label = batch.visit_state[order], batch.label[order]
+        head: Any = self.lm.get_output_embeddings()
+        if is_matrix(head) and getattr(head, "bias", None) is None and head.weight.is_floating_point():
+            picked, values = picked_and_partition(hidden, self._rows(head.weight), state, label, chunk)
+            if self.offset is not None:
+                offset = self.offset(hidden.to(self.w_bkspc.dtype), positions)[:, 0].to(values.dtype)
+                picked, values = picked + offset[state], values + offset
+        else:  # a head with adapters or quantised weights is called, chunk by chunk
+            picked, values = recomputed(
+                lambda p: self.logits(hidden[p], positions[p]), len(hidden), state, label, chunk
+            )
+        return torch.empty_like(picked).index_copy(0, order, picked), values
+
+    def _rows(self, weight: Tensor) -> Tensor:
+        """The unembedding with the row of `<bkspc>`, where that is an action."""
+        # A slice of all rows would cost another matrix in the backward pass, half a gigabyte for Llama-2.
+        rows = wide(weight if len(weight) == self.space.vocab_size else weight[: self.space.vocab_size])
+        return torch.cat([rows, self.w_bkspc[None].to(rows.dtype)]) if self.config.backspace else rows
+
+    def extra_state(self) -> dict[str, Tensor]:
+        """What the language model does not save: the `<bkspc>` row, the offset head, a head trained beside adapters."""
+        extra = {"w_bkspc": self.w_bkspc.detach()}
+        for part, module in self._extra_modules().items():
+            extra |= {f"{part}.{k}": v.detach() for k, v in module.state_dict().items()}
+        return extra
+
+    def _extra_modules(self) -> dict[str, nn.Module]:
+        head = self.lm.get_output_embeddings()
+        alone = hasattr(self.lm, "peft_config") and isinstance(head, TrainedHead)  # peft saves adapters and no more
+        found = {"offset": self.offset, "unembedding": head if alone else None}
+        return {part: module for part, module in found.items() if module is not None}
+
+    def save(self, path: Path | str) -> None:
+        """Writes the language model (or its adapter) and the rest as safetensors; complete or not at all."""
+        with whole_folder(Path(path), SAVED) as scratch:
+            options: dict[str, Any] = {"safe_serialization": True}
+            if hasattr(self.lm, "peft_config") and hasattr(self.lm, "smlib_source"):
+                # `load_policy` resizes no embeddings; peft would ask the hub for the base's vocabulary to see that.
+                options["save_embedding_layers"] = False
+            self.lm.save_pretrained(scratch / "lm", **options)
+            save_file({k: v.contiguous().cpu() for k, v in self.extra_state().items()}, scratch / "policy.safetensors")
+            (scratch / SAVED).write_text(json.dumps({"format": FORMAT, **asdict(self.config)}, indent=1))
+
+    @classmethod
+    def load(cls, path: Path | str, base: Callable[[Path], Any] | None = None) -> "Policy":
+        """Reads what `save` wrote. No pickle, no code from the checkpoint.
+
+        Args:
+            path: the directory.
+            base: makes the language model from the `lm` directory; needed for adapters, whose base model is not in it.
+
+        Raises:
+            FileNotFoundError: no such checkpoint. ValueError: corrupt, or not written by smlib.
+        """
+        folder = Path(path)
+        meta = folder / SAVED
+        if not meta.is_file():
+            raise FileNotFoundError(f"{folder} is no smlib policy (policy.json is missing); `smlib train` writes one")
+        try:
+            stored = json.loads(meta.read_text())
+            if stored.pop("format", None) != FORMAT:
+                raise ValueError(f"{meta} is not of the format {FORMAT!r}")
+            config = PolicyConfig(**{**stored, "space": ActionSpace(**stored["space"])})
+            extra = load_file(folder / "policy.safetensors")
+        except (json.JSONDecodeError, KeyError, TypeError, SafetensorError) as error:
+            raise ValueError(f"{folder} is a corrupt or foreign checkpoint: {error}") from error
+        policy = cls((base or load_lm)(folder / "lm"), config)
+        policy.load_extra_state(extra, folder)
+        return policy
+
+    def load_extra_state(self, extra: dict[str, Tensor], source: Path | str = "checkpoint") -> None:
+        """Puts the `extra_state` of another run in place; raises ValueError where it does not fit."""
+        expected = {name: tuple(value.shape) for name, value in self.extra_state().items()}
+        found = {name: tuple(value.shape) for name, value in extra.items()}
+        if expected != found:
+            raise ValueError(f"{source}: expected the tensors {expected}, found {found}")
+        with torch.no_grad():
+            self.w_bkspc.copy_(extra["w_bkspc"])
+        for part, module in self._extra_modules().items():
+            module.load_state_dict(
+                {k.removeprefix(f"{part}."): v for k, v in extra.items() if k.startswith(f"{part}.")}
+            )
+
+    def forbid_backspace(self) -> "Policy":
+        """The same policy with `<bkspc>` switched off, in place, until `allow_backspace` switches it on again."""
+        self.config = replace(self.config, backspace=False)
+        return self
+
+    def allow_backspace(self) -> "Policy":
+        """The same policy with `<bkspc>` switched on, in place; its row is as it was when it was switched off."""
+        self.config = replace(self.config, backspace=True)
+        return self
+
+    def remove_offset_head(self) -> "Policy":
+        """The same policy without the head of App. E, in place: V(s) is then the language model's own."""
+        self.config, self.offset = replace(self.config, offset_head=False), None
+        return self
+
+    def shift_value(self, by: float) -> "Policy":
+        """The same policy with `by` added to every V(s), in place; ValueError without an offset head."""
+        if self.offset is None:
+            raise ValueError("V(s) is moved by the offset head, and this policy has none")
+        self.offset.outer.bias.data += by
+        return self
+
+
+def max_positions(lm: Any) -> int:
+    """Context length of the model, in tokens."""
+    return int(lm.config.get_text_config().max_position_embeddings)
+
+
+def tiny_policy(
+    space: ActionSpace,
+    *,
+    dim: int = 128,
+    layers: int = 4,
+    heads: int = 4,
+    mlp: int | None = None,
+    positions: int = 256,
+    seed: int = 0,
+    offset_head: bool = True,
+    backspace: bool = True,
+    dtype: torch.dtype = torch.float32,
+) -> Policy:
+    """A small `LlamaForCausalLM` with random weights, the architecture of Llama-2 in miniature.
+
+    Args:
+        dim, layers, heads, mlp: width, depth, attention heads, width of the gated MLP (8/3 dim when omitted).
+        positions: context length. seed: of the initial weights; the global generator is left as it was.
+    """
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        vocab_size=space.vocab_size,
+        hidden_size=dim,
+        intermediate_size=mlp or 8 * dim // 3,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=heads,
+        max_position_embeddings=positions,
+        bos_token_id=space.bos,
+        eos_token_id=space.eos,
+        pad_token_id=None,
+        tie_word_embeddings=False,
+        attn_implementation="sdpa",
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        policy = Policy(LlamaForCausalLM(config), PolicyConfig(space, offset_head, backspace))
+    return policy.to(dtype)
+
+
+def load_lm(path: Path, dtype: torch.dtype | None = None) -> Any:
+    """The language model in a policy's `lm` folder; with the weights' own dtype where none is asked for."""
+    from transformers import AutoModelForCausalLM
+
+    if not (path / "config.json").is_file():
+        raise ValueError(f"{path} has no config.json: an adapter needs its base model, see Policy.load(base=...)")
+    return AutoModelForCausalLM.from_pretrained(
+        path,
+        dtype=dtype or "auto",
+        attn_implementation="sdpa",
+        local_files_only=True,
+        trust_remote_code=False,
+        use_safetensors=True,
+    )

@@ -1,0 +1,128 @@
+"""Checkpoints of a training run: complete or absent, resumable exactly, no pickle beyond plain tensors.
+
+A checkpoint holds the trainable parameters (safetensors), the optimiser and scheduler (loaded with `weights_only`), the
+replay buffer (npz without pickle) and the step; all that is random follows from seed and step. It is written beside its
+place and renamed, so that a kill at any moment leaves the previous one.
+"""
+
+import hashlib
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from smlib.edits.actions import ActionSpace
+from smlib.files import canonical_json, config_hash, swap_in
+from smlib.training.rollouts import ReplayBuffer
+
+NAME = "checkpoint"
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that is corrupt or belongs to another run."""
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """The moving parts of a run."""
+
+    model: nn.Module
+    optimizer: Any
+    scheduler: Any
+    buffer: ReplayBuffer
+
+
+def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Parameters that the optimiser updates, by name."""
+    return {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+
+def run_identity(config: object, policy: nn.Module, data: Any) -> str:
+    """A hash of the configuration, of what the policy starts from and of some of the data (`training.Dataset`).
+
+    The same lines run again, after the text or the model behind them has changed, are another run. With adapters that
+    is also the frozen model under them, and how they are scaled.
+    """
+    seen = hashlib.sha256()
+    for name, p in trainable(policy).items():
+        seen.update(_glimpse(name, p))
+    frozen = {name: p for name, p in policy.named_parameters() if not p.requires_grad}
+    if frozen:
+        for name, p in frozen.items():
+            seen.update(_glimpse(name, p))
+        source = getattr(getattr(policy, "lm", None), "smlib_source", None)
+        if source is not None:  # its name is left out: a folder that was moved holds the same weights
+            seen.update(canonical_json([source.lora, source.four_bit, source.dtype]).encode())
+    for i in np.unique(np.linspace(0, len(data) - 1, 32).astype(int)).tolist():
+        shown = data.demonstration(i, np.random.default_rng(0), 0.0, 1)
+        seen.update(shown.prompt.tobytes() + b"/" + shown.realised.tobytes() + b";")
+    return config_hash({"config": config, "examples": len(data), "start": seen.hexdigest()})
+
+
+def _glimpse(name: str, p: nn.Parameter) -> bytes:
+    """Name, shape and about a thousand values of a parameter."""
+    some = p.detach().flatten()[:: max(1, p.numel() // 1024)]
+    return f"{name}{tuple(p.shape)}".encode() + some.float().cpu().numpy().tobytes()
+
+
+def save_checkpoint(folder: Path, step: int, identity: str, state: TrainingState) -> None:
+    """Writes `folder/checkpoint` for the moment before step `step`."""
+    scratch, target, old = (folder / f"{NAME}{suffix}" for suffix in (".partial", "", ".old"))
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(parents=True)
+    tensors = {name: p.detach().cpu().contiguous() for name, p in trainable(state.model).items()}
+    save_file(tensors, scratch / "trainable.safetensors")
+    torch.save(
+        {
+            "optimizer": state.optimizer.state_dict(),
+            "scheduler": state.scheduler.state_dict(),
+        },
+        scratch / "optimizer.pt",
+    )
+    np.savez(scratch / "buffer.npz", allow_pickle=False, **state.buffer.state_dict())
+    (scratch / "run.json").write_text(json.dumps({"step": step, "identity": identity}))
+    swap_in(scratch, target, old)
+
+
+def load_checkpoint(folder: Path, identity: str, state: TrainingState, space: ActionSpace) -> int:
+    """Restores the newest complete checkpoint into `state` and returns its step; 0 if there is none.
+
+    Raises:
+        CheckpointError: the files are corrupt, or come from another run, or the policy is one that is trained already.
+    """
+    source = next((f for f in (folder / NAME, folder / f"{NAME}.old") if f.exists()), None)
+    if source is None:
+        return 0
+    try:
+        run = json.loads((source / "run.json").read_text())
+        if run["identity"] != identity:
+            raise CheckpointError(
+                f"{source} belongs to another run ({run['identity']}, not {identity}). Either the configuration, the "
+                "data or the model is another one than then: name another folder, or move this one away. Or the policy "
+                "in memory has been trained already, as when a notebook's cell is run again: build or load it anew, "
+                "and the same lines go on from here"
+            )
+        tensors = load_file(source / "trainable.safetensors")
+        optimizer = torch.load(source / "optimizer.pt", weights_only=True, map_location="cpu")
+        with np.load(source / "buffer.npz", allow_pickle=False) as arrays:
+            buffer = dict(arrays)
+    except CheckpointError:
+        raise
+    except Exception as error:
+        raise CheckpointError(f"{source} is corrupt ({error}); delete it to start again") from error
+    parameters = trainable(state.model)
+    if parameters.keys() != tensors.keys():
+        raise CheckpointError(f"{source} holds other parameters than the model: {set(parameters) ^ set(tensors)}")
+    with torch.no_grad():
+        for name, value in tensors.items():
+            parameters[name].copy_(value)
+    state.optimizer.load_state_dict(optimizer["optimizer"])
+    state.scheduler.load_state_dict(optimizer["scheduler"])
+    state.buffer.load_state_dict(buffer, space)
+    return int(run["step"])

@@ -1,0 +1,182 @@
+"""The replay buffer of Algorithm 1: a window of training prompts and the model's own trajectories from them.
+
+Appendix E: 1,000 sequences, the oldest replaced, each seen 8 times on average before that. Entries are drawn uniformly,
+so with `batch` draws a step and `refill` new entries every `interval` steps an entry is seen
+batch * interval / refill times; `refill_interval` solves that for the interval (the paper's "grad steps per sample").
+
+An entry holds the index of a training example and, once rollouts have started, a trajectory sampled from its prompt.
+The data batch comes from the whole data set, in an order that depends on the seed alone, so that every method sees the
+same data. With `TrainConfig.paired` it is the examples of the drawn entries instead: a data trajectory then shares the
+slots of its prompt with the rollout (`smlib.edits.packing`), and what has not entered the window is not seen.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from smlib.edits.actions import ActionSpace, Trajectory
+from smlib.edits.noise import edit_expert_labels
+from smlib.generation.sampling import SamplingConfig, sample
+from smlib.policies.policy import Policy
+from smlib.training.dataset import Dataset
+
+Sampler = Callable[[Sequence[int], int], list[Trajectory]]
+"""(indices of examples, training step) -> one rollout from the prompt of each."""
+
+
+def refill_interval(batch: int, refill: int, times_seen: float) -> int:
+    """Gradient steps between two refills: each entry is then drawn `times_seen` times on average (App. E).
+
+    Raises:
+        ValueError: a refill so small that it would be due more than once a step.
+    """
+    interval = round(times_seen * refill / batch)
+    if interval < 1:
+        raise ValueError(
+            f"{refill} new sequences, seen {times_seen} times in batches of {batch}, last less than one step: "
+            f"generate at least {int(np.ceil(batch / times_seen))} at a time"
+        )
+    return interval
+
+
+@dataclass(frozen=True)
+class RolloutSource:
+    """T ~ l_theta: one trajectory from the prompt of each example, with a seed that follows from the step.
+
+    Attributes:
+        sampling: limits and execution noise. seed: of the run. batch_size: rollouts side by side, see `sample`.
+        relabel: the labels are the edit expert's (DAgger), and not what the policy chose.
+    """
+
+    policy: Policy
+    data: Dataset
+    sampling: SamplingConfig
+    seed: int
+    batch_size: int | None = None
+    relabel: bool = False
+
+    def __call__(self, examples: Sequence[int], step: int) -> list[Trajectory]:
+        """Rollouts from the prompts of some examples."""
+        rng = np.random.default_rng([self.seed, 2, step])
+        prompts = [self.data.rollout_prompt(i, rng) for i in examples]
+        seeds = rng.integers(0, 2**63, size=len(examples)).tolist()
+        laws = [self.data.noise_law(i) for i in examples] if self.sampling.needs_noise_law else None
+        rollouts = sample(
+            self.policy, prompts, self.sampling, seeds, noise_laws=laws, batch_size=self.batch_size
+        ).trajectories
+        if not self.relabel:
+            return rollouts
+        return [
+            Trajectory(r.prompt, edit_expert_labels(r, self.data.reference(i), self.policy.space), r.realised)
+            for i, r in zip(examples, rollouts, strict=True)
+        ]
+
+
+@dataclass
+class EpochOrder:
+    """Indices of n examples, each once before any comes again, in a random order for every epoch.
+
+    Args:
+        seed, stream: the order follows from them alone.
+    """
+
+    n: int
+    seed: int
+    stream: int
+    _epoch: tuple[int, np.ndarray] | None = field(default=None, repr=False)  # (epoch, its permutation)
+
+    def __getitem__(self, place: int) -> int:
+        epoch, offset = divmod(place, self.n)
+        if self._epoch is None or self._epoch[0] != epoch:
+            self._epoch = (epoch, np.random.default_rng([self.seed, self.stream, epoch]).permutation(self.n))
+        return int(self._epoch[1][offset])
+
+
+@dataclass
+class Entry:
+    """A training example in the window, its rollout (None before rollouts start), and when that was sampled."""
+
+    example: int
+    rollout: Trajectory | None = None
+    born: int = 0
+
+
+@dataclass
+class ReplayBuffer:
+    """First in, first out. (The paper says "first-in-last-out, with the oldest sequences being replaced": the second
+    half contradicts the first, and replacing the oldest is what Algorithm 1 prints.)
+
+    Args:
+        n_examples: size of the training set; every example enters once before any enters again, in a random order.
+        size: number of entries; the whole training set if that is smaller.
+        seed: of the order. No generator state is kept: order and draws follow from the seed and the step.
+    """
+
+    n_examples: int
+    size: int
+    seed: int
+    entries: list[Entry] = field(default_factory=list)
+    entered: int = 0  # examples that have entered so far, over all epochs
+
+    def __post_init__(self) -> None:
+        if self.n_examples < 1 or self.size < 1:
+            raise ValueError(f"needs at least one example and one place, got {self.n_examples} and {self.size}")
+        self.size = min(self.size, self.n_examples)
+        self._order = EpochOrder(self.n_examples, self.seed, 0)
+
+    def enter(self, count: int, step: int) -> list[Entry]:
+        """Adds the next `count` examples of the epoch's order and drops as many of the oldest. Returns the new ones."""
+        new = [Entry(self._order[self.entered + k], None, step) for k in range(count)]
+        self.entered += count
+        self.entries = (self.entries + new)[-self.size :]
+        return self.entries[-min(count, self.size) :]
+
+    def populate(self, entries: Sequence[Entry], sampler: Sampler, step: int) -> None:
+        """Samples a rollout for each of the entries."""
+        if not entries:
+            return
+        for entry, rollout in zip(entries, sampler([e.example for e in entries], step), strict=True):
+            entry.rollout, entry.born = rollout, step
+
+    def draw(self, count: int, step: int) -> list[Entry]:
+        """`count` entries, uniformly, with replacement only if there are fewer; a function of seed and step."""
+        rng = np.random.default_rng([self.seed, 1, step])
+        picks = rng.choice(len(self.entries), size=count, replace=count > len(self.entries))
+        return [self.entries[int(i)] for i in picks]
+
+    def state_dict(self) -> dict[str, np.ndarray]:
+        """Plain arrays, for a checkpoint without pickle."""
+        rollouts = [e.rollout for e in self.entries]
+        present = [r for r in rollouts if r is not None]
+
+        def joined(parts: list[np.ndarray]) -> np.ndarray:
+            return np.concatenate(parts) if parts else np.empty(0, np.int32)
+
+        return {
+            "entered": np.asarray(self.entered),
+            "example": np.asarray([e.example for e in self.entries], dtype=np.int64),
+            "born": np.asarray([e.born for e in self.entries], dtype=np.int64),
+            "has_rollout": np.asarray([r is not None for r in rollouts]),
+            "prompt_len": np.asarray([r.prompt.size for r in present], dtype=np.int64),
+            "length": np.asarray([len(r) for r in present], dtype=np.int64),
+            "prompt": joined([r.prompt for r in present]),
+            "labels": joined([r.labels for r in present]),
+            "realised": joined([r.realised for r in present]),
+        }
+
+    def load_state_dict(self, state: dict[str, np.ndarray], space: ActionSpace) -> None:
+        """Restores what `state_dict` gave; every trajectory is checked again."""
+        prompts = np.split(state["prompt"], np.cumsum(state["prompt_len"])[:-1])
+        cuts = np.cumsum(state["length"])[:-1]
+        labels, realised = np.split(state["labels"], cuts), np.split(state["realised"], cuts)
+        rollouts = iter(
+            [Trajectory.make(p, a, r, space=space) for p, a, r in zip(prompts, labels, realised, strict=True)]
+            if state["length"].size
+            else []
+        )
+        self.entries = [
+            Entry(int(example), next(rollouts) if has else None, int(born))
+            for example, born, has in zip(state["example"], state["born"], state["has_rollout"], strict=True)
+        ]
+        self.entered = int(state["entered"])

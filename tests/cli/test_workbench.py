@@ -1,0 +1,162 @@
+"""`smlib train` and `smlib generate`: a policy in a folder, from nothing to text."""
+
+import inspect
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from smlib.cli import app as cli
+from smlib.cli import workbench
+from smlib.data.tokenizers import arithmetic_tokenizer
+from smlib.edits.actions import ActionSpace
+from smlib.files import ResultError
+from smlib.paper.experiments.arithmetic import grid as arithmetic
+from smlib.policies.policy import Policy, tiny_policy
+from smlib.training.algorithm_1 import NonFiniteLossError
+from smlib.training.checkpoints import CheckpointError
+
+runner = CliRunner()
+SMALL = ["--steps", "4", "--questions", "40"]
+
+
+def small_policy(folder: Path, *, vocabulary: int | None = None) -> Policy:
+    """A policy without training where `smlib train` would have left one."""
+    words = arithmetic_tokenizer()
+    space = ActionSpace(vocabulary or words.vocab_size, eos=words.eos, bos=words.bos)
+    policy = tiny_policy(space, dim=8, layers=1, heads=2, positions=32)
+    policy.save(folder / "policy")
+    settings = {"task": "add_or_sub_in_base", "difficulty": "easy"}
+    (folder / "settings.json").write_text(json.dumps({"settings": settings}))
+    return policy
+
+
+def said(*arguments: str) -> str:
+    """What a command says to its user about an input that cannot be used."""
+    error = runner.invoke(cli.app, list(arguments)).exception
+    assert isinstance(error, ResultError), error
+    return str(error)
+
+
+def test_train_then_generate(tmp_path: Path) -> None:
+    folder = str(tmp_path / "policy")
+    trained = runner.invoke(cli.app, ["train", folder, *SMALL], catch_exceptions=False)
+    assert "validation accuracy, t1: " in trained.stdout
+    asked = ["generate", folder, "--prompt", "In base 7, what is 1 + 2? Solution: ", "-n", "2"]
+    first = runner.invoke(cli.app, asked, catch_exceptions=False).stdout
+    assert first.count("In base 7, what is 1 + 2?") == 2
+    assert first == runner.invoke(cli.app, asked, catch_exceptions=False).stdout  # the seed decides
+    other = workbench.settings_for("mle", steps=4, eta=0.1, alpha=0.1, gamma=0.9, seed=0, questions=40)
+    with pytest.raises(ResultError, match="other settings"):
+        workbench.fit(other, Path(folder))
+
+
+def test_alpha_and_gamma_are_those_of_the_arithmetic_runs() -> None:
+    options = inspect.signature(cli.train_command).parameters
+    preset = arithmetic.preset("full")
+    assert (options["alpha"].default, options["gamma"].default) == (preset.alpha, preset.gamma)
+
+
+def test_methods_without_noise_get_none() -> None:
+    settings = workbench.settings_for("mle", steps=8, eta=0.1, alpha=0.1, gamma=0.9, seed=0, noise="ground_truth")
+    assert (settings.noise, settings.training.eta) == ("none", 0.0)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"method": "smm"}, "unknown method 'smm'; known: mle"),
+        ({"gamma": 1.0}, "gamma must lie strictly between 0 and 1"),
+        ({"alpha": 0.0}, "alpha must be positive"),
+        ({"eta": 2.0}, "eta is a probability"),
+        ({"eta": 1.0}, "eta = 1 never reaches the end"),
+        ({"eta": 0.2, "noise": "none"}, "the noise `none` has eta = 0, not 0.2"),
+        ({"seed": -1}, "seed must not be negative, got -1"),
+        ({"seed": 2**63}, "a seed lies between 0 and"),
+    ],
+)
+def test_values_that_cannot_be_used_are_named(change: dict[str, object], message: str) -> None:
+    options = {"method": "sm", "steps": 8, "eta": 0.1, "alpha": 0.1, "gamma": 0.9, "seed": 0, **change}
+    with pytest.raises(ResultError, match=message):
+        workbench.settings_for(**options)  # type: ignore[arg-type]
+
+
+def test_unknown_tasks_and_empty_folders_are_named(tmp_path: Path) -> None:
+    unknown = workbench.settings_for("bc", steps=8, eta=0.1, alpha=0.1, gamma=0.9, seed=0, task="sums")
+    with pytest.raises(ResultError, match="unknown task 'sums'"):
+        workbench.fit(unknown, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+    assert isinstance(runner.invoke(cli.app, ["generate", str(tmp_path), "--prompt", "x"]).exception, ResultError)
+
+
+def test_a_noise_that_cannot_be_had_leaves_the_folder_free(tmp_path: Path) -> None:
+    sizes = {"task": "translation", "questions": 20, "validation": 5}
+    wrong = workbench.settings_for(
+        "bc", steps=4, eta=0.1, alpha=0.1, gamma=0.9, seed=0, noise="ground_truth", **sizes
+    )  # fmt: skip
+    with pytest.raises(ResultError, match="no ground-truth noise"):
+        workbench.fit(wrong, tmp_path / "mine")
+    assert not (tmp_path / "mine").exists()
+
+
+def test_without_noise_its_level_is_0(tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    assert "leave eta out" in said("train", str(folder), "--noise", "none", "--eta", "0.2", *SMALL)
+    assert not folder.exists()
+    trained = runner.invoke(cli.app, ["train", str(folder), "--noise", "none", *SMALL], catch_exceptions=False)
+    assert "validation accuracy" in trained.stdout
+    assert json.loads((folder / "settings.json").read_text())["settings"]["training"]["eta"] == 0.0
+    noisy = workbench.settings_for("sm", steps=4, eta=None, alpha=0.1, gamma=0.9, seed=0)
+    assert (noisy.noise, noisy.training.eta) == ("ground_truth", 0.1)
+
+
+def test_a_start_that_cannot_be_had_leaves_the_folder_free(tmp_path: Path) -> None:
+    folder, init = tmp_path / "mine", tmp_path / "earlier"
+    arguments = ("train", str(folder), "--init", str(init), *SMALL)
+    assert "holds no finished policy" in said(*arguments)
+    small_policy(init, vocabulary=50)
+    assert "has the actions of another task" in said(*arguments)
+    small_policy(init).forbid_backspace().save(init / "policy")
+    assert "has no <bkspc>: sm starts from one" in said(*arguments)
+    (init / "policy" / "policy.safetensors").write_bytes(b"torn")
+    assert "cannot be read: " in said(*arguments)
+    assert not folder.exists()
+    assert "cannot be written: " in said("train", str(init / "settings.json"), *SMALL)
+
+
+def test_what_generate_is_given_is_checked(tmp_path: Path) -> None:
+    small_policy(tmp_path)
+    folder = str(tmp_path)
+    assert "temperature=0.0: expected > 0" in said("generate", folder, "--temperature", "0")
+    assert "top_p=2.0: expected in (0, 1]" in said("generate", folder, "--top-p", "2")
+    assert "a seed lies between 0" in said("generate", folder, "--seed", "-1")
+    assert "no room for 24 more; shorten the prompt" in said("generate", folder, "--prompt", "1 2 3 4 5 6 7 8 9")
+    for settings in ("[]", "{}", '{"settings": {"task": "sums", "difficulty": "easy"}}'):
+        (tmp_path / "settings.json").write_text(settings)
+        assert "settings.json" in said("generate", folder)
+
+
+@pytest.mark.parametrize("kind", [CheckpointError, NonFiniteLossError])
+def test_a_training_that_stops_says_why_in_one_line(
+    kind: type[Exception], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stop(*_: object) -> None:
+        raise kind("it stopped\nfor a reason")
+
+    monkeypatch.setattr(workbench, "train", stop)
+    monkeypatch.setattr(sys, "argv", ["smlib", "train", str(tmp_path / "mine"), *SMALL])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert end.value.code == 2
+    assert capsys.readouterr().err == "smlib: it stopped for a reason\n"
+
+
+def test_an_error_of_the_code_is_not_taken_for_one_of_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*_: object) -> None:
+        raise ValueError("3 is no shape")
+
+    monkeypatch.setattr(workbench, "train", stop)
+    error = runner.invoke(cli.app, ["train", str(tmp_path / "mine"), *SMALL]).exception
+    assert type(error) is ValueError

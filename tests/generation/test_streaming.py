@@ -1,0 +1,78 @@
+"""Trajectories for the eye: what is struck out is what the edit MDP deletes."""
+
+import io
+import re
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from smlib.edits.actions import ActionSpace, Trajectory, final_state
+from smlib.generation.sampling import SamplingConfig, sample
+from smlib.generation.streaming import as_ansi, as_html, as_rich, as_text, show, spans, stream
+from smlib.policies.policy import tiny_policy
+
+SPACE = ActionSpace(vocab_size=27, eos=1, bos=0)
+BACK = SPACE.bkspc
+
+
+def decode(ids):
+    return "".join(".$<>"[i] if i < 4 else chr(ord("a") + i - 4) for i in ids)
+
+
+def encode(text):
+    return [ord(c) - ord("a") + 4 if c.isalpha() else ".$<>".index(c) for c in text]
+
+
+@pytest.fixture
+def trajectory():
+    """`ab`, one deleted, `cd`, both deleted with the rest of the first, then `e`: the noise token is d."""
+    realised = [*encode("ab"), BACK, *encode("cd"), BACK, BACK, BACK, BACK, *encode("e<"), SPACE.eos]
+    labels = list(realised)
+    labels[4] = BACK
+    return Trajectory.make(encode(".p"), labels, realised, space=SPACE)
+
+
+def test_every_form_by_hand(trajectory):
+    parts = spans(trajectory, SPACE)
+    assert [(s.kind, len(s.ids)) for s in parts] == [
+        ("prompt", 2), ("deleted", 2), ("backspace", 1), ("deleted", 1), ("noise", 1), ("backspace", 4), ("kept", 2),
+    ]  # fmt: skip
+    assert as_text(parts, decode) == ".pab<bkspc>cd<bkspc><bkspc><bkspc><bkspc>e<"
+    assert as_ansi(parts, decode) == "\x1b[2m.p\x1b[0m\x1b[9mab\x1b[0m\x1b[9mc\x1b[0m\x1b[9;31md\x1b[0me<"
+    assert as_rich(parts, decode).plain == ".pabcde<"
+    assert "<del" in as_html(parts, decode)
+    assert as_html(parts, decode).endswith("e&lt;</div>")
+
+
+@given(st.lists(st.sampled_from([*range(2, 27), BACK, BACK, BACK]), max_size=30))
+def test_what_is_kept_is_the_final_state(actions):
+    t = Trajectory.make([0], [*actions, SPACE.eos], space=SPACE)
+    kept = [i for s in spans(t, SPACE, prompt=False) if s.kind == "kept" for i in s.ids]
+    assert kept == final_state(t, SPACE).tolist()
+
+
+def test_streaming_ends_in_what_sample_draws():
+    policy = tiny_policy(SPACE, dim=16, layers=1, heads=2, positions=64)
+    policy.w_bkspc.data.normal_(0, 0.5)
+    config = SamplingConfig(max_new_tokens=12)
+    steps = list(stream(policy, [0, 5], config, 3, prefix=[7]))
+    want = sample(policy, [[0, 5]], config, [3], prefixes=[[7]]).trajectories[0]
+    assert np.array_equal(steps[-1].realised, want.realised)
+    for step in steps:
+        n = len(step) - 1
+        assert np.array_equal(step.realised[:n], want.realised[:n])
+
+
+def test_a_pipe_gets_text_and_a_terminal_gets_strikes(trajectory):
+    pipe = io.StringIO()
+    got = show(iter([trajectory]), SPACE, decode, Console(file=pipe))
+    assert got is trajectory
+    assert pipe.getvalue() == ".pab<bkspc>cd<bkspc><bkspc><bkspc><bkspc>e<\n"
+    terminal = io.StringIO()
+    show(iter([trajectory]), SPACE, decode, Console(file=terminal, force_terminal=True, color_system="standard"))
+    assert re.search(r"\x1b\[9mabc?", terminal.getvalue())
+    with pytest.raises(ValueError, match="nothing to show"):
+        show(iter([]), SPACE, decode, Console(file=pipe))

@@ -1,0 +1,128 @@
+"""The common look of figures: the same bytes for the same data, legible, and no torch."""
+
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from matplotlib.figure import Figure
+
+from smlib import figures
+from smlib.files import ResultError
+from smlib.paper.figures import ablations, arithmetic, divergences, overhead, tasks, theory
+
+
+def drawn() -> Figure:
+    made, axes = figures.figure(height=3.0)
+    for shift, method in enumerate(figures.METHODS):
+        axes.errorbar([0, 1], [shift, shift + 1], yerr=0.1, **figures.method_style(method).kwargs())
+    axes.set(xlabel="noise level η", ylabel="accuracy", title="All methods")
+    axes.legend()
+    return made
+
+
+def test_equal_figures_are_equal_bytes(tmp_path: Path) -> None:
+    one = figures.save(drawn(), "fig3", "full", tmp_path / "a").read_bytes()
+    two = figures.save(drawn(), "fig3", "full", tmp_path / "b").read_bytes()
+    assert one == two
+    assert one.startswith(b"\x89PNG")
+    assert b"matplotlib" not in one.lower()
+
+
+def test_a_figure_is_wide_enough_for_print(tmp_path: Path) -> None:
+    png = figures.save(drawn(), "fig3", "full", tmp_path).read_bytes()
+    width, height = struct.unpack(">II", png[16:24])
+    assert (width, height) == (1400, 600)
+
+
+def test_only_the_full_preset_lands_in_the_committed_folder(tmp_path: Path) -> None:
+    assert figures.figure_path("fig3", "full", tmp_path) == tmp_path / "fig3.png"
+    for preset in ("smoke", "quick", "paper"):
+        assert figures.figure_path("fig3", preset, tmp_path) == tmp_path / preset / "fig3.png"
+
+
+def test_unknown_names_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ResultError, match="unknown preset 'fast'"):
+        figures.figure_path("fig3", "fast", tmp_path)
+    with pytest.raises(ResultError, match="cannot name a figure"):
+        figures.figure_path("../fig3", "full", tmp_path)
+    with pytest.raises(ResultError, match=r"no style for method 'smm'; known: mle, bc, sm"):
+        figures.method_style("smm")
+
+
+def test_methods_differ_without_colour() -> None:
+    styles = list(figures.METHODS.values())
+    assert len({style.marker for style in styles}) == len(styles)
+    assert len({str(style.linestyle) for style in styles}) == len(styles)
+    assert len({style.color for style in styles}) == len(styles)
+
+
+def test_figures_tables_and_status_load_no_torch() -> None:
+    program = "import sys, smlib.paper.figures, smlib.paper.tables, smlib.cli.app; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+def test_the_predicted_gain_is_measured_from_mle_at_temperature_one() -> None:
+    labels = {"mle / t1": 0.5, "mle / truncation": 0.52, "bc-random-0.2 / t1": 0.47, "sm-random-0.2 / t1": 0.6}
+    item = {"rows": [{"label": k, "ours": v} for k, v in labels.items()]}
+    table = arithmetic.predicted_gain(item)
+    assert table.iloc[:, 0].tolist() == ["+2.0", "-3.0"]
+    assert table.index[1] == "BC, temperature 1, random noise η = 0.2"
+
+
+def test_a_curve_has_the_quartiles_of_its_turns() -> None:
+    turns = {"mle": [[1.0, 1.0, 2.0]], "sm": [[1.5, 2.0, 8.0]]}
+    measured = {"noise": {"x": [0.1], "mle": [1.0], "sm": [2.0], "turns": turns}}
+    made = overhead.curves(measured)
+    bar = made.axes[0].collections[-1].get_segments()[0]  # type: ignore[attr-defined]
+    assert bar[:, 1].tolist() == [1.75, 3.0]  # of 1.5, 2 and 4, the ratios turn by turn
+    assert made.axes[0].lines[-1].get_ydata().tolist() == [2.0]  # type: ignore[union-attr]
+
+
+def test_the_papers_errors_of_a_ratio_are_those_of_its_parts() -> None:
+    assert overhead.PAPER["text"] == pytest.approx((5.3 / 1.5, 8.1 / 1.5), rel=1e-12)
+    relative = (0.5 / 5.3) ** 2 + (0.1 / 1.5) ** 2
+    assert overhead.PAPER_ERRORS["text"][0] == pytest.approx(5.3 / 1.5 * relative**0.5, rel=1e-12)
+
+
+def test_an_exact_identity_is_said_to_be_exact() -> None:
+    rows = [
+        {"claim": "duality of f and φ: tv", "where": "eq. 11", "value": 0.0, "bound": 1e-9},
+        {"claim": "duality of f and φ: js", "where": "eq. 11", "value": 1e-16, "bound": 1e-9},
+    ]
+    axis = theory.claims(rows).axes[0]
+    assert [text.get_text() for text in axis.texts] == ["exactly 0"]
+    assert axis.get_yticklabels()[0].get_text() == "duality of f and φ: total variation (eq. 11)"
+
+
+def test_divergences_differ_without_colour() -> None:
+    drawn_lines = [str(divergences.DASHES[name]) for name in divergences.DASHES if name != "js"]
+    assert len(set(drawn_lines)) == len(drawn_lines)
+    assert set(divergences.DASHES) == set(divergences.COLORS) - {"chi2_mixture"}
+
+
+def test_every_method_is_drawn_once_in_its_family() -> None:
+    rate = {"value": 0.5, "low": 0.4, "high": 0.6}
+    shares = {depth: dict.fromkeys(ablations.RATES, rate) for depth in ("1", "2")}
+    names = ["bc", "sm-default", "dagger", "dagger-rollout_burst=4", "a new one"]
+    rows = [{"name": name, "title": name, "recovery": shares} for name in names]
+    made = ablations.recovery({"methods": [*rows, {"name": "mle", "title": "MLE", "recovery": {}}]})
+    legends = [axis.get_legend() for axis in made.axes]
+    drawn_names = [[text.get_text() for text in legend.get_texts()] for legend in legends if legend is not None]
+    assert drawn_names == [
+        ["bc", "sm-default"],
+        ["bc", "dagger", "dagger-rollout_burst=4"],
+        ["bc"],
+        ["bc", "a new one"],
+    ]
+    assert len({str(style) for style in ablations.STYLES.values()}) == len(ablations.STYLES)
+
+
+def test_a_difference_stands_beside_the_papers() -> None:
+    cells = [{"method": m, "level": 0.2, "paper": v} for m, v in (("mle", 0.49), ("sm", 0.56), ("bc", None))]
+    test = {"level": 0.2, "difference": 0.01, "low": -0.02, "high": 0.04}
+    pairs = [{**test, "first": "sm", "second": "mle"}, {**test, "first": "sm", "second": "bc"}]
+    lines = tasks.differences({"cells": cells, "tests": pairs}).axes[0].lines
+    strokes = [line.get_xdata().tolist() for line in lines if line.get_marker() == "|"]  # type: ignore[union-attr]
+    assert strokes == [[pytest.approx(0.07, abs=1e-12)], []]  # the last is the legend's
