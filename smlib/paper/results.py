@@ -49,6 +49,7 @@ __all__ = [
     "begin_fresh",
     "check_preset",
     "finish",
+    "finished_run",
     "fresh_round",
     "get_item",
     "item_path",
@@ -107,9 +108,8 @@ def run_cached(
     file at that name which is torn or belongs to another config or code version: it is left as it is.
     """
     identity = _identity(item, name, config, preset, seeds, version_key)
-    folder = resolve(results_dir) / preset / item
-    digest = config_hash({key: identity[key] for key in ("item", "name", "config", "seeds", "numerics")})
-    path = folder / f"{name}-{digest}.json"
+    path = _kept_at(identity, results_dir)
+    folder, digest = path.parent, path.stem.rsplit("-", 1)[1]
     with _lock(folder / "scratch" / f".{path.stem}.lock"):
         scratch = folder / "scratch" / path.stem
         recompute, stale_scratch = _freshness(fresh, path, scratch)
@@ -136,6 +136,22 @@ def run_cached(
         append_line(resolve(results_dir) / preset / "timings.jsonl", timing)
         shutil.rmtree(scratch, ignore_errors=True)
         return load_run(path, expect=identity)  # as whoever comes later reads it: same order of keys, same types
+
+
+def finished_run(
+    item: str,
+    name: str,
+    config: object,
+    *,
+    preset: str,
+    seeds: Sequence[int],
+    version_key: str | Sequence[str],
+    results_dir: str | os.PathLike[str] = "results",
+) -> Run | None:
+    """The result that `run_cached` would read, and None where it would have to compute it; the same arguments."""
+    identity = _identity(item, name, config, preset, seeds, version_key)
+    path = _kept_at(identity, results_dir)
+    return load_run(path, expect=identity) if path.exists() else None
 
 
 def load_run(path: str | os.PathLike[str], expect: Mapping[str, object] | None = None) -> Run:
@@ -177,6 +193,13 @@ def _identity(
         "seeds": [int(seed) for seed in seeds],
         "numerics": numerics((version_key,) if isinstance(version_key, str) else tuple(version_key)),
     }
+
+
+def _kept_at(identity: Mapping[str, object], results_dir: str | os.PathLike[str]) -> Path:
+    """The file of a run of this identity."""
+    digest = config_hash({key: identity[key] for key in ("item", "name", "config", "seeds", "numerics")})
+    folder = resolve(results_dir) / str(identity["preset"]) / str(identity["item"])
+    return folder / f"{identity['name']}-{digest}.json"
 
 
 def _freshness(fresh: bool | None, path: Path, scratch: Path) -> tuple[bool, bool]:

@@ -27,7 +27,7 @@ from smlib.paper.experiments.runs.pretraining import BASE, Base, PretrainConfig,
 from smlib.files import ADDED_LATER
 from smlib.objectives.methods import ObjectiveConfig
 from smlib.policies.policy import Policy
-from smlib.paper.results import Run, run_cached
+from smlib.paper.results import Run, finished_run, run_cached
 from smlib.training.algorithm_1 import TrainConfig, train
 
 VERSIONS = ("data", "sampling", "training")
@@ -125,18 +125,34 @@ def fine_tune(
     def compute(scratch: Path) -> Mapping[str, object]:
         return _compute(config, preset, results_dir, scratch, test, without)
 
-    own = OF_METHOD.get(config.training.objective.method)
-    run = run_cached(
-        item,
-        name,
-        {"config": config, "test": test} | ({"without": without} if without else {}),
-        compute,
-        preset=preset,
-        seeds=[config.training.seed],
-        version_key=(*VERSIONS, *([own] if own else [])),
-        results_dir=results_dir,
-    )
+    run = run_cached(item, name, compute=compute, results_dir=results_dir, **_identity(config, preset, test, without))
     return of_present_base(run, config.base, preset, results_dir)
+
+
+def fine_tuned(
+    config: FineTuneConfig,
+    name: str,
+    *,
+    item: str,
+    preset: str,
+    results_dir: str | Path = "results",
+    test: bool = True,
+    without: tuple[str, ...] = (),
+) -> Run | None:
+    """What `fine_tune` would read, and None where it would have to train; the same arguments."""
+    run = finished_run(item, name, results_dir=results_dir, **_identity(config, preset, test, without))
+    return None if run is None else of_present_base(run, config.base, preset, results_dir)
+
+
+def _identity(config: FineTuneConfig, preset: str, test: bool, without: tuple[str, ...]) -> dict[str, Any]:
+    """What makes a run this one and no other, beside its item and name."""
+    own = OF_METHOD.get(config.training.objective.method)
+    return {
+        "config": {"config": config, "test": test} | ({"without": without} if without else {}),
+        "preset": preset,
+        "seeds": [config.training.seed],
+        "version_key": (*VERSIONS, *([own] if own else [])),
+    }
 
 
 def _compute(

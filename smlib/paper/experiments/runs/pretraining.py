@@ -12,6 +12,7 @@ import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save
@@ -25,7 +26,7 @@ from smlib.files import ADDED_LATER, ResultError, config_hash, write_atomically
 from smlib.objectives.methods import ObjectiveConfig
 from smlib.paper.experiments.runs.answers import answer
 from smlib.paper.experiments.runs.language_models import LanguageModel
-from smlib.paper.results import Run, resolve, run_cached
+from smlib.paper.results import Run, finished_run, resolve, run_cached
 from smlib.policies.policy import Policy, tiny_policy
 from smlib.training.algorithm_1 import TrainConfig, train
 
@@ -204,14 +205,20 @@ def _pretrain(
             },
         }
 
-    run_cached(
-        "shared",
-        f"pretrain-{config.task}",
-        config,
-        compute,
-        preset=preset,
-        seeds=[config.seed],
-        version_key=["training", "data", "sampling"],
-        results_dir=results_dir,
-        beside=weights,
-    )
+    run_cached(**_identity(config, preset), compute=compute, results_dir=results_dir, beside=weights)
+
+
+def pretraining_run(config: PretrainConfig, preset: str, results_dir: str | Path = "results") -> Run | None:
+    """How a base model was trained, and what it answered before any fine-tuning; None where nobody has trained it."""
+    return finished_run(**_identity(config, preset), results_dir=results_dir)
+
+
+def _identity(config: PretrainConfig, preset: str) -> dict[str, Any]:
+    return {
+        "item": "shared",
+        "name": f"pretrain-{config.task}",
+        "config": config,
+        "preset": preset,
+        "seeds": [config.seed],
+        "version_key": ["training", "data", "sampling"],
+    }
