@@ -15,11 +15,18 @@ from smlib.paper.experiments.runs.finetuning import fine_tune, fine_tuned
 from smlib.paper.items import PRESETS
 
 
-def train(preset: str, results_dir: str | Path = "results", limit: int | None = None, only: Sequence[str] = ()) -> int:
+def train(
+    preset: str,
+    results_dir: str | Path = "results",
+    limit: int | None = None,
+    only: Sequence[str] = (),
+    weights_dir: str | Path | None = None,
+) -> int:
     """Trains what is missing of `learning.cells`, the base model first, and returns how many runs that was.
 
     Args:
         limit: at most so many runs. only: names of runs; all of them by default.
+        weights_dir: where each run leaves its policy, about 4 MB; nowhere by default.
 
     Raises:
         ValueError: a name in `only` that no run of the plan has, or a limit below 1.
@@ -39,7 +46,7 @@ def train(preset: str, results_dir: str | Path = "results", limit: int | None = 
             continue
         if done == limit:
             break
-        run = fine_tune(config, label, **where)  # type: ignore[arg-type]
+        run = fine_tune(config, label, **where, weights_dir=weights_dir)  # type: ignore[arg-type]
         done += 1
         print(f"{place} of {len(wanted)}: {label} -> {run.path}", flush=True)
     return done
@@ -52,9 +59,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--results-dir", default="results")
     parser.add_argument("--limit", type=int, help="train at most so many runs")
     parser.add_argument("--only", action="append", default=[], metavar="RUN", help="a run by its name; may be repeated")
+    parser.add_argument("--weights-dir", help="leave the trained policies there, such as models/ (git ignores it)")
     given = parser.parse_args(arguments)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    print(f"{train(given.preset, given.results_dir, given.limit, given.only)} runs trained", flush=True)
+    print(
+        f"{train(given.preset, given.results_dir, given.limit, given.only, given.weights_dir)} runs trained", flush=True
+    )
 
 
 if __name__ == "__main__":

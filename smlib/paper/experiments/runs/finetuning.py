@@ -24,7 +24,7 @@ from smlib.data.mathematics import Example
 from smlib.data.tasks import Task, load_task
 from smlib.paper.experiments.runs.answers import answer, recovery
 from smlib.paper.experiments.runs.pretraining import BASE, Base, PretrainConfig, checksum, of_present_base, pretrained
-from smlib.files import ADDED_LATER
+from smlib.files import ADDED_LATER, config_hash, resolve
 from smlib.objectives.methods import ObjectiveConfig
 from smlib.policies.policy import Policy
 from smlib.paper.results import Run, finished_run, run_cached
@@ -93,6 +93,11 @@ class FineTuneConfig:
             tokenizer=self.base.tokenizer(),
         )
 
+    def limits(self) -> dict[str, Any]:
+        """What every answer of the run is sampled with."""
+        seed = self.training.seed
+        return {"seed": seed, "max_new_tokens": self.max_new_tokens, "batch": self.answers_at_a_time}
+
     def prepare(self, preset: str, results_dir: str | Path = "results") -> None:
         """Trains a tiny base model that is not there yet, before runs that need it start side by side."""
         if isinstance(self.base, PretrainConfig):
@@ -108,12 +113,14 @@ def fine_tune(
     results_dir: str | Path = "results",
     test: bool = True,
     without: tuple[str, ...] = (),
+    weights_dir: str | Path | None = None,
 ) -> Run:
     """The result of one run, computed or read.
 
     Args:
         test: whether the test split is looked at; False for anything that chooses a setting.
         without: parts of the policy to leave out, keys of `REMOVALS`; for ablations.
+        weights_dir: where a run that is computed leaves its policy, for whatever goes on from it (`kept_policy`).
 
     Raises:
         ResultError: what `run_cached` does; a run that was fine-tuned from other weights of the base model.
@@ -123,7 +130,16 @@ def fine_tune(
         raise ValueError(f"cannot leave out {', '.join(sorted(unknown))}; known: {', '.join(REMOVALS)}")
 
     def compute(scratch: Path) -> Mapping[str, object]:
-        return _compute(config, preset, results_dir, scratch, test, without)
+        task = config.task()
+        policy, history = _train(config, task, preset, results_dir, scratch, without)
+        if weights_dir is not None:
+            policy.save(_weights_of(config, name, weights_dir))
+        return {
+            "history": _curves(history),
+            "grad_norms": [round(norm, 4) for row in history for norm in row.get("grad_norms", [])],
+            BASE: checksum(config.base, preset, results_dir),
+            **measured(policy, task, config, test),
+        }
 
     run = run_cached(item, name, compute=compute, results_dir=results_dir, **_identity(config, preset, test, without))
     return of_present_base(run, config.base, preset, results_dir)
@@ -155,37 +171,47 @@ def _identity(config: FineTuneConfig, preset: str, test: bool, without: tuple[st
     }
 
 
-def _compute(
-    config: FineTuneConfig, preset: str, results_dir: str | Path, scratch: Path, test: bool, without: tuple[str, ...]
-) -> dict[str, object]:
+def kept_policy(config: FineTuneConfig, name: str, weights_dir: str | Path) -> Policy | None:
+    """The policy that `fine_tune` left in `weights_dir`; None where there is none."""
+    folder = _weights_of(config, name, weights_dir)
+    return Policy.load(folder) if folder.exists() else None
+
+
+def _weights_of(config: FineTuneConfig, name: str, weights_dir: str | Path) -> Path:
+    return resolve(weights_dir) / f"{name}-{config_hash(config)}"
+
+
+def _train(
+    config: FineTuneConfig, task: Task, preset: str, results_dir: str | Path, scratch: Path, without: tuple[str, ...]
+) -> tuple[Policy, list[dict[str, Any]]]:
+    """The trained policy, and what was logged on the way."""
     torch.set_num_threads(1)  # as everywhere: the result is then the same bytes however the run was started
-    task = config.task()
     policy = pretrained(config.base, task, preset=preset, results_dir=results_dir)
     for part in without:
         REMOVALS[part](policy)
     if config.initial_value:
         policy.shift_value(config.initial_value)
-    seed = config.training.seed
     data = TaskDemonstrations(task, task.train, config.noise)
-    limits: dict[str, Any] = {"seed": seed, "max_new_tokens": config.max_new_tokens, "batch": config.answers_at_a_time}
+    limits = config.limits()
 
     def evaluate(policy: Policy) -> dict[str, float]:
         return {d: answer(policy, task, task.val, decoding=d, **limits).accuracy for d in config.curve}
 
-    history = train(
+    result = train(
         policy,
         data,
         config.training,
         scratch,
         evaluate=evaluate if config.curve else None,
         without_backspace="backspace" in without,
-    ).history
+    )
+    return policy, result.history
+
+
+def measured(policy: Policy, task: Task, config: FineTuneConfig, test: bool) -> dict[str, object]:
+    """What a policy answers: accuracy under each decoding rule, recovery from wrong tokens, some completions."""
     splits = {"val": task.val, "test": task.test} if test else {"val": task.val}
-    result: dict[str, object] = {
-        "history": _curves(history),
-        "grad_norms": [round(norm, 4) for row in history for norm in row.get("grad_norms", [])],
-        BASE: checksum(config.base, preset, results_dir),
-    }
+    limits, result = config.limits(), dict[str, object]()
     for split, examples in splits.items():
         answers = {d: answer(policy, task, examples, decoding=d, **limits) for d in config.decodings}
         result[split] = {
