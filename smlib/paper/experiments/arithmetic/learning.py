@@ -31,6 +31,7 @@ from types import MappingProxyType
 from typing import Any
 
 from smlib.data.mixture import MIXTURES
+from smlib.files import canonical_json, resolve, write_atomically
 from smlib.paper.experiments.arithmetic import grid
 from smlib.paper.experiments.arithmetic.grid import ArithmeticPreset
 from smlib.paper.experiments.judging import scores
@@ -130,12 +131,24 @@ def study(name: str, results_dir: str | Path = "results") -> dict[str, Any]:
         "planned": len(cells(name)),
         "done": len(runs),
         "seeds": len(chosen.seeds),
+        "steps": chosen.steps,
         "passes": chosen.steps * chosen.batch_size / chosen.n_train,
         "base": base_accuracy(name, results_dir),
         "cells": [{"cell": cell, **_record(found)} for cell, found in grouped.items()],
         "claims": claims(chosen, grouped),
         "sources": sorted(run.path.name for run in runs.values()),
     }
+
+
+def latest(name: str, results_dir: str | Path = "results") -> dict[str, Any]:
+    """The study of a preset, or of `full` where the preset has no run: what the committed files hold."""
+    own = study(name, results_dir)
+    return own if own["done"] else study("full", results_dir)
+
+
+def write(name: str, results_dir: str | Path = "results") -> Path:
+    """Keeps the study in `results/<preset>/learning.json`, which is no item of the ledger while runs are missing."""
+    return write_atomically(resolve(results_dir) / name / "learning.json", canonical_json(study(name, results_dir)))
 
 
 def base_accuracy(name: str, results_dir: str | Path = "results") -> dict[str, float] | None:
