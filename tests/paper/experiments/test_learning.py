@@ -8,10 +8,11 @@ import pytest
 
 from smlib.data.mixture import MIXTURES
 from smlib.files import read_json
-from smlib.paper.experiments.arithmetic import grid, learning, queue
+from smlib.paper.experiments.arithmetic import grid, learning
 from smlib.paper.experiments.runs import finetuning
 from smlib.paper.experiments.runs.finetuning import FineTuneConfig, fine_tune, fine_tuned, kept_policy
 from smlib.paper.experiments.runs.pretraining import PretrainConfig, pretrained
+from smlib.paper.experiments.tasks import mathematics, queue
 from smlib.paper.figures import learning as figures
 from smlib.paper.results import run_cached
 from smlib.training.algorithm_1 import TrainConfig
@@ -60,6 +61,23 @@ def test_every_base_is_apart_from_the_task_and_every_run_looks_at_the_validation
     for label, config in learning.cells(name).items():
         assert ("no_backspace" in config.curve) == (not label.startswith("mle"))
         assert config.training.steps % config.training.eval_every == 0
+
+
+def test_tables_6_and_7_have_the_same_regime_with_mixtures_of_their_own():
+    for item, task in mathematics.TASKS.items():
+        runs = mathematics.cells(item, "full", "learning")
+        assert {c.base.mixture for c in runs.values()} == {MIXTURES[task]}
+        assert {(c.training.steps, c.training.learning_rate) for c in runs.values()} == {(6_000, 1e-3)}
+        assert {c.training.seed for c in runs.values()} == {0, 1, 2}
+        assert all(c.n_train <= c.base.mixture.apart for c in runs.values())
+        assert all(c.base.mixture is None for c in mathematics.cells(item, "full").values())
+    with pytest.raises(ValueError, match="unknown regime 'none'; known: known, learning"):
+        mathematics.cells("tab6", "full", "none")
+
+
+def test_figure_3_rests_on_what_is_complete():
+    assert learning.figure_3("full") == grid.preset("full")  # until the plan's runs are all committed
+    assert learning.figure_3("quick") == learning.preset("quick")
 
 
 def test_the_old_regime_keeps_its_runs():
@@ -120,9 +138,9 @@ def test_the_queue_trains_what_is_missing_and_keeps_what_it_is_asked_to(tmp_path
 
 def test_what_the_queue_cannot_do_is_refused(tmp_path):
     with pytest.raises(ValueError, match="the plan has no run called mle-s9; it has mle-s0"):
-        queue.train("smoke", tmp_path, only=["mle-s9"])
+        queue.train("fig3", "smoke", tmp_path, only=["mle-s9"])
     with pytest.raises(ValueError, match="limit must be at least 1, got 0"):
-        queue.train("smoke", tmp_path, limit=0)
+        queue.train("fig3", "smoke", tmp_path, limit=0)
 
 
 def test_a_base_that_would_know_the_task_is_refused():

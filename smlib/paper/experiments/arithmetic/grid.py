@@ -155,10 +155,18 @@ def preset(name: str) -> ArithmeticPreset:
     return PRESETS[check_preset(name)]
 
 
-def run(name: str, results_dir: str | Path = "results", processes: int | None = None) -> dict[str, Run]:
-    """Every run of the grid of a preset, computed or read; the base model first."""
-    chosen = preset(name)
-    cells = chosen.grid()
+def run(
+    name: str,
+    results_dir: str | Path = "results",
+    processes: int | None = None,
+    chosen: ArithmeticPreset | None = None,
+) -> dict[str, Run]:
+    """Every run of the grid of a preset, computed or read; the base model first.
+
+    Args:
+        chosen: another grid in the place of the preset's (`learning`); the runs are kept under the preset's name.
+    """
+    cells = (chosen or preset(name)).grid()
     calls = [
         {"config": c, "name": label, "item": "fig3", "preset": name, "results_dir": results_dir}
         for label, c in cells.items()

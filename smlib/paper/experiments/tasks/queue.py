@@ -1,4 +1,4 @@
-"""Trains the runs of a plan one after another, in its order: `python -m smlib.paper.experiments.arithmetic.queue`.
+"""Trains the runs of a plan one after another, in its order: `python -m smlib.paper.experiments.tasks.queue`.
 
 A run that is there is passed over, and one that was killed goes on from its last checkpoint, so the same command is
 given again after any interruption. It starts one process of one thread. Several commands side by side need an order or
@@ -7,31 +7,44 @@ names of their own (`--only`): one that comes to a run that another has begun wa
 
 import argparse
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 
 from smlib.paper.experiments.arithmetic import learning
-from smlib.paper.experiments.runs.finetuning import fine_tune, fine_tuned
+from smlib.paper.experiments.runs.finetuning import FineTuneConfig, fine_tune, fine_tuned
+from smlib.paper.experiments.tasks import mathematics
 from smlib.paper.items import PRESETS
+
+PLANS: Mapping[str, Callable[[str], Mapping[str, FineTuneConfig]]] = MappingProxyType(
+    {
+        learning.ITEM: learning.cells,
+        **{item: partial(mathematics.cells, item, regime="learning") for item in mathematics.TASKS},
+    }
+)
+"""Item -> the runs of the learning regime, in their order."""
 
 
 def train(
+    item: str,
     preset: str,
     results_dir: str | Path = "results",
     limit: int | None = None,
     only: Sequence[str] = (),
     weights_dir: str | Path | None = None,
 ) -> int:
-    """Trains what is missing of `learning.cells`, the base model first, and returns how many runs that was.
+    """Trains what is missing of a plan, the base model first, and returns how many runs that was.
 
     Args:
+        item: key of `PLANS`.
         limit: at most so many runs. only: names of runs; all of them by default.
         weights_dir: where each run leaves its policy, about 4 MB; nowhere by default.
 
     Raises:
         ValueError: a name in `only` that no run of the plan has, or a limit below 1.
     """
-    wanted = learning.cells(preset)
+    wanted = PLANS[item](preset)
     unknown = sorted(set(only) - set(wanted))
     if unknown:
         raise ValueError(f"the plan has no run called {', '.join(unknown)}; it has {', '.join(wanted)}")
@@ -41,7 +54,7 @@ def train(
     next(iter(wanted.values())).prepare(preset, results_dir)
     done = 0
     for place, (label, config) in enumerate(wanted.items(), start=1):
-        where = {"item": learning.ITEM, "preset": preset, "results_dir": results_dir}
+        where = {"item": item, "preset": preset, "results_dir": results_dir}
         if fine_tuned(config, label, **where) is not None:  # type: ignore[arg-type]
             continue
         if done == limit:
@@ -55,6 +68,7 @@ def train(
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--item", choices=PLANS, default=learning.ITEM)
     parser.add_argument("--preset", choices=PRESETS, default="full")
     parser.add_argument("--results-dir", default="results")
     parser.add_argument("--limit", type=int, help="train at most so many runs")
@@ -62,9 +76,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--weights-dir", help="leave the trained policies there, such as models/ (git ignores it)")
     given = parser.parse_args(arguments)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    print(
-        f"{train(given.preset, given.results_dir, given.limit, given.only, given.weights_dir)} runs trained", flush=True
-    )
+    done = train(given.item, given.preset, given.results_dir, given.limit, given.only, given.weights_dir)
+    print(f"{done} runs trained", flush=True)
 
 
 if __name__ == "__main__":
