@@ -10,7 +10,8 @@ from smlib.data.mixture import MIXTURES
 from smlib.files import read_json
 from smlib.paper.experiments.arithmetic import grid, learning
 from smlib.paper.experiments.runs import finetuning
-from smlib.paper.experiments.runs.finetuning import FineTuneConfig, fine_tune, fine_tuned, kept_policy
+from smlib.paper.experiments.runs.finetuning import FineTuneConfig, fine_tune, fine_tuned
+from smlib.paper.experiments.runs.kept import kept_policy
 from smlib.paper.experiments.runs.pretraining import PretrainConfig, pretrained
 from smlib.paper.experiments.tasks import mathematics, queue
 from smlib.paper.figures import learning as figures

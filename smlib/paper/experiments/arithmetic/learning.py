@@ -111,11 +111,16 @@ def run(name: str, results_dir: str | Path = "results", processes: int | None = 
     return grid.run(name, results_dir, processes, figure_3(name))
 
 
+def headline_level(chosen: ArithmeticPreset) -> float:
+    """The noise level of the claims; the highest one of a preset that has another."""
+    return LEVEL if LEVEL in chosen.levels else max(chosen.levels)
+
+
 def cells(name: str) -> dict[str, FineTuneConfig]:
     """Name of each run and its configuration in the order of the plan: most telling first."""
     chosen = preset(name)
     every = chosen.grid()
-    level = LEVEL if LEVEL in chosen.levels else max(chosen.levels)
+    level = headline_level(chosen)
     first = [
         f"{cell}-s{seed}"
         for seed in chosen.seeds
@@ -178,7 +183,7 @@ def base_accuracy(name: str, results_dir: str | Path = "results") -> dict[str, f
 
 def claims(chosen: ArithmeticPreset, grouped: Mapping[str, Mapping[int, Run]]) -> list[dict[str, Any]]:
     """The plan's three comparisons over the seeds that both sides have; without a verdict until they are all there."""
-    level = LEVEL if LEVEL in chosen.levels else max(chosen.levels)
+    level = headline_level(chosen)
     named = {"mle": "mle", "bc": f"bc-{KIND}-{level}", "sm": f"sm-{KIND}-{level}"}
     made: list[dict[str, Any]] = []
     for ahead, behind in CLAIMS:

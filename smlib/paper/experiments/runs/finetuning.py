@@ -23,9 +23,11 @@ from smlib.data.demonstrations import TaskDemonstrations
 from smlib.data.mathematics import Example
 from smlib.data.tasks import Task, load_task
 from smlib.paper.experiments.runs.answers import answer, recovery
+from smlib.paper.experiments.runs.kept import weights_of
 from smlib.paper.experiments.runs.pretraining import BASE, Base, PretrainConfig, checksum, of_present_base, pretrained
-from smlib.files import ADDED_LATER, config_hash, resolve
+from smlib.files import ADDED_LATER
 from smlib.objectives.methods import ObjectiveConfig
+from smlib.policies.decoupled import DecoupledPolicy
 from smlib.policies.policy import Policy
 from smlib.paper.results import Run, finished_run, run_cached
 from smlib.training.algorithm_1 import TrainConfig, train
@@ -131,9 +133,9 @@ def fine_tune(
 
     def compute(scratch: Path) -> Mapping[str, object]:
         task = config.task()
-        policy, history = _train(config, task, preset, results_dir, scratch, without)
+        policy, history = trained(config, task, preset, results_dir, scratch, without)
         if weights_dir is not None:
-            policy.save(_weights_of(config, name, weights_dir))
+            policy.save(weights_of(config, name, weights_dir))
         return {
             "history": _curves(history),
             "grad_norms": [round(norm, 4) for row in history for norm in row.get("grad_norms", [])],
@@ -171,17 +173,7 @@ def _identity(config: FineTuneConfig, preset: str, test: bool, without: tuple[st
     }
 
 
-def kept_policy(config: FineTuneConfig, name: str, weights_dir: str | Path) -> Policy | None:
-    """The policy that `fine_tune` left in `weights_dir`; None where there is none."""
-    folder = _weights_of(config, name, weights_dir)
-    return Policy.load(folder) if folder.exists() else None
-
-
-def _weights_of(config: FineTuneConfig, name: str, weights_dir: str | Path) -> Path:
-    return resolve(weights_dir) / f"{name}-{config_hash(config)}"
-
-
-def _train(
+def trained(
     config: FineTuneConfig, task: Task, preset: str, results_dir: str | Path, scratch: Path, without: tuple[str, ...]
 ) -> tuple[Policy, list[dict[str, Any]]]:
     """The trained policy, and what was logged on the way."""
@@ -208,7 +200,7 @@ def _train(
     return policy, result.history
 
 
-def measured(policy: Policy, task: Task, config: FineTuneConfig, test: bool) -> dict[str, object]:
+def measured(policy: Policy | DecoupledPolicy, task: Task, config: FineTuneConfig, test: bool) -> dict[str, object]:
     """What a policy answers: accuracy under each decoding rule, recovery from wrong tokens, some completions."""
     splits = {"val": task.val, "test": task.test} if test else {"val": task.val}
     limits, result = config.limits(), dict[str, object]()
