@@ -1,8 +1,8 @@
 """What learning to delete costs the language model, by how `<bkspc>` is trained (beyond the paper).
 
 Two differences on the same questions, at temperature 1: the *cost*, accuracy of MLE minus that of the policy with
-`<bkspc>` forbidden, and the *gain*, accuracy with its own edits minus without. They are measured for ways of training the
-deletions that leave the rest of the learning regime as it is:
+`<bkspc>` forbidden, and the *gain*, accuracy with its own edits minus without. They are measured for ways of training
+the deletions that leave the rest of the learning regime as it is:
 
     shared           in the weights that write, as the paper does (the plan's BC run)
     weight=0.25      the same, with labels `<bkspc>` at a quarter of their weight in the loss
@@ -54,8 +54,12 @@ SHAPES: Mapping[str, TinyModel | None] = MappingProxyType(
 DECODINGS = ("t1", "greedy", "no_backspace", "truncation")
 
 
-def cells(preset: str, shapes: Sequence[str] = ("8x96",), seeds: Sequence[int] = (0,)) -> dict[str, FineTuneConfig]:
-    """`cost-<shape>-<way>-s<seed>` -> configuration, seeds outermost.
+Cell = tuple[str, str, bool, FineTuneConfig]
+"""Item that keeps the run, its name there, whether it saw the test questions, its configuration."""
+
+
+def cells(preset: str, shapes: Sequence[str] = ("8x96",), seeds: Sequence[int] = (0,)) -> dict[str, Cell]:
+    """`cost-<shape>-<way>-s<seed>` -> its run, seeds outermost. What the plan has already is shared with it.
 
     Raises:
         ValueError: an unknown shape.
@@ -63,12 +67,12 @@ def cells(preset: str, shapes: Sequence[str] = ("8x96",), seeds: Sequence[int] =
     unknown = sorted(set(shapes) - set(SHAPES))
     if unknown:
         raise ValueError(f"unknown shape {', '.join(unknown)}; known: {', '.join(SHAPES)}")
-    made: dict[str, FineTuneConfig] = {}
+    made: dict[str, Cell] = {}
+    plan = learning.cells(preset)
     for seed in seeds:
         for shape in shapes:
-            chosen = learning.preset(preset)
+            chosen, model = learning.preset(preset), SHAPES[shape]
             assert isinstance(chosen.base, PretrainConfig)
-            model = SHAPES[shape]
             if model is not None:
                 chosen = dataclasses.replace(chosen, base=dataclasses.replace(chosen.base, model=model))
             for way, (method, changes) in WAYS.items():
@@ -76,17 +80,20 @@ def cells(preset: str, shapes: Sequence[str] = ("8x96",), seeds: Sequence[int] =
                 config = chosen.run(method, kind, eta, seed, **changes)
                 rules = tuple(d for d in DECODINGS if method != "mle" or d != "no_backspace")
                 label = f"cost-{shape}-{way.replace(' ', '_')}-s{seed}"
-                made[label] = dataclasses.replace(config, decodings=rules, recovery_prompts=0, examples=0)
+                planned = next((name for name, own in plan.items() if own == config), None)
+                if planned is not None:
+                    made[label] = (learning.ITEM, planned, True, config)
+                    continue
+                config = dataclasses.replace(config, decodings=rules, recovery_prompts=0, examples=0)
+                made[label] = (ITEM, label, False, config)
     return made
 
 
 def study(preset: str, seeds: Sequence[int] = (0,), results_dir: str | Path = "results") -> list[dict[str, Any]]:
     """Cost and gain of every way whose runs are there, one record a shape and way (JSON types); nothing is trained."""
-    configs = cells(preset, tuple(SHAPES), seeds)
-    where = {"item": ITEM, "preset": preset, "results_dir": results_dir, "test": False}
     found: dict[tuple[str, str], dict[int, Any]] = {}
-    for label, config in configs.items():
-        run = fine_tuned(config, label, **where)  # type: ignore[arg-type]
+    for label, (item, name, test, config) in cells(preset, tuple(SHAPES), seeds).items():
+        run = fine_tuned(config, name, item=item, preset=preset, results_dir=results_dir, test=test)
         if run is not None:
             _, shape, rest = label.split("-", 2)
             way, seed = rest.rsplit("-s", 1)
@@ -134,11 +141,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     wanted = cells(given.preset, given.shape or ("8x96",), given.seed or (0,))
-    for config in {c.base: c for c in wanted.values()}.values():
+    for config in {c.base: c for *_, c in wanted.values()}.values():
         config.prepare(given.preset, given.results_dir)
-    for label, config in wanted.items():
-        run = fine_tune(config, label, item=ITEM, preset=given.preset, results_dir=given.results_dir, test=False)
-        print(f"{label} -> {run.path}", flush=True)
+    for item, name, test, config in wanted.values():
+        run = fine_tune(config, name, item=item, preset=given.preset, results_dir=given.results_dir, test=test)
+        print(f"{name} -> {run.path}", flush=True)
 
 
 if __name__ == "__main__":
