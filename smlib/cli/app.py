@@ -5,11 +5,12 @@ loading torch.
 """
 
 import sys
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
 from smlib import __version__
+from smlib.cli import screen
 from smlib.cli.bench import bench
 from smlib.cli.generate import generate
 from smlib.cli.report_readme import report_readme
@@ -17,6 +18,7 @@ from smlib.cli.reproduce import reproduce
 from smlib.cli.status import status
 from smlib.cli.train import train
 from smlib.files import ResultError
+from smlib.screen import visible
 
 app = typer.Typer(
     name="smlib",
@@ -48,9 +50,26 @@ for command in (status, reproduce, bench, train, generate, report_readme):
 
 
 def main() -> None:
-    """The `smlib` command: an error of the user's is one line on stderr and exit status 2."""
+    """The `smlib` command: an error of the user's or of the machine's is one line on stderr and exit status 2."""
     try:
-        app()
+        screen.prepare()
+        try:
+            app()
+        finally:
+            sys.stdout.flush()
     except ResultError as error:
-        print(f"smlib: {' '.join(str(error).split())}", file=sys.stderr)
-        raise SystemExit(2) from None
+        _end(str(error))
+    except BrokenPipeError:  # whoever reads, as `head` does, has seen enough
+        screen.drop_output()
+        raise SystemExit(0) from None
+    except OSError as error:
+        said = screen.refusal(error)
+        if said is None:
+            raise
+        screen.drop_output()
+        _end(said)
+
+
+def _end(said: str) -> NoReturn:
+    print(f"smlib: {visible(' '.join(said.split()))}", file=sys.stderr)
+    raise SystemExit(2) from None

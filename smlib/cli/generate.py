@@ -5,11 +5,14 @@ from typing import Annotated
 
 import typer
 
+from smlib.cli.options import folder_name
 from smlib.files import ResultError
 
 
 def generate(
-    folder: Annotated[Path | None, typer.Argument(help="Where `smlib train` left a policy.")] = None,
+    folder: Annotated[
+        Path | None, typer.Argument(parser=folder_name, metavar="FOLDER", help="Where `smlib train` left a policy.")
+    ] = None,
     prompt: Annotated[str, typer.Option(help="What it goes on from; empty for a text from nothing.")] = "",
     model: Annotated[
         str | None,

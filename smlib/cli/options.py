@@ -1,7 +1,27 @@
 """Options that several commands share."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-ResultsDir = Annotated[str, typer.Option(help="Where result files are kept.")]
+ResultsDir = Annotated[
+    str | None,
+    typer.Option(help="Where result files are kept; the repository's folder `results` if omitted.", show_default=False),
+]
+FiguresDir = Annotated[
+    str | None,
+    typer.Option(help="Where figures are kept; the repository's folder `figures` if omitted.", show_default=False),
+]
+
+
+def folder_name(given: str) -> Path:
+    """A folder's path; the empty name, which would mean the working directory, is a slip of a script's variable."""
+    if not given.strip():
+        raise typer.BadParameter("an empty name; name a folder, or `.` for this one")
+    return Path(given)
+
+
+def place(given: str | None, default: str) -> str:
+    """A folder that the user named, from where the user stands; `default`, from the repository, if there is none."""
+    return default if given is None else str(Path.cwd() / folder_name(given))

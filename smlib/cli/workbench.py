@@ -4,6 +4,8 @@ A folder holds one policy: `settings.json` (what it was trained with), `metrics.
 and the weights in `policy/` when it is done. A killed run goes on when the same command is given again.
 """
 
+import shutil
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,8 +17,10 @@ from transformers.utils.logging import disable_progress_bar
 
 from smlib.data.continuations import inner_decoder
 from smlib.data.demonstrations import TaskDemonstrations
+from smlib.data.encoding import lost_characters
 from smlib.data.tasks import Task, load_task
 from smlib.edits.actions import ActionSpace, Trajectory
+from smlib.environment import RefusedEnvironmentError, check_environment
 from smlib.files import ResultError, canonical_json, read_json, write_atomically
 from smlib.generation.sampling import SamplingConfig
 from smlib.generation.streaming import show, stream
@@ -26,7 +30,9 @@ from smlib.paper.experiments.runs.pretraining import TinyModel
 from smlib.policies.loading import load_policy
 from smlib.policies.policy import SAVED, Policy, max_positions
 from smlib.training.algorithm_1 import NonFiniteLossError, TrainConfig, train
-from smlib.training.checkpoints import CheckpointError
+from smlib.training.checkpoints import CheckpointError, reason
+from smlib.training.folder import LOCK, FolderInUseError, held, usable_folder
+from smlib.training.metrics import MetricsError
 
 ETA = 0.1
 """Noise level of the demonstrations where none is asked for."""
@@ -117,6 +123,8 @@ def fit(settings: Settings, folder: Path, init: Path | None = None) -> Mapping[s
     `init` is a folder of an earlier policy to start from. Raises `ResultError` if the folder holds a policy of other
     settings, if the settings cannot be used, and if the training stops at a checkpoint or a loss that is none.
     """
+    with _told(RefusedEnvironmentError):
+        check_environment()
     task = settings.load_task()
     record = canonical_json({"settings": settings, "init": None if init is None else str(init)})
     described = folder / "settings.json"
@@ -128,14 +136,34 @@ def fit(settings: Settings, folder: Path, init: Path | None = None) -> Mapping[s
         data = TaskDemonstrations(task, task.train, settings.noise)
     disable_progress_bar()  # of loading and saving weights; training shows its own
     policy = _new(settings, task) if init is None else _earlier(init, settings, task)
-    with _told(OSError, before=f"{folder} cannot be written: "):
-        write_atomically(described, record)
-    with _told(CheckpointError, NonFiniteLossError):
-        trained = train(policy, data, settings.training, folder).policy
-    trained.save(folder / "policy")
+    with _folder_of_its_own(folder):
+        with _told(OSError, before=f"{folder} cannot be written: "):
+            write_atomically(described, record)
+        with _told(CheckpointError, NonFiniteLossError, MetricsError):
+            trained = train(policy, data, settings.training, folder).policy
+        try:
+            trained.save(folder / "policy")
+        except (OSError, SafetensorError) as error:
+            raise ResultError(
+                f"the policy cannot be written to {folder}: {reason(error)}; free some space, and the same command "
+                "goes on from the last checkpoint"
+            ) from error
     return {
         decoding: answer(trained, task, task.val, decoding=decoding).accuracy for decoding in ("t1", "greedy_exclude")
     }
+
+
+@contextmanager
+def _folder_of_its_own(folder: Path) -> Iterator[None]:
+    """`folder`, held against other processes; one made for this that holds nothing is removed after an error."""
+    new = not folder.exists()
+    try:
+        with _told(OSError, FolderInUseError), held(usable_folder(folder)):
+            yield
+    except BaseException:
+        if new and folder.is_dir() and {path.name for path in folder.iterdir()} <= {LOCK}:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 def _new(settings: Settings, task: Task) -> Policy:
@@ -196,6 +224,9 @@ def write_text(
         policy, tokenizer = load_policy(model, local_files_only=not download)
     if not (Path(model) / SAVED).is_file():
         policy.forbid_backspace()
+    if lost := lost_characters(tokenizer, prompt):
+        shown = ", ".join(map(repr, lost))
+        print(f"the vocabulary of {model} has no token for {shown}: the model does not see it", file=sys.stderr)
     ids = np.array([tokenizer.bos, *tokenizer.encode(prompt)], np.int32)
     _check_sampling(policy, ids.size, config, seeds)
     return [show(stream(policy, ids, config, s), policy.space, inner_decoder(tokenizer)) for s in seeds]

@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 
 from smlib.data import translation
+from smlib.data.encoding import continuation
 from smlib.data.mathematics import MATHEMATICS_TASKS, Example, stream
 from smlib.data.tokenizers import (
     DIGITS,
     FixedTokenizer,
     TextTokenizer,
     arithmetic_tokenizer,
-    continuation,
+    check_tokenizer,
     train_bpe,
 )
 from smlib.edits.actions import ActionSpace, Ids
@@ -146,6 +147,8 @@ def load_task(
     if name not in TASKS:
         raise ValueError(f"unknown task {name!r}: known are {', '.join(TASKS)}")
     fits: Callable[[Example], bool] | None
+    if tokenizer is not None:
+        check_tokenizer(tokenizer)
     if name in MATHEMATICS_TASKS:
         tokenizer, fits = tokenizer or arithmetic_tokenizer(), None
         sources = {split: stream(name, difficulty, seed, purpose=split) for split in translation.SPLITS}

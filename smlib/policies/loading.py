@@ -20,7 +20,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from smlib.data.tokenizers import FixedTokenizer, PretrainedTokenizer, TextTokenizer
+from smlib.data.tokenizers import FixedTokenizer, PretrainedTokenizer, TextTokenizer, check_tokenizer
 from smlib.edits.actions import ActionSpace
 from smlib.files import set_aside, whole_folder
 from smlib.policies.adapters import load_adapters, with_adapters
@@ -102,6 +102,7 @@ def load_policy(
     source = Source(_absolute(str(name_or_path)), lora, four_bit, bool(gradient_checkpointing), _name(dtype))
     lm = _base(source, device, local_files_only)
     tokens = tokenizer or _tokenizer(_location(source.name), local_files_only, vocab_size or _head_rows(lm))
+    check_tokenizer(tokens)
     space = ActionSpace(tokens.vocab_size, eos=tokens.eos, bos=tokens.bos)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -135,7 +136,7 @@ def save_policy(policy: Policy, tokenizer: TextTokenizer, folder: str | os.PathL
         ValueError: a tokeniser that is not of `smlib.data.tokenizers`.
     """
     if not isinstance(tokenizer, FixedTokenizer | PretrainedTokenizer):
-        raise ValueError(f"a {type(tokenizer).__name__} cannot be saved: expected one of smlib.data.tokenizers")
+        raise ValueError(f"a {type(tokenizer).__name__} cannot be saved: expected PretrainedTokenizer(tokenizer)")
     with whole_folder(Path(folder), SAVED) as scratch:
         policy.save(scratch)
         if isinstance(tokenizer, FixedTokenizer):

@@ -291,16 +291,28 @@ def tiny_policy(
 
 
 def load_lm(path: Path, dtype: torch.dtype | None = None) -> Any:
-    """The language model in a policy's `lm` folder; with the weights' own dtype where none is asked for."""
+    """The language model in a policy's `lm` folder; with the weights' own dtype where none is asked for.
+
+    Raises:
+        ValueError: an adapter; a configuration and weights that do not belong together.
+    """
     from transformers import AutoModelForCausalLM
 
     if not (path / "config.json").is_file():
         raise ValueError(f"{path} has no config.json: an adapter needs its base model, see Policy.load(base=...)")
-    return AutoModelForCausalLM.from_pretrained(
-        path,
-        dtype=dtype or "auto",
-        attn_implementation="sdpa",
-        local_files_only=True,
-        trust_remote_code=False,
-        use_safetensors=True,
-    )
+    try:
+        return AutoModelForCausalLM.from_pretrained(
+            path,
+            dtype=dtype or "auto",
+            attn_implementation="sdpa",
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+        )
+    except (OSError, ValueError, ImportError):
+        raise
+    except Exception as error:  # a configuration that was changed by hand fails anywhere, in any of a dozen ways
+        why = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ValueError(
+            f"{path} is damaged: its config.json does not describe its weights, or is no configuration ({why})"
+        ) from error

@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 
 from smlib.edits.actions import Trajectory
 from smlib.edits.packing import PackedBatch, pack
+from smlib.environment import check_environment
 from smlib.files import ADDED_LATER, added_later
 from smlib.generation.sampling import SamplingConfig
 from smlib.kinds import check_kinds
@@ -27,6 +28,7 @@ from smlib.objectives.methods import ObjectiveConfig, get_method, is_finite, obj
 from smlib.policies.policy import Policy
 from smlib.training.checkpoints import TrainingState, load_checkpoint, run_identity, save_checkpoint
 from smlib.training.dataset import Dataset
+from smlib.training.folder import hold, release, usable_folder
 from smlib.training.metrics import METRICS, MetricsLog, show_bar
 from smlib.training.parameters import critic_apart, decayed_apart
 from smlib.training.preflight import (
@@ -34,8 +36,8 @@ from smlib.training.preflight import (
     check_on_policy,
     check_rollouts_fit,
     check_run,
+    say_coverage,
     settle_backspace,
-    usable_folder,
 )
 from smlib.training.rollouts import Entry, EpochOrder, ReplayBuffer, RolloutSource, refill_interval
 
@@ -166,12 +168,17 @@ def train(
     Raises:
         NonFiniteLossError: with the step, the loss's parts and the batch's file. CheckpointError: a foreign checkpoint.
         ValueError, TypeError: what cannot be trained, see `check_run` and the other checks of
-        `smlib.training.preflight`. OSError: a folder that cannot be written to. RuntimeError: several processes.
+        `smlib.training.preflight`. OSError: a folder that cannot be written to. RuntimeError: several
+        processes, in this run or in its folder; an environment variable that would change it (`smlib.environment`).
     """
     from accelerate import Accelerator
+    from accelerate.utils import GradientAccumulationPlugin
     from transformers import get_cosine_schedule_with_warmup
 
-    accelerator = Accelerator()
+    check_environment()
+    # All that would else be taken from the environment; its number of accumulation steps overrides the plain argument.
+    once = GradientAccumulationPlugin(num_steps=1)
+    accelerator = Accelerator(mixed_precision="no", gradient_accumulation_plugin=once, dynamo_backend="no")
     if accelerator.num_processes > 1:
         raise RuntimeError(
             f"training runs in one process on one device, and {accelerator.num_processes} were started: start it "
@@ -185,6 +192,9 @@ def train(
     if method.critic:
         check_on_policy(config.objective.method, config.refill, config.times_seen, min(config.buffer_size, len(data)))
     work = usable_folder(folder)
+    if progress is not False:
+        say_coverage(data)
+    within = hold(work)
     policy.critic = Critic(policy) if method.critic else None
     parameters = decayed_apart(policy, config.learning_rate, config.weight_decay, config.bkspc_rate)
     optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, betas=(0.9, 0.95))
@@ -265,6 +275,8 @@ def train(
     log.flush()
     policy.critic = None
     policy.eval()
+    if not within:
+        release(work)
     return TrainResult(policy, log.rows)
 
 

@@ -77,7 +77,7 @@ def test_reproduce_ends_with_one_table_and_fails_if_a_notebook_does(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     good = (
-        "from smlib import results\n"
+        "from smlib.paper import results\n"
         "results.write_item('fig2', preset, ours='equal', n_seeds=0, verdict='reproduced', results_dir=results_dir)"
     )
     write_notebook(tmp_path / "notebooks/03_masking.ipynb", good, "results.finish(['fig2'], preset, results_dir)")
@@ -109,15 +109,42 @@ def test_a_notebook_that_is_missing_is_a_failure(tmp_path: Path, monkeypatch: py
         lambda self, task: execute(self, task) if task == absent else reproduce.Outcome(task, "done"),
     )
     arguments = ["reproduce", "--preset", "smoke", "--results-dir", str(tmp_path), "--only", "fig2,fig3"]
+    arguments += ["--runs-dir", str(tmp_path / "runs")]
     done = runner.invoke(cli.app, arguments, env={"COLUMNS": "220"})
     assert done.exit_code == 1
     assert "04_arithmetic: no notebook" in done.stdout
     assert "1 failed" in done.stdout
 
 
+def test_reproduce_as_json_and_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`--runs-dir` is for a checkout that cannot be written to; a relative one starts where the user stands."""
+    monkeypatch.chdir(tmp_path)
+    seen: list[reproduce.Reproduction] = []
+
+    def execute(self: reproduce.Reproduction, task: reproduce.Task) -> reproduce.Outcome:
+        seen.append(self)
+        said = ("fig3: 30 of 30 runs read from the cache, made at 4672b805c; sources differ in 3 files",)
+        return reproduce.Outcome(task, "done", 1.25, runs=said)
+
+    monkeypatch.setattr(reproduce.Reproduction, "execute", execute)
+    monkeypatch.setattr(reproduce, "plan", lambda ids: [reproduce.Task("04_arithmetic", ("fig3", "tab1"), None)])
+    arguments = ["reproduce", "--preset", "smoke", "--only", "fig3", "--results-dir", "r", "--runs-dir", "mine"]
+    done = runner.invoke(cli.app, [*arguments, "--json"])
+    assert done.exit_code == 0
+    [record] = json.loads(done.stdout)
+    assert (record["notebook"], record["items"], record["status"]) == ("04_arithmetic", ["fig3", "tab1"], "done")
+    assert record["runs"] == ["fig3: 30 of 30 runs read from the cache, made at 4672b805c; sources differ in 3 files"]
+    assert "04_arithmetic: done" in done.stderr
+    assert seen[0].folder == tmp_path / "mine" / "smoke"
+    assert seen[0].parameters["results_dir"] == str(tmp_path / "r")
+    plain = runner.invoke(cli.app, arguments).stdout
+    assert "  fig3: 30 of 30 runs read from the cache, made at 4672b805c; sources differ in 3 files\n" in plain
+
+
 def test_an_unfinished_fresh_call_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reproduce.Reproduction, "execute", lambda self, task: reproduce.Outcome(task, status))
     arguments = ["reproduce", "--preset", "smoke", "--results-dir", str(tmp_path), "--only", "fig3"]
+    arguments += ["--runs-dir", str(tmp_path / "runs")]
     status = "interrupted"
     assert runner.invoke(cli.app, arguments).stderr == ""
     assert runner.invoke(cli.app, [*arguments, "--fresh"]).stderr == ""

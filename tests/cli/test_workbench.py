@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from smlib.cli import app as cli
 from smlib.cli import workbench
+from smlib.cli.train import train
 from smlib.data.tokenizers import arithmetic_tokenizer
 from smlib.edits.actions import ActionSpace
 from smlib.files import ResultError
@@ -54,7 +55,7 @@ def test_train_then_generate(tmp_path: Path) -> None:
 
 
 def test_alpha_and_gamma_are_those_of_the_arithmetic_runs() -> None:
-    options = inspect.signature(cli.train_command).parameters
+    options = inspect.signature(train).parameters
     preset = arithmetic.preset("full")
     assert (options["alpha"].default, options["gamma"].default) == (preset.alpha, preset.gamma)
 
@@ -123,7 +124,7 @@ def test_a_start_that_cannot_be_had_leaves_the_folder_free(tmp_path: Path) -> No
     (init / "policy" / "policy.safetensors").write_bytes(b"torn")
     assert "cannot be read: " in said(*arguments)
     assert not folder.exists()
-    assert "cannot be written: " in said("train", str(init / "settings.json"), *SMALL)
+    assert "cannot be the folder of a run: it is a file" in said("train", str(init / "settings.json"), *SMALL)
 
 
 def test_what_generate_is_given_is_checked(tmp_path: Path) -> None:

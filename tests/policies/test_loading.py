@@ -10,7 +10,7 @@ import torch
 import transformers
 
 from smlib.data.continuations import Continuations, inner_decoder
-from smlib.data.text import Article, passages
+from smlib.data.cutting import Article, passages
 from smlib.data.tokenizers import PretrainedTokenizer
 from smlib.edits.actions import ActionSpace, Trajectory
 from smlib.edits.packing import pack

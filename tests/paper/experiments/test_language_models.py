@@ -11,8 +11,9 @@ import transformers
 from tokenizers import Tokenizer, decoders, models, normalizers
 
 from smlib.data import load_task
+from smlib.data.encoding import continuation
 from smlib.data.tasks import Task
-from smlib.data.tokenizers import DIGITS, PretrainedTokenizer, continuation, train_bpe
+from smlib.data.tokenizers import DIGITS, PretrainedTokenizer, train_bpe
 from smlib.paper.experiments.ablations import regimes
 from smlib.paper.experiments.ablations import study as ablations
 from smlib.paper.experiments.arithmetic import divergences

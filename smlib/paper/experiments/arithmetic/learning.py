@@ -32,6 +32,7 @@ from typing import Any
 
 from smlib.data.mixture import MIXTURES
 from smlib.files import canonical_json, resolve, write_atomically
+from smlib.paper import checksums
 from smlib.paper.experiments.arithmetic import grid
 from smlib.paper.experiments.arithmetic.grid import ArithmeticPreset
 from smlib.paper.experiments.judging import scores
@@ -170,7 +171,10 @@ def latest(name: str, results_dir: str | Path = "results") -> dict[str, Any]:
 
 def write(name: str, results_dir: str | Path = "results") -> Path:
     """Keeps the study in `results/<preset>/learning.json`, which is no item of the ledger while runs are missing."""
-    return write_atomically(resolve(results_dir) / name / "learning.json", canonical_json(study(name, results_dir)))
+    folder = resolve(results_dir) / name
+    path, text = folder / "learning.json", canonical_json(study(name, results_dir))
+    checksums.note(path, text, folder)
+    return write_atomically(path, text)
 
 
 def base_accuracy(name: str, results_dir: str | Path = "results") -> dict[str, float] | None:
