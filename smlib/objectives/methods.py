@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -178,8 +179,9 @@ def objective(
             repeats = Loss(share * repeats.total, {name: share * part for name, part in repeats.parts.items()})
         return Loss(nll.total + config.unlikelihood_weight * repeats.total, {**nll.parts, **repeats.parts})
     label_logit, value = policy(batch, chunk)
-    weighed = config.edit_weight != 1.0
-    visits = visit_values(label_logit, value, batch, whole, branches, policy.space.bkspc if weighed else None)  # type: ignore[union-attr]
+    space: Any = policy.space
+    apart = space.bkspc if config.edit_weight != 1.0 else None
+    visits = visit_values(label_logit, value, batch, whole, branches, apart)
     asked = get_method(config.method).critic and config.beta(step) < 1.0
     return objective_of_visits(visits, config, step, policy.critic(batch) if asked else None)  # type: ignore[operator]
 
