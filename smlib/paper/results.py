@@ -50,6 +50,7 @@ __all__ = [
     "begin_fresh",
     "check_preset",
     "finish",
+    "finished_run",
     "fresh_round",
     "get_item",
     "item_path",
@@ -112,9 +113,8 @@ def run_cached(
     """
     identity = _identity(item, name, config, preset, seeds, version_key)
     preset_dir = resolve(results_dir) / preset
-    folder = preset_dir / item
-    digest = config_hash({key: identity[key] for key in ("item", "name", "config", "seeds", "numerics")})
-    path = folder / f"{name}-{digest}.json"
+    path = _kept_at(identity, results_dir)
+    folder, digest = path.parent, path.stem.rsplit("-", 1)[1]
     standing = Standing(preset_dir, path.relative_to(preset_dir).as_posix())
 
     def finished() -> bool:
@@ -153,6 +153,22 @@ def run_cached(
         made = load_run(path, expect=identity)  # as whoever comes later reads it: same order of keys, same types
         made.cached = False
         return made
+
+
+def finished_run(
+    item: str,
+    name: str,
+    config: object,
+    *,
+    preset: str,
+    seeds: Sequence[int],
+    version_key: str | Sequence[str],
+    results_dir: str | os.PathLike[str] = "results",
+) -> Run | None:
+    """The result that `run_cached` would read, and None where it would have to compute it; the same arguments."""
+    identity = _identity(item, name, config, preset, seeds, version_key)
+    path = _kept_at(identity, results_dir)
+    return load_run(path, expect=identity) if path.exists() else None
 
 
 def load_run(path: str | os.PathLike[str], expect: Mapping[str, object] | None = None) -> Run:
@@ -196,6 +212,13 @@ def _identity(
         "seeds": [int(seed) for seed in seeds],
         "numerics": numerics((version_key,) if isinstance(version_key, str) else tuple(version_key)),
     }
+
+
+def _kept_at(identity: Mapping[str, object], results_dir: str | os.PathLike[str]) -> Path:
+    """The file of a run of this identity."""
+    digest = config_hash({key: identity[key] for key in ("item", "name", "config", "seeds", "numerics")})
+    folder = resolve(results_dir) / str(identity["preset"]) / str(identity["item"])
+    return folder / f"{identity['name']}-{digest}.json"
 
 
 @contextmanager
