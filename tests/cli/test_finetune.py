@@ -70,7 +70,8 @@ def test_options_and_a_file_are_the_same_run(case, tmp_path, capsys):
 def test_the_example_runs_and_explains_every_line(case, tmp_path, repository):
     example = repository / "docs" / "examples" / "finetune.yaml"
     stored = yaml.safe_load(example.read_text())
-    small = {k: v for k, v in case.items() if k not in ("per_device_train_batch_size", "anneal_steps")}
+    kept = ("per_device_train_batch_size", "anneal_steps", "buffer_size", "refill", "times_seen")
+    small = {k: v for k, v in case.items() if k not in kept}
     run(["--config", str(example), *options(small, output_dir=tmp_path / "run", eval_dataset=case["dataset"])])
     args = json.loads((tmp_path / "run" / "training_args.json").read_text())
     assert args["gradient_accumulation_steps"] == stored["gradient_accumulation_steps"] == 2
