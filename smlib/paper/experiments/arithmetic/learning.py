@@ -74,7 +74,7 @@ PRESETS: Mapping[str, ArithmeticPreset] = MappingProxyType(
             warmup_steps=30,
             n_test=500,
             recovery_prompts=200,
-            eval_every=100,
+            eval_every=150,
         ),
         "full": ArithmeticPreset(
             base=BASE,
