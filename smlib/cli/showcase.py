@@ -10,7 +10,7 @@ from transformers.utils.logging import disable_progress_bar
 from smlib.cli.workbench import check_sampling
 from smlib.data.mathematics import Example, as_prompt
 from smlib.data.tasks import Task, load_task
-from smlib.edits.actions import Trajectory, final_state
+from smlib.edits.actions import Trajectory, final_state, replay
 from smlib.files import ResultError
 from smlib.generation.sampling import SamplingConfig, sample
 from smlib.generation.streaming import show, stream
@@ -18,7 +18,7 @@ from smlib.policies import shipped
 
 DEMO = "sm-arithmetic"
 CANDIDATES = 256
-"""Completions of a question among which the demonstration looks for one that deletes and ends right."""
+"""Completions of a question among which the demonstration looks for one that corrects itself."""
 PAUSE = 0.25
 """Seconds between two actions of the demonstration in a terminal, where the model itself would be too fast to watch."""
 
@@ -41,7 +41,7 @@ def write_shipped(name: str, prompt: str, config: SamplingConfig, seeds: Sequenc
 
 
 def demonstrate(name: str = DEMO, *, max_new_tokens: int = 24) -> Trajectory:
-    """Shows a completion in which a policy deletes what it wrote and then ends with the right answer.
+    """Shows a completion in which a policy deletes a wrong token that it wrote, and ends with the right answer.
 
     The question is the first validation question, in their fixed order, at which one of the first `CANDIDATES` seeds
     gives such a completion; the seed is the first that does. Both are printed, so nothing is hidden by the choice.
@@ -60,12 +60,12 @@ def demonstrate(name: str = DEMO, *, max_new_tokens: int = 24) -> Trajectory:
         root = task.prompt_ids(example)
         seeds = range(CANDIDATES)
         found = sample(policy, [root] * CANDIDATES, config, seeds).trajectories
-        chosen = next((s for s in seeds if _edited_and_right(found[s], example, task)), None)
+        chosen = next((s for s in seeds if _corrected(found[s], example, task)), None)
         if chosen is not None:
             break
     else:
-        raise ResultError(f"{name} answered none of {len(task.val)} questions with a deletion and rightly")
-    print(f"{name}, seed {chosen}: the first completion of this question that deletes something and ends right.")
+        raise ResultError(f"{name} corrected itself in none of {len(task.val)} questions")
+    print(f"{name}, seed {chosen}: the first completion of this question that takes back a wrong token and ends right.")
     written = show(_paced(stream(policy, root, config, chosen)), policy.space, tokenizer.decode)
     deletions = int((written.realised == policy.space.bkspc).sum())
     answer = tokenizer.decode(final_state(written, policy.space).tolist())
@@ -73,11 +73,16 @@ def demonstrate(name: str = DEMO, *, max_new_tokens: int = 24) -> Trajectory:
     return written
 
 
-def _edited_and_right(trajectory: Trajectory, example: Example, task: Task) -> bool:
-    """Whether a token was inserted and deleted, and what is left is the right answer."""
-    answer = task.tokenizer.decode(final_state(trajectory, task.space).tolist())
-    inserted = np.isin(trajectory.realised, [task.space.bkspc, task.space.eos], invert=True).sum()
-    return bool(inserted > len(task.tokenizer.encode(answer))) and task.is_correct(answer, example)
+def _corrected(trajectory: Trajectory, example: Example, task: Task) -> bool:
+    """Whether a token was deleted where the state had left the answer, and what is left in the end is right."""
+    answer = final_state(trajectory, task.space).tolist()
+    if not task.is_correct(task.tokenizer.decode(answer), example):
+        return False
+    root = trajectory.prompt.size
+    visits = zip(replay(trajectory, task.space), trajectory.realised.tolist(), strict=False)
+    return any(
+        action == task.space.bkspc and list(state[root:]) != answer[: len(state) - root] for state, action in visits
+    )
 
 
 def _paced(steps: Iterator[Trajectory]) -> Iterator[Trajectory]:

@@ -14,6 +14,7 @@ from typing import Annotated, Any
 
 import torch
 import typer
+from transformers.utils.logging import disable_progress_bar
 
 from smlib.data.mathematics import SOLUTION
 from smlib.files import ResultError, canonical_json, plain, read_json, resolve, whole_folder, write_atomically
@@ -26,13 +27,17 @@ from smlib.policies.policy import SAVED, Policy
 from smlib.policies.shipped import CARD, FOLDER, WEIGHTS, Card
 
 PRESET = "full"
-CLOSE = 0.97
-"""Least share of a run's outcomes that the retrained policy repeats where another processor rounds otherwise."""
+ALIKE = 0.93
+"""Least mean share of a run's outcomes that the policy trained again repeats. On the same machine it repeats all.
+Another processor adds in another order: for SequenceMatch, an AMD EPYC repeated .976 of what a Xeon had found (.950
+where it was lowest). Another seed of the same configuration has .78 in common with it, and another α .89."""
+NEAR = 0.03
+"""How far a share, such as accuracy, may then lie from the run's: half a 95 % interval of .66 over 1,000 questions."""
 EVALUATION = ("greedy", "greedy_exclude", "t1")
 LIMITS = (
     "It reads sums and differences of two numbers in a base from 2 to 10, phrased as in the example, with the number "
     "sizes of the easy third of DeepMind's generator; of anything else it makes nonsense.",
-    "A fifth to a third of its answers are wrong: it is small, and shipped to show how it writes and deletes.",
+    "It is often wrong, as the tables say: it is small, and ships to show how it writes and deletes, not to calculate.",
 )
 
 
@@ -116,6 +121,22 @@ def agreement(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, f
     return {k: sum(map(str.__eq__, one[k], other[k])) / len(one[k]) for k in one}
 
 
+def repeats(ours: Mapping[str, Any], theirs: Mapping[str, Any], what: str) -> dict[str, float]:
+    """The `agreement` of two results of one configuration; raises `ResultError` if it is too low (`ALIKE`, `NEAR`)."""
+    equal = agreement(ours, theirs)
+    mean = sum(equal.values()) / len(equal)
+    one, other = outcomes(ours), outcomes(theirs)
+    gaps = {k: (one[k].count("1") - other[k].count("1")) / len(one[k]) for k in equal}
+    far = {k: round(gap, 3) for k, gap in gaps.items() if abs(gap) > NEAR}
+    if mean < ALIKE or far:
+        shares = ", ".join(f"{k} by {gap:+.3f}" for k, gap in far.items()) or "no share"
+        raise ResultError(
+            f"{what} is not the policy of the run: it repeats {mean:.3f} of its outcomes (at least {ALIKE} expected), "
+            f"and further off than {NEAR} is {shares}"
+        )
+    return equal
+
+
 def rounded(policy: Policy) -> Policy:
     """The same policy, in place, with the language model's weights and the row of `<bkspc>` in bfloat16."""
     policy.lm.to(torch.bfloat16)
@@ -138,9 +159,7 @@ def ship(name: str, results_dir: str | Path = "results", folder: Path = FOLDER) 
     scratch.mkdir(parents=True, exist_ok=True)
     task = config.task()
     policy, _ = trained(config, task, PRESET, results_dir, scratch)
-    equal = agreement(measured(policy, task, config, recipe.test), run)
-    if min(equal.values()) < CLOSE:
-        raise ResultError(f"trained again, {name} is not the policy of {run.path}: equal outcomes {equal}")
+    equal = repeats(measured(policy, task, config, recipe.test), run, f"{name}, trained again,")
     with whole_folder(folder / name, SAVED) as whole:
         save_policy(rounded(policy), task.tokenizer, whole)
         (whole / "lm" / "generation_config.json").unlink(missing_ok=True)  # transformers' own sampler does not delete
@@ -249,6 +268,7 @@ def main(
     results_dir: Annotated[str, typer.Option(help="Where the committed results are.")] = "results",
 ) -> None:
     """Train, check, round and measure the policies that ship with the package; about five minutes each."""
+    disable_progress_bar()  # of loading and saving weights; training shows its own
     chosen: Sequence[str] = names or tuple(RECIPES)
     for name in chosen:
         made = ship(name, results_dir)

@@ -27,7 +27,7 @@ def test_a_card_belongs_to_a_committed_run_and_to_its_weights(name: str, reposit
     assert card.config == plain(recipe.config())
     assert shipping.committed(recipe, repository / "results").path == repository / card.run
     assert card.trained.keys() == shipping.outcomes(record["result"]).keys()  # type: ignore[arg-type]
-    assert min(card.trained.values()) >= shipping.CLOSE
+    assert sum(card.trained.values()) / len(card.trained) >= shipping.ALIKE
     folder = shipped.folder_of(name)
     assert card.sha256 == {file: shipping.sha256(folder / file) for file in shipped.WEIGHTS}
     assert sum((folder / file).stat().st_size for file in shipped.WEIGHTS) < MEGABYTE
@@ -83,6 +83,18 @@ def test_outcomes_and_their_agreement() -> None:
         shipping.agreement(ours, {**theirs, "test": {"t1": {"correct": "1"}}})
 
 
+def test_a_policy_of_another_run_is_told_apart() -> None:
+    run = {"val": {"t1": {"correct": "1" * 60 + "0" * 40}}}
+    near = {"val": {"t1": {"correct": "1" * 58 + "0" * 42}}}
+    assert shipping.repeats(near, run, "it") == {"val/t1/correct": 0.98}
+    less = {"val": {"t1": {"correct": "1" * 56 + "0" * 44}}}
+    with pytest.raises(ResultError, match=r"it repeats 0\.960 of its outcomes .* is val/t1/correct by -0\.040"):
+        shipping.repeats(less, run, "it")
+    other = {"val": {"t1": {"correct": "0" * 20 + "1" * 60 + "0" * 20}}}  # equally accurate, on other questions
+    with pytest.raises(ResultError, match=r"repeats 0\.600 of its outcomes .* is no share"):
+        shipping.repeats(other, run, "it")
+
+
 def small() -> FineTuneConfig:
     objective = ObjectiveConfig(method="bc", gamma=0.9)
     training = TrainConfig(objective, steps=4, batch_size=8, warmup_steps=1, eta=0.2, log_every=2, checkpoint_every=4)
@@ -111,5 +123,5 @@ def test_a_policy_is_trained_again_checked_and_shipped(tmp_path: Path, monkeypat
     record = read_json(run.path)
     record["result"]["val"]["t1"]["correct"] = "1" * 20  # type: ignore[index]
     run.path.write_text(canonical_json(record))
-    with pytest.raises(ResultError, match="trained again, small-arithmetic is not the policy of"):
+    with pytest.raises(ResultError, match="small-arithmetic, trained again, is not the policy of the run"):
         shipping.ship("small-arithmetic", results, tmp_path / "shipped")
