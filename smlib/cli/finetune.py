@@ -9,13 +9,13 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
 from smlib.files import ResultError
 
-PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+PASSED_ON = {"ignore_unknown_options": True, "help_option_names": []}
 """Settings of the command: its options are none of typer's, and neither is its help."""
 
 
@@ -52,9 +52,13 @@ class FinetuneArguments:
     lora_unembedding: bool = field(default=False, metadata={"help": "Train the unembedding as well (App. E)."})
 
 
-def finetune(context: typer.Context) -> None:
+def finetune(
+    arguments: Annotated[
+        list[str] | None, typer.Argument(help="Options and their values, see --help.", show_default=False)
+    ] = None,
+) -> None:
     """Fine-tune any causal language model on your own data, with deletion; `--help` lists all options."""
-    run(context.args)
+    run(arguments or [])
 
 
 def run(arguments: Sequence[str]) -> None:

@@ -121,6 +121,14 @@ def test_help_lists_every_option():
     assert "finetune" in CliRunner().invoke(app, ["--help"]).output
 
 
+def test_the_command_passes_its_options_on_in_their_order(monkeypatch):
+    given = []
+    monkeypatch.setattr("smlib.cli.finetune.run", lambda arguments: given.extend(arguments))
+    options = ["--config", "run.yaml", "--model=x", "--lora_target_modules", "q", "v", "--use_peft", "--seed", "-1"]
+    assert CliRunner().invoke(app, ["finetune", *options]).exit_code == 0
+    assert given == options
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
