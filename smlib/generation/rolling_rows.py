@@ -49,9 +49,10 @@ class RollingRows:
     def __init__(self, model: Any, input_ids: Tensor, mask: Tensor | None, config: Any) -> None:
         text = model.config.get_text_config()
         self.model, self.body, self.device = model, model.get_decoder(), model.device
-        self.bkspc = getattr(model.config, "bkspc_token_id", None)
-        if self.bkspc is None:
+        bkspc = getattr(model.config, "bkspc_token_id", None)
+        if bkspc is None:
             raise ValueError("the model has no <bkspc> (config.bkspc_token_id): `smlib export` writes one that has")
+        self.bkspc = int(bkspc)
         eos = config.eos_token_id
         self.eos = set(eos if isinstance(eos, list) else [] if eos is None else [eos])
         if not self.eos:

@@ -93,7 +93,7 @@ def row_of_bkspc(lm: Any, otherwise: Float[Tensor, " d"]) -> Float[Tensor, " d"]
 
 def _set_rows(lm: Any, inputs: Tensor, rows: Tensor, bias: Tensor | None) -> None:
     """Gives a model these embeddings and this head of its own, untied for good."""
-    embedding = nn.Embedding(*inputs.shape, device="meta")
+    embedding = nn.Embedding(inputs.shape[0], inputs.shape[1], device="meta")
     embedding.weight = nn.Parameter(inputs.clone())
     head = nn.Linear(rows.shape[1], rows.shape[0], bias=bias is not None, device="meta")
     head.weight = nn.Parameter(rows.clone())
@@ -132,7 +132,7 @@ def _write_out(lm: Any, merge: bool) -> None:
             parent, _, last = name.rpartition(".")
             setattr(lm.get_submodule(parent), last, dense)
     if getattr(lm, "is_quantized", False) or getattr(lm.config, "quantization_config", None) is not None:
-        lm.is_quantized, lm.hf_quantizer = False, None
+        lm.is_quantized, lm.hf_quantizer, lm.quantization_method = False, None, None
         lm.is_loaded_in_4bit = lm.is_loaded_in_8bit = False
         if hasattr(lm.config, "quantization_config"):
             del lm.config.quantization_config
