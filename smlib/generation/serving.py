@@ -17,7 +17,7 @@ import urllib.request
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +34,7 @@ class EngineError(RuntimeError):
     """An engine that cannot be reached, or answers with something else than tokens; the message says what to do."""
 
 
+@runtime_checkable
 class Engine(Protocol):
     """What `complete` asks of an engine."""
 
@@ -80,12 +81,14 @@ def complete(
     if config.needs_noise_law:
         raise ValueError("execution_noise and truncation_eta are no part of an engine: leave them at 0")
     state = [int(token) for token in checked_prompt(0, prompt, space)]
-    root, chosen, executed = len(state), [], []  # type: int, list[int], list[int]
+    root = len(state)
+    chosen: list[int] = []
+    executed: list[int] = []
     deleted: dict[int, set[int]] = {}  # at the ancestor of each length; forgotten with the state
-    never = frozenset() if config.allow_backspace else frozenset({space.bkspc})
+    never: frozenset[int] = frozenset() if config.allow_backspace else frozenset({space.bkspc})
     requests = resent = 0
     while True:
-        memory = deleted.get(len(state), set()) if config.exclude_deleted else set()
+        memory: set[int] = deleted.get(len(state), set()) if config.exclude_deleted else set()
         # At full depth one more action is due: it may still delete.
         limit = min(root + config.max_new_tokens - len(state) + 1, config.action_limit - len(chosen))
         got = engine.extend(state, 1 if memory else limit, never | memory, config)

@@ -133,7 +133,7 @@ def _write_out(lm: Any, merge: bool) -> None:
             parent, _, last = name.rpartition(".")
             setattr(lm.get_submodule(parent), last, dense)
     if getattr(lm, "is_quantized", False) or getattr(lm.config, "quantization_config", None) is not None:
-        lm.is_quantized, lm.hf_quantizer = False, None
+        lm.is_quantized, lm.hf_quantizer, lm.quantization_method = False, None, None
         lm.is_loaded_in_4bit = lm.is_loaded_in_8bit = False
         if hasattr(lm.config, "quantization_config"):
             del lm.config.quantization_config
