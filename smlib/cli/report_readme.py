@@ -36,7 +36,10 @@ def report_readme(
     path = resolve(place(None if readme is None else str(readme), "README.md"))
     folder = place(results_dir, "results")
     if not path.is_file():
-        raise ResultError(f"there is no {path}: run smlib inside its repository, or name the file with --readme")
+        raise ResultError(
+            f"{path} cannot be read: there is no such file; run smlib inside its repository, or name the file with "
+            "--readme"
+        )
     check_results(folder, COMMITTED_PRESETS)
     drawn = item_path("tab1", "full", folder).exists()
     words = alt_text(read_item("tab1", "full", folder)) if drawn else None

@@ -132,7 +132,7 @@ class Reader:
                     f"row {number}, column prompt: ids lie in 0..{self.tokenizer.vocab_size - 1}, got {ids}"
                 )
         elif isinstance(prompt, list) and prompt and isinstance(prompt[-1], Mapping):
-            return np.array(self.tokenizer.encode(self._templated(prompt, number, True)), np.int32)
+            return np.array(self._rendered(self._templated(prompt, number, True)), np.int32)
         else:
             raise ValueError(f"row {number}, column prompt: expected a string, messages or token ids, got {prompt!r}")
         return np.array(ids if ids[:1] == [bos] else [bos, *ids], np.int32)
@@ -154,13 +154,20 @@ class Reader:
                     "answer is there, so prompt and answer cannot be told apart: give a template that only adds, by "
                     "chat_template_path"
                 )
-            answer = continuation(self.tokenizer, before, whole[len(before) :])
+            root_ids, ids = self._rendered(before), self._rendered(whole)
+            joined = ids[: len(root_ids)] == root_ids
+            answer = ids[len(root_ids) :] if joined else self._rendered(whole[len(before) :])
             ended = answer[: answer.index(self.tokenizer.eos)] if self.tokenizer.eos in answer else answer
-            root = np.array(self.tokenizer.encode(before), np.int32)
+            root = np.array(root_ids, np.int32)
             found.append(self._example(root, self._ended(ended, number, "messages")))
         if not found:
             raise ValueError(f"row {number}, column messages: no turn of the assistant, which is what is learned")
         return found
+
+    def _rendered(self, text: str) -> list[int]:
+        """Ids of what a chat template wrote: its control tokens are tokens, those that stand in a text are not."""
+        backend: Any = getattr(self.tokenizer, "backend", None)
+        return [int(i) for i in backend(text, add_special_tokens=False, verbose=False)["input_ids"]]
 
     def _templated(self, messages: Sequence[Mapping[str, Any]], number: int, prompt: bool) -> str:
         backend = getattr(self.tokenizer, "backend", None)
@@ -171,6 +178,14 @@ class Reader:
                 "prompt and completion out of the messages"
             )
         assert backend is not None
+        controls = [
+            c for c in getattr(backend, "all_special_tokens", []) if any(c in str(m.get("content")) for m in messages)
+        ]
+        if controls:
+            raise ValueError(
+                f"row {number}: a message holds {controls[0]!r}, which the chat template would make a control token: "
+                "leave such rows out, or write it otherwise"
+            )
         return str(backend.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=prompt))
 
     def _ended(self, ids: list[int], number: int, column: str) -> Ids:

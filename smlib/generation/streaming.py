@@ -4,6 +4,7 @@ Table 8 of the paper prints `<bkspc>` between the tokens; a terminal and a noteb
 """
 
 import html
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from smlib.files import ResultError, canonical_json, plain, read_json, resolve, write_atomically
+from smlib.paper import checksums
 from smlib.paper.items import ITEMS, check_preset, check_verdict, error_bar, get_item
 from smlib.paper.origins import origin_of, reading_of, source_of, with_staleness
 from smlib.paper.provenance import provenance

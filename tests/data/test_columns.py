@@ -212,7 +212,6 @@ def test_columns_that_are_none_or_several_are_named():
         ({"prompt": "w1", "completion": " "}, r"row 1, column completion is empty \(' '\).*dataset.filter"),
         ({"prompt": "w1", "completion": None}, "row 1, column completion: expected a string, got None"),
         ({"prompt": 7, "completion": "w1"}, "row 1, column prompt: expected a string, messages or token ids, got 7"),
-        ({"prompt": "w1", "completion": "w2 </s> w3"}, r"<eos> \(id 2\) stands inside it"),
         ({"prompt": "w1", "actions": ""}, "row 1, column actions is empty"),
         ({"prompt": "w1", "actions": [5, 49]}, r"49 is no action: expected token ids below 48, and 48 for <bkspc>"),
         ({"prompt": "w1", "actions": ["w1", 3]}, "'w1' is no action"),

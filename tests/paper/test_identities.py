@@ -8,7 +8,6 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -17,6 +16,7 @@ from smlib.paper import checksums, results
 from smlib.paper.experiments.ablations import confirmation, direct_matching, regimes
 from smlib.paper.experiments.ablations.study import run as ablation_runs
 from smlib.paper.experiments.arithmetic import divergences, grid
+from smlib.paper.experiments.judging.verdicts import Judgement
 from smlib.paper.experiments.overhead import method_costs
 from smlib.paper.experiments.overhead import tables as overhead
 from smlib.paper.experiments.runs.finetuning import FineTuneConfig
@@ -99,7 +99,7 @@ def test_the_full_presets_ask_for_the_committed_runs_and_for_all_of_them(
     asked: set[str], copied: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Statistics of what was read, which take minutes; `test_reading.py` runs the notebooks with them.
-    nothing = SimpleNamespace(verdict="", why="", comparisons=())
+    nothing = Judgement("", "", ())
     for module, name, instead in (
         (text, "write_table_2", None),
         (text, "write_table_8", None),
