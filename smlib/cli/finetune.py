@@ -57,7 +57,10 @@ def finetune(
         list[str] | None, typer.Argument(help="Options and their values, see --help.", show_default=False)
     ] = None,
 ) -> None:
-    """Fine-tune any causal language model on your own data, with deletion; `--help` lists all options."""
+    """Fine-tune any causal language model on your own data, with deletion; `--help` lists all options.
+
+    Example: smlib finetune --model smollm2 --dataset my.jsonl --method sm
+    """
     run(arguments or [])
 
 

@@ -8,11 +8,11 @@ import typer
 
 ResultsDir = Annotated[
     str | None,
-    typer.Option(help="Where result files are kept; the repository's folder `results` if omitted.", show_default=False),
+    typer.Option(help="Where result files are kept. Default: the repository's folder `results`.", show_default=False),
 ]
 FiguresDir = Annotated[
     str | None,
-    typer.Option(help="Where figures are kept; the repository's folder `figures` if omitted.", show_default=False),
+    typer.Option(help="Where figures are kept. Default: the repository's folder `figures`.", show_default=False),
 ]
 
 

@@ -13,8 +13,8 @@ def report_readme(
     readme: Annotated[
         Path | None,
         typer.Option(
-            help="README to rewrite between its markers, the repository's if omitted; the pages are in the docs folder "
-            "beside it.",
+            help="README to rewrite between its markers; the pages are in the docs folder beside it. Default: the "
+            "repository's README.md.",
             show_default=False,
         ),
     ] = None,

@@ -57,7 +57,7 @@ def reproduce(
     runs_dir: Annotated[
         Path | None,
         typer.Option(
-            help="Where executed notebooks go; the repository's folder `runs` if omitted. With --results-dir and "
+            help="Where executed notebooks go. Default: the repository's folder `runs`. With --results-dir and "
             "--figures-dir a checkout that cannot be written to can be reproduced.",
             show_default=False,
         ),

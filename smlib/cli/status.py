@@ -25,7 +25,7 @@ def status(
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list, one object an item.")] = False,
     preset: Annotated[
         str | None,
-        typer.Option(help="Show the values of this preset, such as quick, your own; the best there is if omitted."),
+        typer.Option(help="Show the values of this preset, such as quick, your own. Default: the best there is."),
     ] = None,
     results_dir: ResultsDir = None,
 ) -> None:

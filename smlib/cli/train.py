@@ -91,10 +91,13 @@ def train(
 
     Example: smlib train runs/mine --init base --method sm --eta 0.1 --steps 500
     """
-    from smlib.cli.workbench import fit, settings_for
+    from smlib.cli.workbench import RATE, RATE_ON, fit, settings_for
 
     options: dict[str, str | int] = {"task": task, "difficulty": difficulty, "questions": questions, "noise": noise}
-    settings = settings_for(method, steps=steps, eta=eta, alpha=alpha, gamma=gamma, seed=seed, **options)
+    rate = RATE if init is None else RATE_ON
+    settings = settings_for(
+        method, steps=steps, eta=eta, alpha=alpha, gamma=gamma, seed=seed, learning_rate=rate, **options
+    )
     accuracy = fit(settings, folder, init)
     for decoding, share in accuracy.items():
         print(f"validation accuracy, {decoding}: {share:.3f} of {settings.validation} questions")

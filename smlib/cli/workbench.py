@@ -38,6 +38,8 @@ from smlib.training.metrics import MetricsError
 
 BASE = "base"
 """What `smlib train --init` calls the base model of a task that the repository has."""
+RATE, RATE_ON = 2e-3, 3e-4
+"""Learning rates: from random weights, and from trained ones, as in Figure 3."""
 ETA = 0.1
 """Noise level of the demonstrations where none is asked for."""
 
@@ -84,18 +86,33 @@ class Settings:
 
 
 def settings_for(
-    method: str, *, steps: int, eta: float | None, alpha: float, gamma: float, seed: int, **data: str | int
+    method: str,
+    *,
+    steps: int,
+    eta: float | None,
+    alpha: float,
+    gamma: float,
+    seed: int,
+    learning_rate: float = RATE,
+    **data: str | int,
 ) -> Settings:
     """Settings of a short run: half of it behavioural cloning, then a quarter to anneal β (App. E's proportions are
     10,000 and 2,000 steps). Without `eta` it is `ETA`, and 0 with the noise `none`. Methods that take no noise get
     none. Raises `ResultError` for a value that cannot be used.
     """
     with told(ValueError):
-        return _settings(method, steps, eta, alpha, gamma, seed, **data)
+        return _settings(method, steps, eta, alpha, gamma, seed, learning_rate, **data)
 
 
 def _settings(
-    method: str, steps: int, eta: float | None, alpha: float, gamma: float, seed: int, **data: str | int
+    method: str,
+    steps: int,
+    eta: float | None,
+    alpha: float,
+    gamma: float,
+    seed: int,
+    learning_rate: float,
+    **data: str | int,
 ) -> Settings:
     noisy = get_method(method).noise
     if eta is None:
@@ -107,7 +124,7 @@ def _settings(
         objective=objective,
         steps=steps,
         eta=eta if noisy else 0.0,
-        learning_rate=2e-3,
+        learning_rate=learning_rate,
         warmup_steps=min(100, steps // 2),
         rollout_tokens=24,
         row_len=128,

@@ -112,7 +112,8 @@ def test_every_command_has_an_example_and_every_option_says_what_it_takes(name: 
     command = COMMANDS[name]
     (example,) = re.findall(rf"Example: smlib {name}\b(.*)", command.help or "")
     options = {option for parameter in command.params for option in parameter.opts}
-    assert set(re.findall(r"(?<= )--?[a-z][a-z-]*", example)) <= options
+    if name != "finetune":  # its options are those of a parser of its own, see test_finetune.py
+        assert set(re.findall(r"(?<= )--?[a-z][a-z-]*", example)) <= options
     for parameter in command.params:
         if parameter.name == "help":
             continue

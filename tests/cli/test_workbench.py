@@ -138,6 +138,8 @@ def test_a_run_starts_from_weights_that_know_the_task(name: str, tmp_path: Path)
     shares = [float(share) for share in re.findall(r"accuracy, \w+: ([\d.]+)", told)]
     assert len(shares) == 2
     assert min(shares) > 0.4  # from random weights: 0
+    settings = json.loads((tmp_path / "mine" / "settings.json").read_text())["settings"]
+    assert settings["training"]["learning_rate"] == arithmetic.preset("full").learning_rate
 
 
 def test_what_generate_is_given_is_checked(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ def request(kind: str, *args) -> Instance:
     return Instance(request_type=kind, doc={}, arguments=args, idx=0, metadata=("task", 0, 1))
 
 
+@torch.no_grad()
 def slow_loglikelihood(policy, before: list[int], after: list[int]) -> tuple[float, bool]:
     total, greedy = 0.0, True
     for i, token in enumerate(after):
