@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from dataclasses import fields
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,14 @@ import yaml
 
 import smlib
 from smlib.cli import app as cli
+from smlib.cli.finetune import FinetuneArguments
 from smlib.files import ResultError
 from smlib.paper.experiments.report.errata import ERRATA
 from smlib.paper.figures.walkthrough import alt_text
 from smlib.paper.items import ITEMS, PRESETS, VERDICTS
 from smlib.paper.ledger import COMMITTED_PRESETS, ledger, read_item
 from smlib.paper.readme import BEGIN, END, pages, with_details, with_errata, with_replication_table
+from smlib.training.trainer_config import SequenceMatchConfig
 
 
 @pytest.fixture
@@ -46,7 +49,8 @@ def prose(repository: Path) -> dict[str, str]:
 
 
 PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", *(f"docs/{name}.md" for name in (
-    "architecture", "choices", "errata", "map", "results", "running", "stability")))  # fmt: skip
+    "architecture", "choices", "diverging", "errata", "evaluation_harness", "export", "map", "models", "processors",
+    "results", "running", "serving", "stability", "your-own-model")))  # fmt: skip
 
 
 def canonical(requirement: str) -> str:
@@ -146,6 +150,8 @@ def test_every_smlib_command_and_option_in_readme_and_docs_exists(repository: Pa
     for name, rest in commands:
         assert name in known, f"smlib {name}"
         options = {option for parameter in known[name].params for option in parameter.opts}
+        if name == "finetune":  # its options are the fields of two dataclasses
+            options |= {f"--{f.name}" for kind in (FinetuneArguments, SequenceMatchConfig) for f in fields(kind)}
         for option in re.findall(r"(?<= )--?[a-z][a-z-]*", rest):
             assert option in options, f"smlib {name} {option}"
         for item in re.findall(r"--only (\S+)", rest):

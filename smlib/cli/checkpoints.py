@@ -11,7 +11,8 @@ import torch
 from safetensors import SafetensorError
 from transformers.utils.logging import disable_progress_bar
 
-from smlib.cli.workbench import finished, told
+from smlib.cli.errors import told
+from smlib.cli.workbench import finished
 from smlib.data.tokenizers import TextTokenizer
 from smlib.files import ResultError, canonical_json, read_json
 from smlib.policies.export import export_policy

@@ -36,7 +36,7 @@ def write_shipped(name: str, prompt: str, config: SamplingConfig, seeds: Sequenc
     policy, tokenizer = shipped.load(name)
     question = as_prompt(prompt) or as_prompt(shipped.card(name).example)
     ids = np.array([tokenizer.bos, *tokenizer.encode(question)], np.int32)
-    check_sampling(policy, ids.size, config, seeds)
+    check_sampling(policy.max_positions, ids.size, config, seeds)
     return [show(stream(policy, ids, config, seed), policy.space, tokenizer.decode) for seed in seeds]
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from safetensors import SafetensorError
 from transformers.utils.logging import disable_progress_bar
 
+from smlib.cli.errors import check_sampling, check_seed, told
 from smlib.data.continuations import inner_decoder
 from smlib.data.demonstrations import TaskDemonstrations
 from smlib.data.encoding import lost_characters
@@ -75,7 +76,7 @@ class Settings:
             raise ValueError(f"the noise `none` has eta = 0, not {eta}: leave eta out, or choose a noise")
         if eta == 1.0:
             raise ValueError("eta = 1 never reaches the end of an answer: choose one below 1")
-        _check_seed(self.training.seed)
+        check_seed(self.training.seed)
 
     def load_task(self) -> Task:
         """The task with these splits; raises `ResultError` with the known names for an unknown one."""
@@ -232,7 +233,7 @@ def write(folder: Path, prompt: str, config: SamplingConfig, seed: int) -> Traje
     task = _task_of(folder)
     policy = _load(folder, task.space)
     ids = np.array([task.tokenizer.bos, *task.tokenizer.encode(as_prompt(prompt))], np.int32)
-    check_sampling(policy, ids.size, config, [seed])
+    check_sampling(policy.max_positions, ids.size, config, [seed])
     return show(stream(policy, ids, config, seed), task.space, task.tokenizer.decode)
 
 
@@ -278,7 +279,7 @@ def write_text(
         shown = ", ".join(map(repr, lost))
         print(f"the vocabulary of {model} has no token for {shown}: the model does not see it", file=sys.stderr)
     ids = np.array([tokenizer.bos, *tokenizer.encode(prompt)], np.int32)
-    check_sampling(policy, ids.size, config, seeds)
+    check_sampling(policy.max_positions, ids.size, config, seeds)
     return [show(stream(policy, ids, config, s), policy.space, inner_decoder(tokenizer)) for s in seeds]
 
 
@@ -303,30 +304,3 @@ def _of_task(policy: Policy, folder: Path, space: ActionSpace) -> Policy:
     if policy.space != space:
         raise ResultError(f"the policy in {folder} has the actions of another task: {policy.space}, not {space}")
     return policy
-
-
-def check_sampling(policy: Policy, prompt: int, config: SamplingConfig, seeds: Sequence[int]) -> None:
-    """Raises `ResultError` if a prompt of so many tokens leaves no room, or a seed is none."""
-    reads = policy.max_positions
-    if reads - prompt < config.max_new_tokens:
-        raise ResultError(
-            f"the prompt has {prompt} tokens and the model reads {reads}: no room for {config.max_new_tokens} more; "
-            "shorten the prompt or lower --max-tokens"
-        )
-    with told(ValueError):
-        for seed in seeds:
-            _check_seed(seed)
-
-
-def _check_seed(seed: int) -> None:
-    if not 0 <= seed < 2**63:
-        raise ValueError(f"a seed lies between 0 and 2^63 - 1, got {seed}")
-
-
-@contextmanager
-def told(*kinds: type[Exception], before: str = "", after: str = "") -> Iterator[None]:
-    """Where what is raised of these kinds is about the input: the user is told in one line, without a traceback."""
-    try:
-        yield
-    except kinds as error:
-        raise ResultError(f"{before}{error}{after}") from error

@@ -73,7 +73,7 @@ def train(
 
     >>> task = smlib.load_task("mul", n_train=8, n_val=0, n_test=0, difficulty="easy")
     >>> policy = smlib.tiny_policy(task.space, dim=16, layers=1, heads=2)
-    >>> config = TrainConfig(ObjectiveConfig(method="bc"), steps=2, batch_size=4, warmup_steps=1)
+    >>> config = TrainConfig(smlib.ObjectiveConfig(method="bc"), steps=2, batch_size=4, warmup_steps=1)
     >>> data = smlib.TaskDemonstrations(task, task.train, "ground_truth")
     >>> len(train(policy, data, config, "mine", progress=False).history)
     1
