@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from transformers.utils.logging import disable_progress_bar
 
-from smlib.cli.workbench import check_sampling
+from smlib.cli.checks import check_sampling
 from smlib.data.mathematics import Example, as_prompt
 from smlib.data.tasks import Task, load_task
 from smlib.edits.actions import Trajectory, final_state, replay

@@ -4,8 +4,7 @@ A folder holds one policy: `settings.json` (what it was trained with), `metrics.
 and the weights in `policy/` when it is done. A killed run goes on when the same command is given again.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import numpy as np
 from safetensors import SafetensorError
 from transformers.utils.logging import disable_progress_bar
 
+from smlib.cli.checks import check_sampling, check_seed, told
 from smlib.data.continuations import inner_decoder
 from smlib.data.demonstrations import TaskDemonstrations
 from smlib.data.mathematics import as_prompt
@@ -26,7 +26,7 @@ from smlib.paper.experiments.runs.answers import answer
 from smlib.paper.experiments.runs.pretraining import PretrainConfig, TinyModel, pretrained, weights_file
 from smlib.policies import shipped
 from smlib.policies.loading import load_policy
-from smlib.policies.policy import SAVED, Policy, max_positions
+from smlib.policies.policy import SAVED, Policy
 from smlib.training.algorithm_1 import NonFiniteLossError, TrainConfig, train
 from smlib.training.checkpoints import CheckpointError
 
@@ -69,11 +69,11 @@ class Settings:
             raise ValueError(f"the noise `none` has eta = 0, not {eta}: leave eta out, or choose a noise")
         if eta == 1.0:
             raise ValueError("eta = 1 never reaches the end of an answer: choose one below 1")
-        _check_seed(self.training.seed)
+        check_seed(self.training.seed)
 
     def load_task(self) -> Task:
         """The task with these splits; raises `ResultError` with the known names for an unknown one."""
-        with _told(ValueError, OSError, ModuleNotFoundError):
+        with told(ValueError, OSError, ModuleNotFoundError):
             return load_task(
                 self.task, difficulty=self.difficulty, n_train=self.questions, n_val=self.validation, n_test=0
             )
@@ -94,7 +94,7 @@ def settings_for(
     10,000 and 2,000 steps). Without `eta` it is `ETA`, and 0 with the noise `none`. Methods that take no noise get
     none. Raises `ResultError` for a value that cannot be used.
     """
-    with _told(ValueError):
+    with told(ValueError):
         return _settings(method, steps, eta, alpha, gamma, seed, learning_rate, **data)
 
 
@@ -142,17 +142,17 @@ def fit(settings: Settings, folder: Path, init: Path | None = None) -> Mapping[s
     task = settings.load_task()
     record = canonical_json({"settings": settings, "init": None if init is None else str(init)})
     described = folder / "settings.json"
-    with _told(OSError):
+    with told(OSError):
         if described.exists() and described.read_bytes() != record.encode():
             raise ResultError(f"{folder} holds a run with other settings, in settings.json; name another folder")
     # All this before anything is written: a folder belongs to the settings in it.
-    with _told(ValueError, after="; --noise says which"):
+    with told(ValueError, after="; --noise says which"):
         data = TaskDemonstrations(task, task.train, settings.noise)
     disable_progress_bar()  # of loading and saving weights; training shows its own
     policy = _new(settings, task) if init is None else _earlier(init, settings, task)
-    with _told(OSError, before=f"{folder} cannot be written: "):
+    with told(OSError, before=f"{folder} cannot be written: "):
         write_atomically(described, record)
-    with _told(CheckpointError, NonFiniteLossError):
+    with told(CheckpointError, NonFiniteLossError):
         trained = train(policy, data, settings.training, folder).policy
     trained.save(folder / "policy")
     return {
@@ -215,7 +215,7 @@ def _task_of(folder: Path) -> Task:
     settings = read_json(described).get("settings")
     if not isinstance(settings, Mapping) or not {"task", "difficulty"} <= set(settings):
         raise ResultError(f"{described} is none of `smlib train`: it does not name the task")
-    with _told(ValueError, ModuleNotFoundError, before=f"{described}: "):
+    with told(ValueError, ModuleNotFoundError, before=f"{described}: "):
         return load_task(str(settings["task"]), n_train=0, n_val=0, n_test=0, difficulty=str(settings["difficulty"]))
 
 
@@ -234,7 +234,7 @@ def write_text(
             that is none.
     """
     disable_progress_bar()
-    with _told(OSError, ModuleNotFoundError, ValueError, SafetensorError):
+    with told(OSError, ModuleNotFoundError, ValueError, SafetensorError):
         policy, tokenizer = load_policy(model, local_files_only=not download)
     if not (Path(model) / SAVED).is_file():
         policy.forbid_backspace()
@@ -254,7 +254,7 @@ def _weights(folder: Path) -> Path:
 
 def _load(folder: Path, space: ActionSpace) -> Policy:
     """The finished policy in `folder`, which has to have these actions."""
-    with _told(OSError, ValueError, SafetensorError, before=f"the policy in {folder} cannot be read: "):
+    with told(OSError, ValueError, SafetensorError, before=f"the policy in {folder} cannot be read: "):
         policy = Policy.load(_weights(folder))
     return _of_task(policy, folder, space)
 
@@ -264,30 +264,3 @@ def _of_task(policy: Policy, folder: Path, space: ActionSpace) -> Policy:
     if policy.space != space:
         raise ResultError(f"the policy in {folder} has the actions of another task: {policy.space}, not {space}")
     return policy
-
-
-def check_sampling(policy: Policy, prompt: int, config: SamplingConfig, seeds: Sequence[int]) -> None:
-    """Raises `ResultError` if a prompt of so many tokens leaves no room, or a seed is none."""
-    reads = max_positions(policy.lm)
-    if reads - prompt < config.max_new_tokens:
-        raise ResultError(
-            f"the prompt has {prompt} tokens and the model reads {reads}: no room for {config.max_new_tokens} more; "
-            "shorten the prompt or lower --max-tokens"
-        )
-    with _told(ValueError):
-        for seed in seeds:
-            _check_seed(seed)
-
-
-def _check_seed(seed: int) -> None:
-    if not 0 <= seed < 2**63:
-        raise ValueError(f"a seed lies between 0 and 2^63 - 1, got {seed}")
-
-
-@contextmanager
-def _told(*kinds: type[Exception], before: str = "", after: str = "") -> Iterator[None]:
-    """Where what is raised of these kinds is about the input: the user is told in one line, without a traceback."""
-    try:
-        yield
-    except kinds as error:
-        raise ResultError(f"{before}{error}{after}") from error
