@@ -11,7 +11,7 @@ import torch
 from safetensors import SafetensorError
 from transformers.utils.logging import disable_progress_bar
 
-from smlib.cli.errors import told
+from smlib.cli.checks import told
 from smlib.cli.workbench import finished
 from smlib.data.tokenizers import TextTokenizer
 from smlib.files import ResultError, canonical_json, read_json

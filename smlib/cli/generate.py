@@ -75,7 +75,6 @@ def generate(
             "name a policy (`smlib policies` lists those that come with smlib, `smlib train` makes others), or a "
             "language model with --model; one of the two"
         )
-    from smlib.cli.workbench import write, write_text
     from smlib.generation.sampling import SamplingConfig
     from smlib.policies import shipped
 
@@ -96,6 +95,8 @@ def generate(
 
         demonstrate(policy or DEMO, max_new_tokens=config.max_new_tokens)
     elif model is not None:
+        from smlib.cli.workbench import write_text
+
         write_text(model, prompt, config, seeds, download=download)
     elif policy in shipped.names():
         from smlib.cli.showcase import write_shipped
@@ -103,6 +104,8 @@ def generate(
         assert policy is not None
         write_shipped(policy, prompt, config, seeds)
     else:
+        from smlib.cli.workbench import write
+
         assert policy is not None
         for number in seeds:
             write(folder_name(policy), prompt, config, number)

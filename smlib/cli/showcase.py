@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from transformers.utils.logging import disable_progress_bar
 
-from smlib.cli.workbench import check_sampling
+from smlib.cli.checks import check_sampling
 from smlib.data.mathematics import Example, as_prompt
 from smlib.data.tasks import Task, load_task
 from smlib.edits.actions import Trajectory, final_state, replay
@@ -36,7 +36,7 @@ def write_shipped(name: str, prompt: str, config: SamplingConfig, seeds: Sequenc
     policy, tokenizer = shipped.load(name)
     question = as_prompt(prompt) or as_prompt(shipped.card(name).example)
     ids = np.array([tokenizer.bos, *tokenizer.encode(question)], np.int32)
-    check_sampling(policy.max_positions, ids.size, config, seeds)
+    check_sampling(policy, ids.size, config, seeds)
     return [show(stream(policy, ids, config, seed), policy.space, tokenizer.decode) for seed in seeds]
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from safetensors import SafetensorError
 from transformers.utils.logging import disable_progress_bar
 
-from smlib.cli.errors import check_sampling, check_seed, told
+from smlib.cli.checks import check_sampling, check_seed, told
 from smlib.data.continuations import inner_decoder
 from smlib.data.demonstrations import TaskDemonstrations
 from smlib.data.encoding import lost_characters
@@ -233,7 +233,7 @@ def write(folder: Path, prompt: str, config: SamplingConfig, seed: int) -> Traje
     task = _task_of(folder)
     policy = _load(folder, task.space)
     ids = np.array([task.tokenizer.bos, *task.tokenizer.encode(as_prompt(prompt))], np.int32)
-    check_sampling(policy.max_positions, ids.size, config, [seed])
+    check_sampling(policy, ids.size, config, [seed])
     return show(stream(policy, ids, config, seed), task.space, task.tokenizer.decode)
 
 
@@ -279,7 +279,7 @@ def write_text(
         shown = ", ".join(map(repr, lost))
         print(f"the vocabulary of {model} has no token for {shown}: the model does not see it", file=sys.stderr)
     ids = np.array([tokenizer.bos, *tokenizer.encode(prompt)], np.int32)
-    check_sampling(policy.max_positions, ids.size, config, seeds)
+    check_sampling(policy, ids.size, config, seeds)
     return [show(stream(policy, ids, config, s), policy.space, inner_decoder(tokenizer)) for s in seeds]
 
 
