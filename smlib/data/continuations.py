@@ -68,9 +68,9 @@ class Continuations:
             raise ValueError(
                 f"expected context >= 3 and 1 <= max_prompt < context, got context={context}, max_prompt={max_prompt}"
             )
-        self._settle(tokenizer, context, max_prompt, token_law(tokenizer, noise, [p.ids for p in source]))
         for passage in source:
-            self.check_passage(passage)
+            _check_passage(passage, tokenizer)
+        self._settle(tokenizer, context, max_prompt, token_law(tokenizer, noise, [p.ids for p in source]))
         self.passages: Sequence[Passage] = list(source)
 
     def _settle(self, tokenizer: TextTokenizer, context: int, max_prompt: int, law: NoiseLaw) -> None:
@@ -89,11 +89,6 @@ class Continuations:
     def check_passage(self, passage: Passage) -> None:
         """Raises ValueError or TypeError for what cannot be learned from, see the class."""
         _check_passage(passage, self.tokenizer)
-        if passage.ids.size < 2:
-            raise ValueError(
-                f"a passage of {passage.ids.size} tokens ({passage.title}) is shorter than a prompt of one token and a "
-                "continuation of one"
-            )
 
     @classmethod
     def from_texts(
@@ -212,6 +207,11 @@ def _check_passage(passage: Passage, tokenizer: TextTokenizer) -> None:
         raise ValueError(f"{passage.title} contains id {worst}: the tokeniser has those below {tokenizer.vocab_size}")
     if tokenizer.eos in ids:
         raise ValueError(f"{passage.title} contains <eos> (id {tokenizer.eos}): split it there")
+    if passage.ids.size < 2:
+        raise ValueError(
+            f"a passage of {passage.ids.size} tokens ({passage.title}) is shorter than a prompt of one token and a "
+            "continuation of one"
+        )
 
 
 def token_law(tokenizer: TextTokenizer, kind: str, texts: Sequence[Ids] = ()) -> NoiseLaw:
