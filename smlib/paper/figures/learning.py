@@ -41,6 +41,7 @@ def curves(study: Study) -> Figure:
             label = f"{style.pop('label')} ({counted(len(seeds), 'seed')})"
             ax.plot(x, seeds.mean(0), label=label, markersize=4, **style)
         ax.set_title(title)
+        ax.set_ylim(bottom=0.0)
         ax.set_xlabel("passes over the questions")
     axes[0].set_ylabel("accuracy, validation")
     made.suptitle(finding(study), fontsize=11)
@@ -50,11 +51,11 @@ def curves(study: Study) -> Figure:
 
 
 def finding(study: Study) -> str:
-    """One sentence on the plan's claims, with what is missing for a decision."""
+    """A line for each of the plan's claims, with what is missing for a decision."""
     tested = [claim for claim in study["claims"] if "difference" in claim]
     if not tested:
         return f"{study['done']} of {study['planned']} planned runs are there: nothing to compare yet"
-    shown = ", ".join(
+    shown = "\n".join(
         f"{c['claim']}: {100 * c['difference']:+.1f} points ({100 * c['low']:+.1f} to {100 * c['high']:+.1f})"
         + (f", {c['outcome']}" if "outcome" in c else "")
         for c in tested
@@ -62,7 +63,7 @@ def finding(study: Study) -> str:
     if all(claim["decided"] for claim in study["claims"]):
         return shown
     few = min(claim["n_seeds"] for claim in study["claims"])
-    return f"undecided, {few} of {study['seeds']} seeds. {shown}"
+    return f"undecided, {counted(few, 'seed')} of {study['seeds']}\n{shown}"
 
 
 def accuracies(study: Study) -> pd.DataFrame:

@@ -94,13 +94,16 @@ def test_nothing_is_decided_before_every_seed_is_there(tmp_path):
     assert (study["done"], study["planned"], study["seeds"]) == (12, 70, 5)
     assert [(c["n_seeds"], c["decided"]) for c in study["claims"]] == [(4, False)] * 3
     assert all("outcome" not in claim for claim in study["claims"])
-    assert figures.finding(study).startswith("undecided, 4 of 5 seeds. BC > MLE: +")
+    assert figures.finding(study).startswith("undecided, 4 seeds of 5\nBC > MLE: +")
     for label in list(configs)[12:15]:
         put(label, configs[label], tmp_path)
     study = learning.study("full", tmp_path)
     assert [c["outcome"] for c in study["claims"]] == ["confirmed"] * 3
     assert all(c["p_holm"] >= c["p_value"] for c in study["claims"])
     assert "undecided" not in figures.finding(study)
+    alone = dataclasses.replace(learning.preset("full"), seeds=(0,))
+    single = learning.claims(alone, {"mle": {0: learning.finished("full", tmp_path)["mle-s0"]}})
+    assert not any(claim["decided"] for claim in single)  # one seed speaks of one trained model
     written = learning.write("full", tmp_path)
     assert read_json(written) == json.loads(json.dumps(study))
 

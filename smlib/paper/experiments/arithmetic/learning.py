@@ -36,7 +36,7 @@ from smlib.paper import checksums
 from smlib.paper.experiments.arithmetic import grid
 from smlib.paper.experiments.arithmetic.grid import ArithmeticPreset
 from smlib.paper.experiments.judging import scores
-from smlib.paper.experiments.judging.verdicts import holm, outcome
+from smlib.paper.experiments.judging.verdicts import MIN_SEEDS, holm, outcome
 from smlib.paper.experiments.runs.finetuning import FineTuneConfig, fine_tuned
 from smlib.paper.experiments.runs.pretraining import PretrainConfig, TinyModel, pretraining_run
 from smlib.paper.results import Run, check_preset
@@ -186,7 +186,8 @@ def base_accuracy(name: str, results_dir: str | Path = "results") -> dict[str, f
 
 
 def claims(chosen: ArithmeticPreset, grouped: Mapping[str, Mapping[int, Run]]) -> list[dict[str, Any]]:
-    """The plan's three comparisons over the seeds that both sides have; without a verdict until they are all there."""
+    """The plan's three comparisons over the seeds that both sides have; without a verdict until they are all there, or
+    where a preset has too few of them for one."""
     level = headline_level(chosen)
     named = {"mle": "mle", "bc": f"bc-{KIND}-{level}", "sm": f"sm-{KIND}-{level}"}
     made: list[dict[str, Any]] = []
@@ -197,7 +198,7 @@ def claims(chosen: ArithmeticPreset, grouped: Mapping[str, Mapping[int, Run]]) -
         if seeds:
             test = scores.difference([one[s] for s in seeds], [other[s] for s in seeds])
             record |= scores.paired_record(test)
-        made.append(record | {"decided": len(seeds) == len(chosen.seeds)})
+        made.append(record | {"decided": len(seeds) == len(chosen.seeds) >= MIN_SEEDS})
     if all(record["decided"] for record in made):
         for record, adjusted in zip(made, holm([record["p_value"] for record in made]), strict=True):
             record |= {"p_holm": scores.number(adjusted, 6), "outcome": outcome(record["difference"], adjusted)}
