@@ -14,6 +14,8 @@ from torch import nn
 from smlib.data.tokenizers import PretrainedTokenizer, TextTokenizer
 from smlib.edits.actions import ActionSpace
 from smlib.policies.adapters import with_adapters
+from smlib.policies.bases import location, widen
+from smlib.policies.fingerprints import fingerprint
 from smlib.policies.loading import ModelError, load_policy
 from smlib.policies.policy import Policy, PolicyConfig
 from smlib.policies.probing import probe
@@ -99,10 +101,12 @@ def _around(
             raise ModelError(
                 f"{type(lm).__name__} cannot be a policy: {error} (from_pretrained takes attn_implementation='sdpa')"
             ) from error
-    policy.w_bkspc.data = policy.w_bkspc.data.float()  # as `load_policy`: half precision would swallow its updates
+    widen(policy)
     four_bit = bool(getattr(lm, "is_loaded_in_4bit", False))
     where = str(Path(name).resolve()) if name and Path(name).is_dir() else name
     policy.lm.smlib_source = Source(where, lora, four_bit, False, dtype)
+    if lora is not None and where:
+        policy.lm.smlib_weights = fingerprint(location(where))
     probe(policy, name or type(lm).__name__)
     return policy, tokens
 

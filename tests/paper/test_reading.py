@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from smlib.files import ResultError, project_root
-from smlib.paper import checksums, ledger
+from smlib.paper import checksums, ledger, origins
 from smlib.paper.reproduce import Reproduction, Task, plan
 from smlib.paper.results import Run, read_item, run_cached, write_item
 
@@ -84,7 +84,7 @@ def test_finish_says_what_was_read_and_that_the_sources_differ(
     item(tmp_path, *computed)
     ledger.finish(["fig3"], "full", tmp_path)
     assert "cache" not in capsys.readouterr().out
-    monkeypatch.setattr(ledger, "changed_since", lambda revision: "sources differ in 2 files")
+    monkeypatch.setattr(origins, "changed_since", lambda revision: "sources differ in 2 files")
     item(tmp_path, run(tmp_path, 0), computed[1])
     ledger.finish(["fig3"], "full", tmp_path)
     said = capsys.readouterr().out

@@ -14,7 +14,7 @@ import pytest
 
 from smlib.paper import ledger as ledger_module
 from smlib.paper import numerics as numerics_module
-from smlib.paper import results
+from smlib.paper import origins, results
 from smlib.paper.costs import processor_hours
 from smlib.paper.items import ITEMS, PRESETS, VERDICTS
 from smlib.paper.ledger import LEDGER_FIELDS
@@ -338,7 +338,7 @@ def test_an_item_names_its_runs_and_their_seeds(tmp_path: Path) -> None:
 
 def test_a_value_of_older_code_is_marked_stale(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     item(tmp_path, sources=[run(tmp_path)])
-    monkeypatch.setattr(ledger_module, "NUMERICS_VERSION", {**results.NUMERICS_VERSION, "training": 2})
+    monkeypatch.setattr(origins, "NUMERICS_VERSION", {**results.NUMERICS_VERSION, "training": 2})
     row = next(row for row in ledger(tmp_path) if row["id"] == "fig3")
     assert isinstance(row["provenance"], dict)
     assert row["provenance"]["stale"] == ["training: made with version 1, the code is at 2"]

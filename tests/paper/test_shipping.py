@@ -9,7 +9,7 @@ import torch
 
 from smlib.files import ResultError, canonical_json, plain, read_json
 from smlib.objectives.methods import ObjectiveConfig
-from smlib.paper import shipping
+from smlib.paper import checksums, shipping
 from smlib.paper.experiments.runs.answers import answer
 from smlib.paper.experiments.runs.finetuning import FineTuneConfig, fine_tune
 from smlib.paper.experiments.runs.pretraining import PretrainConfig, TinyModel
@@ -122,6 +122,8 @@ def test_a_policy_is_trained_again_checked_and_shipped(tmp_path: Path, monkeypat
     # A run whose outcomes the policy does not repeat is another run.
     record = read_json(run.path)
     record["result"]["val"]["t1"]["correct"] = "1" * 20  # type: ignore[index]
-    run.path.write_text(canonical_json(record))
+    text = canonical_json(record)
+    checksums.note(run.path, text, results / "smoke")
+    run.path.write_text(text)
     with pytest.raises(ResultError, match="small-arithmetic, trained again, is not the policy of the run"):
         shipping.ship("small-arithmetic", results, tmp_path / "shipped")

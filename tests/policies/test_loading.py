@@ -435,7 +435,7 @@ def test_a_source_is_written_beside_adapters(tmp_path):
     policy, tokenizer = load_policy(saved_model(tmp_path / "base"), lora=Lora(2, 2))
     save_policy(policy, tokenizer, tmp_path / "mine")
     stored = json.loads((tmp_path / "mine" / "source.json").read_text())
-    assert stored["lora"] == {"r": 2, "alpha": 2, "dropout": 0.0, "unembedding": False}
+    assert Lora.stored(stored["lora"]) == Lora(2, 2)
     shutil.rmtree(tmp_path / "base")
     with pytest.raises(FileNotFoundError, match="no model"):
         load_policy(tmp_path / "mine")
