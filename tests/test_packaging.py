@@ -151,7 +151,9 @@ def test_every_smlib_command_and_option_in_readme_and_docs_exists(repository: Pa
         assert name in known, f"smlib {name}"
         options = {option for parameter in known[name].params for option in parameter.opts}
         if name == "finetune":  # its options are the fields of two dataclasses
-            options |= {f"--{f.name}" for kind in (FinetuneArguments, SequenceMatchConfig) for f in fields(kind)}
+            options |= {"--config", "--help"} | {
+                f"--{f.name}" for kind in (FinetuneArguments, SequenceMatchConfig) for f in fields(kind)
+            }
         for option in re.findall(r"(?<= )--?[a-z][a-z-]*", rest):
             assert option in options, f"smlib {name} {option}"
         for item in re.findall(r"--only (\S+)", rest):
