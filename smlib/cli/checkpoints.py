@@ -31,7 +31,7 @@ def write_checkpoint(
     merge: bool,
     dtype: str | None,
     check: bool,
-    facts: Mapping[str, str],
+    facts: Mapping[str, Any],
     results: Sequence[str],
 ) -> Path:
     """Writes `out` from the policy in `source`; see `export_policy`.
