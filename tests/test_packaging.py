@@ -1,23 +1,29 @@
-"""Files that must agree: metadata, pins, conda environment, Makefile, CI, README, citation, layers."""
+"""Files that must agree: metadata, pins, conda environment, Makefile, CI, README and docs, citation, layers."""
 
 import os
 import re
 import subprocess
 import sys
 import tomllib
+from dataclasses import fields
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 import yaml
 
 import smlib
+from smlib.cli import app as cli
+from smlib.cli.finetune import FinetuneArguments
 from smlib.files import ResultError
 from smlib.paper.experiments.report.errata import ERRATA
+from smlib.paper.figures.walkthrough import alt_text
 from smlib.paper.items import ITEMS, PRESETS, VERDICTS
-from smlib.paper.ledger import COMMITTED_PRESETS, ledger
-from smlib.paper.readme import with_errata, with_replication_table
+from smlib.paper.ledger import COMMITTED_PRESETS, ledger, read_item
+from smlib.paper.readme import BEGIN, END, pages, with_details, with_errata, with_replication_table
+from smlib.training.trainer_config import SequenceMatchConfig
 
 
 @pytest.fixture
@@ -33,6 +39,18 @@ def makefile(repository: Path) -> str:
 @pytest.fixture
 def readme(repository: Path) -> str:
     return (repository / "README.md").read_text()
+
+
+def prose(repository: Path) -> dict[str, str]:
+    """README and every page beside it, by their paths in the repository."""
+    found = [repository / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
+    found += sorted((repository / "docs").glob("*.md"))
+    return {str(path.relative_to(repository)): path.read_text() for path in found}
+
+
+PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", *(f"docs/{name}.md" for name in (
+    "architecture", "choices", "diverging", "errata", "evaluation_harness", "export", "map", "models", "processors",
+    "results", "running", "serving", "stability", "your-own-model")))  # fmt: skip
 
 
 def canonical(requirement: str) -> str:
@@ -100,54 +118,116 @@ def test_ci_runs_the_readmes_test_command(repository: Path, readme: str) -> None
     assert re.search(r"^make reproduce ", readme, re.MULTILINE)
 
 
-def test_every_make_target_and_option_in_the_readme_exists(readme: str, makefile: str) -> None:
-    blocks = "\n".join(re.findall(r"```bash\n(.*?)```", readme, re.DOTALL))
-    targets = re.findall(r"^make (?:[A-Z]+=\S+ )*([a-z0-9]+)", blocks, re.MULTILINE)
-    assert {"reproduce", "test", "lab"} <= set(targets)
+def blocks(repository: Path, language: str) -> str:
+    return "\n".join(
+        block
+        for text in prose(repository).values()
+        for block in re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
+    )
+
+
+def test_every_make_target_in_readme_and_docs_exists(repository: Path, makefile: str) -> None:
+    shown = (
+        blocks(repository, "bash")
+        + "\n"
+        + "\n".join(re.findall(r"`(make [^`]+)`", "".join(prose(repository).values())))
+    )
+    targets = re.findall(r"^make (?:[A-Z]+=\S+ )*([a-z0-9]+)", shown, re.MULTILINE)
+    assert {"reproduce", "test", "lab", "install", "smollm2"} <= set(targets)
     for target in targets:
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
 
 
-def test_every_smlib_command_and_option_in_the_readme_exists(readme: str) -> None:
-    blocks = "\n".join(re.findall(r"```bash\n(.*?)```", readme, re.DOTALL))
-    commands = re.findall(r"^smlib ([a-z-]+)([^#\n]*)", blocks, re.MULTILINE)
-    assert {name for name, _ in commands} >= {"reproduce", "status", "train", "generate"}
+def test_every_smlib_command_and_option_in_readme_and_docs_exists(repository: Path) -> None:
+    shown = (
+        blocks(repository, "bash")
+        + "\n"
+        + "\n".join(re.findall(r"`(smlib [^`]+)`", "".join(prose(repository).values())))
+    )
+    commands = re.findall(r"^smlib ([a-z][a-z-]*)([^#\n]*)", shown, re.MULTILINE)
+    assert {name for name, _ in commands} >= {"reproduce", "status", "train", "generate", "policies", "bench"}
+    known = typer.main.get_command(cli.app).commands  # type: ignore[attr-defined]
     for name, rest in commands:
-        done = subprocess.run(
-            [sys.executable, "-m", "smlib", name, "--help"],
-            capture_output=True,
-            text=True,
-            check=True,
-            env={**os.environ, "TERM": "dumb", "COLUMNS": "200"},
-        )
-        for option in re.findall(r"(?<= )--?[a-z-]+", rest):
-            assert option in done.stdout, f"smlib {name} {option}"
+        assert name in known, f"smlib {name}"
+        options = {option for parameter in known[name].params for option in parameter.opts}
+        if name == "finetune":  # its options are the fields of two dataclasses
+            options |= {f"--{f.name}" for kind in (FinetuneArguments, SequenceMatchConfig) for f in fields(kind)}
+        for option in re.findall(r"(?<= )--?[a-z][a-z-]*", rest):
+            assert option in options, f"smlib {name} {option}"
         for item in re.findall(r"--only (\S+)", rest):
             assert item in ITEMS
         for preset in re.findall(r"--preset (\S+)", rest):
             assert preset in PRESETS
 
 
-def test_the_readmes_presets_verdicts_and_files_exist(repository: Path, readme: str) -> None:
-    assert re.findall(r"^\| `([a-z]+)` \| ", readme, re.MULTILINE)[: len(PRESETS)] == list(PRESETS)
+def test_presets_and_verdicts_are_explained(repository: Path, readme: str) -> None:
+    running = (repository / "docs" / "running.md").read_text()
+    assert re.findall(r"^\| `([a-z]+)` \| ", running, re.MULTILINE)[: len(PRESETS)] == list(PRESETS)
     for verdict in VERDICTS:
         assert f"*{verdict}*" in readme
-    for path in re.findall(r"`(smlib/[a-z_]+(?:\.py|/))`", readme):
-        assert (repository / path).exists(), path
+        assert f"*{verdict}*" in (repository / "docs" / "results.md").read_text()
 
 
-def test_every_link_of_the_readme_leads_somewhere(repository: Path, readme: str) -> None:
-    for path in re.findall(r"\]\(([^)#]+)\)", readme):
-        assert path.startswith("http") or (repository / path).exists(), path
+@pytest.mark.parametrize("page", PAGES)
+def test_every_path_and_name_on_a_page_exists(page: str, repository: Path) -> None:
+    """Files in backquotes, and functions said to be `in` one; patterns such as `<item>` are not files."""
+    text = prose(repository)[page]
+    # The changelog names what is gone; a reader of the others goes where they point.
+    for path in re.findall(r"`((?:smlib|tests|results|figures|notebooks|docs)/[\w./-]+)`", text):
+        if not path.startswith(("results/quick", "figures/quick")):
+            assert (repository / path).exists(), path
+    for name, path in re.findall(r"`(\w+)` (?:and `\w+` )?in\s+`(smlib/[\w/]+\.py)`", text):
+        assert re.search(rf"^(?:def|class) {name}\b|^{name}\b.*=", (repository / path).read_text(), re.MULTILINE), name
+    for name in re.findall(r"smlib\.([A-Za-z_]+)\(", text):
+        assert name in smlib.__all__, f"smlib.{name}"
 
 
-def test_the_replication_table_is_the_ledger(repository: Path, readme: str) -> None:
-    shown = with_replication_table(readme, ledger(repository / "results", COMMITTED_PRESETS))
-    assert shown == readme, "run `smlib report-readme`"
+@pytest.mark.parametrize("page", PAGES)
+def test_every_link_leads_somewhere(page: str, repository: Path) -> None:
+    for path in re.findall(r"\]\(([^)#\s]+)\)", prose(repository)[page]):
+        assert path.startswith("http") or (repository / page).parent.joinpath(path).exists(), path
 
 
-def test_the_errata_of_the_readme_are_those_of_the_report(readme: str) -> None:
-    assert with_errata(readme, [vars(erratum) for erratum in ERRATA]) == readme, "run `smlib report-readme`"
+def test_the_pages_are_those_that_are_checked_and_each_can_be_found_from_readme(repository: Path, readme: str) -> None:
+    assert sorted(prose(repository)) == sorted(PAGES)
+    linked = set(re.findall(r"\]\(([^)#\s]+\.md)\)", readme))
+    assert linked == set(PAGES) - {"README.md"}
+
+
+def test_the_readme_is_a_page(readme: str) -> None:
+    assert len(readme.splitlines()) <= 150
+    table = readme[readme.index(BEGIN) : readme.index(END)]
+    for line in table.splitlines():
+        for cell in line.split(" | "):
+            assert len(re.sub(r"\]\([^)]*\)", "", cell)) <= 100, cell
+
+
+@pytest.mark.parametrize(
+    ("question", "place"),
+    [
+        ("`<bkspc>` is rolled back in the cache", "smlib/generation/edit_batch.py"),
+        ("eq. 4", "smlib/objectives/losses.py"),
+        ("who writes `results/full/fig3.json`", "smlib/paper/experiments/arithmetic/items.py"),
+        ("how to add a divergence", "CONTRIBUTING.md"),
+        ("an experiment", "CONTRIBUTING.md"),
+    ],
+)
+def test_the_readme_answers_on_the_line_of_the_question(question: str, place: str, readme: str) -> None:
+    (line,) = [line for line in readme.splitlines() if line.startswith("|") and question in line.split("|")[1]]
+    assert place in line.split("|")[2]
+
+
+def test_the_picture_has_its_words(repository: Path, readme: str) -> None:
+    assert f"![{alt_text(read_item('tab1', 'full', repository / 'results'))}](figures/demo.png)" in readme
+
+
+def test_what_is_generated_is_the_ledger_and_the_errata(repository: Path) -> None:
+    rows = ledger(repository / "results", COMMITTED_PRESETS)
+    words = alt_text(read_item("tab1", "full", repository / "results"))
+    found = pages(repository / "README.md", rows, [vars(erratum) for erratum in ERRATA], words)
+    assert len(found) == 3
+    for path, (before, after) in found.items():
+        assert before == after, f"{path.name}: run `smlib report-readme`"
 
 
 def test_every_erratum_is_shown_in_a_notebook_that_names_its_place(repository: Path) -> None:
@@ -159,9 +239,20 @@ def test_every_erratum_is_shown_in_a_notebook_that_names_its_place(repository: P
 
 
 def test_a_readme_without_markers_is_left_alone() -> None:
-    for rewrite in (with_replication_table, with_errata):
+    for rewrite in (with_replication_table, with_details, with_errata):
         with pytest.raises(ResultError, match="needs the two lines"):
             rewrite("# no markers", [])
+
+
+def test_what_ships_is_package_data(repository: Path, pyproject: dict[str, Any]) -> None:
+    """So that a wheel has the weights and their cards, and not only a checkout."""
+    package = repository / "smlib"
+    patterns = pyproject["tool"]["setuptools"]["package-data"]["smlib"]
+    packed = {path for pattern in patterns for path in package.glob(pattern)}
+    folders = [folder for folder in (package / "policies" / "shipped").iterdir() if folder.name != "__pycache__"]
+    needed = {path for folder in folders if folder.is_dir() for path in folder.rglob("*") if path.is_file()}
+    assert needed <= packed, sorted(str(path.relative_to(package)) for path in needed - packed)
+    assert {path.suffix for path in needed} == {".json", ".md", ".safetensors"}
 
 
 def test_make_describes_every_target(repository: Path) -> None:
@@ -200,7 +291,8 @@ def test_layers_hold(repository: Path) -> None:
 
 
 def test_every_module_has_a_layer(repository: Path, pyproject: dict[str, Any]) -> None:
-    (layers,) = (c["layers"] for c in pyproject["tool"]["importlinter"]["contracts"] if c["type"] == "layers")
+    contracts = pyproject["tool"]["importlinter"]["contracts"]
+    (layers,) = (c["layers"] for c in contracts if c["type"] == "layers" and c["containers"] == ["smlib"])
     placed = {name for layer in layers for name in re.findall(r"[a-z0-9_]+", layer)}
     modules = {
         path.stem

@@ -12,7 +12,10 @@ def bench(
     quick: Annotated[bool, typer.Option("--quick", help="Fewer repetitions, under two minutes.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print {name: {value, unit, baseline, n}}.")] = False,
 ) -> None:
-    """Measure speed and memory as ratios inside one run on this machine."""
+    """Measure speed and memory as ratios inside one run on this machine.
+
+    Example: smlib bench --quick
+    """
     import importlib
 
     figures = importlib.import_module("smlib.bench").run(quick=quick)

@@ -11,7 +11,8 @@ import torch
 from safetensors import SafetensorError
 from transformers.utils.logging import disable_progress_bar
 
-from smlib.cli.workbench import finished, told
+from smlib.cli.checks import told
+from smlib.cli.workbench import finished
 from smlib.data.tokenizers import TextTokenizer
 from smlib.files import ResultError, canonical_json, read_json
 from smlib.policies.export import export_policy
@@ -46,7 +47,8 @@ def write_checkpoint(
     measured = dict(_result(text) for text in results)
     policy, tokenizer, card = _read(source)
     asked = ["smlib", "export", source.name, out.name, *_options(sys.argv)]
-    card = replace(card, results={**card.results, **measured}, export=shlex.join(asked), **facts)
+    given: dict[str, Any] = dict(facts)
+    card = replace(card, results={**card.results, **measured}, export=shlex.join(asked), **given)
     with told(OSError, ValueError, TypeError, SafetensorError):
         return export_policy(
             policy,

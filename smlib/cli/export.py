@@ -17,16 +17,26 @@ def export(
     keep_adapters: Annotated[
         bool, typer.Option("--keep-adapters", help="Leave adapters beside the weights instead of adding them.")
     ] = False,
-    dtype: Annotated[str | None, typer.Option(help=f"Of the weights: {', '.join(DTYPES)}; as they are.")] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help=f"Of the weights: {', '.join(DTYPES)}. Default: as they are.")
+    ] = None,
     check: Annotated[bool, typer.Option(help="Load the result and compare its logits with the policy's.")] = True,
-    title: Annotated[str | None, typer.Option(help="Headline of the card.")] = None,
-    method: Annotated[str | None, typer.Option(help="For the card: how it was trained.")] = None,
-    data: Annotated[str | None, typer.Option(help="For the card: on what.")] = None,
-    command: Annotated[str | None, typer.Option(help="For the card: the exact command that trained it.")] = None,
-    result: Annotated[list[str] | None, typer.Option(help="For the card: NAME=VALUE; may be repeated.")] = None,
+    title: Annotated[str | None, typer.Option(help="Headline of the card, such as 'Arithmetic with deletion'.")] = None,
+    method: Annotated[str | None, typer.Option(help="For the card: how it was trained, such as sm.")] = None,
+    data: Annotated[str | None, typer.Option(help="For the card: on what, such as '5,000 questions'.")] = None,
+    command: Annotated[
+        str | None,
+        typer.Option(help="For the card: the exact command that trained it, such as 'smlib train runs/mine'."),
+    ] = None,
+    result: Annotated[
+        list[str] | None, typer.Option(help="For the card: NAME=VALUE, such as accuracy=0.67; may be repeated.")
+    ] = None,
     licence: Annotated[str | None, typer.Option(help="For the card: the base model's, such as apache-2.0.")] = None,
 ) -> None:
-    """Write a standard checkpoint of transformers, with <bkspc> as a token and a decoding loop that deletes."""
+    """Write a standard checkpoint of transformers, with <bkspc> as a token and a decoding loop that deletes.
+
+    Example: smlib export sm-arithmetic runs/exported --dtype float32
+    """
     if dtype is not None and dtype not in DTYPES:
         raise ResultError(f"--dtype {dtype} is unknown: expected one of {', '.join(DTYPES)}")
     if out.is_file() or (out.is_dir() and any(out.iterdir())):  # before the weights are read

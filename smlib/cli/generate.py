@@ -1,35 +1,82 @@
 """`smlib generate`: completions with their deletions."""
 
-from pathlib import Path
+from collections.abc import Iterable
 from typing import Annotated
 
 import typer
 
+from smlib.cli.options import folder_name, one_of
 from smlib.files import ResultError
 
 
+def _names() -> Iterable[str]:
+    from smlib.policies import shipped
+
+    return shipped.names()
+
+
 def generate(
-    folder: Annotated[Path | None, typer.Argument(help="Where `smlib train` left a policy.")] = None,
-    prompt: Annotated[str, typer.Option(help="What it goes on from; empty for a text from nothing.")] = "",
+    policy: Annotated[
+        str | None,
+        typer.Argument(
+            help="The name of a policy that comes with smlib (`smlib policies` lists them), or a folder in which "
+            "`smlib train` left one.",
+            show_default=False,
+            autocompletion=one_of(_names),
+        ),
+    ] = None,
+    prompt: Annotated[
+        str,
+        typer.Option(
+            help="A question or a beginning, such as 'In base 7, what is 12 + 34?'; ' Solution: ' is added for a "
+            "policy of a task. When empty: the question of the policy's card, or a text from nothing."
+        ),
+    ] = "",
     model: Annotated[
         str | None,
-        typer.Option(help="Instead: a folder that save_policy wrote, `smollm2`, or any causal language model."),
+        typer.Option(
+            help="Instead of POLICY: a folder that save_policy wrote, `smollm2`, or any causal language model "
+            "(a folder, or a hub name with --download).",
+            show_default=False,
+        ),
     ] = None,
-    count: Annotated[int, typer.Option("--count", "-n", min=1, help="How many completions.")] = 1,
-    temperature: Annotated[float, typer.Option(help="Divides the logits.")] = 1.0,
-    top_p: Annotated[float, typer.Option(help="Keep the most probable actions up to this mass.")] = 1.0,
-    greedy: Annotated[bool, typer.Option("--greedy", help="Take the most probable action.")] = False,
+    demo: Annotated[
+        bool,
+        typer.Option("--demo", help="Show one completion in which a policy deletes what it wrote, then goes on."),
+    ] = False,
+    count: Annotated[int, typer.Option("--count", "-n", min=1, help="How many completions, such as 3.")] = 1,
+    temperature: Annotated[
+        float, typer.Option(help="Divides the logits: above 0; 1 samples from the policy itself, 0.5 is bolder.")
+    ] = 1.0,
+    top_p: Annotated[
+        float, typer.Option(help="Keep the most probable actions up to this mass: above 0, at most 1, such as 0.9.")
+    ] = 1.0,
+    greedy: Annotated[
+        bool,
+        typer.Option("--greedy", help="Take the most probable action, and never insert a deleted token again there."),
+    ] = False,
     max_tokens: Annotated[
-        int | None, typer.Option(min=1, help="Longest completion; 24 for a task, 128 for text.", show_default=False)
+        int | None,
+        typer.Option(
+            min=1, help="Longest completion, such as 64. Default: 24 for a task, 128 for text.", show_default=False
+        ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the first completion; the others count on.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of the first completion; the others count on from it.")] = 0,
     download: Annotated[bool, typer.Option("--download", help="Let --model ask the hub.")] = False,
 ) -> None:
-    """Write completions, with what was deleted struck out (in a pipe: with <bkspc> spelt out)."""
-    if (folder is None) == (model is None):
-        raise ResultError("name a folder of `smlib train`, or a language model with --model; one of the two")
-    from smlib.cli.workbench import write, write_text
+    """Write completions, with what was deleted struck out (in a pipe: with <bkspc> spelt out).
+
+    Example: smlib generate sm-arithmetic --prompt "In base 7, what is 12 + 34?" -n 3
+    """
+    if demo and model is not None:
+        raise ResultError("--demo shows a policy that comes with smlib: leave out --model")
+    if not demo and (policy is None) == (model is None):
+        raise ResultError(
+            "name a policy (`smlib policies` lists those that come with smlib, `smlib train` makes others), or a "
+            "language model with --model; one of the two"
+        )
     from smlib.generation.sampling import SamplingConfig
+    from smlib.policies import shipped
 
     # Greedy decoding without a memory can insert and delete the same token for ever.
     try:
@@ -43,9 +90,22 @@ def generate(
     except ValueError as error:
         raise ResultError(str(error)) from error
     seeds = range(seed, seed + count)
-    if model is not None:
+    if demo:
+        from smlib.cli.showcase import DEMO, demonstrate
+
+        demonstrate(policy or DEMO, max_new_tokens=config.max_new_tokens)
+    elif model is not None:
+        from smlib.cli.workbench import write_text
+
         write_text(model, prompt, config, seeds, download=download)
-        return
-    assert folder is not None
-    for number in seeds:
-        write(folder, prompt, config, number)
+    elif policy in shipped.names():
+        from smlib.cli.showcase import write_shipped
+
+        assert policy is not None
+        write_shipped(policy, prompt, config, seeds)
+    else:
+        from smlib.cli.workbench import write
+
+        assert policy is not None
+        for number in seeds:
+            write(folder_name(policy), prompt, config, number)

@@ -1,38 +1,86 @@
 """`smlib reproduce`: rebuild figures and tables."""
 
 import sys
-from typing import Annotated
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from smlib.cli.options import ResultsDir
+from smlib.cli.options import FiguresDir, ResultsDir, one_of, place
+from smlib.cli.screen import cell, print_json
 from smlib.files import ResultError
+
+if TYPE_CHECKING:
+    from smlib.paper.reproduce import Outcome
+
+
+def _items() -> Iterable[str]:
+    from smlib.paper.items import ITEMS
+
+    return ITEMS
+
+
+def _presets() -> Iterable[str]:
+    from smlib.paper.items import PRESETS
+
+    return PRESETS
 
 
 def reproduce(
-    preset: Annotated[str, typer.Option(help="smoke, quick, full or paper.")] = "quick",
-    only: Annotated[list[str] | None, typer.Option(help="An item id, such as fig3; may be repeated.")] = None,
-    jobs: Annotated[int, typer.Option(min=1, help="Notebooks to run at a time.")] = 1,
+    preset: Annotated[
+        str,
+        typer.Option(
+            help="smoke (minutes, numbers without meaning), quick (half an hour), full (what is committed: evenings) "
+            "or paper (GPUs).",
+            autocompletion=one_of(_presets),
+        ),
+    ] = "quick",
+    only: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="An item id, such as fig3, or several as fig1,tab3; may be repeated; `smlib status` lists them. "
+            "Default: all.",
+            autocompletion=one_of(_items),
+            show_default=False,
+        ),
+    ] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Notebooks to run at a time, such as 2.")] = 1,
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Repeat finished runs, or go on with a --fresh that was stopped.")
     ] = False,
-    results_dir: ResultsDir = "results",
-    figures_dir: Annotated[str, typer.Option(help="Where figures are kept.")] = "figures",
+    results_dir: ResultsDir = None,
+    figures_dir: FiguresDir = None,
+    runs_dir: Annotated[
+        Path | None,
+        typer.Option(
+            help="Where executed notebooks go. Default: the repository's folder `runs`. With --results-dir and "
+            "--figures-dir a checkout that cannot be written to can be reproduced.",
+            show_default=False,
+        ),
+    ] = None,
+    as_json: Annotated[
+        bool,
+        typer.Option("--json", help="Print a JSON list instead, one object a notebook; progress goes to stderr."),
+    ] = False,
 ) -> None:
-    """Rebuild figures and tables by running their notebooks; finished training runs are not repeated."""
+    """Rebuild figures and tables by running their notebooks; finished training runs are not repeated.
+
+    Example: smlib reproduce --preset quick --only fig1 --only fig3
+    """
+    from smlib.paper.fresh import fresh_round
     from smlib.paper.items import ITEMS, check_preset, get_item
-    from smlib.paper.results import fresh_round
 
     # A typing error is answered before papermill is loaded.
     check_preset(preset)
     ids = [get_item(part.strip()).id for given in only or [] for part in given.split(",") if part.strip()]
     if only and not ids:
         raise ResultError(f"--only names no item; known: {', '.join(ITEMS)}")
-    unfinished = fresh_round(preset, results_dir)
+    results, figures = place(results_dir, "results"), place(figures_dir, "figures")
+    unfinished = fresh_round(preset, results)
     from smlib.paper.reproduce import Outcome, Reproduction, Task, plan
 
     tasks = plan(ids)
@@ -41,7 +89,7 @@ def reproduce(
         print(f"smlib: {unfinished} is not finished, so old and new runs stand side by side: {cure}", file=sys.stderr)
     elif unfinished and unfinished.covers([task.name for task in tasks]):
         print(f"smlib: going on with {unfinished}; delete {unfinished.path} to begin anew", file=sys.stderr)
-    console = Console()
+    console = Console(stderr=as_json)
     with _progress(console) as progress:
         lines = {task.name: progress.add_task(task.name, start=False, total=None) for task in tasks}
 
@@ -54,11 +102,23 @@ def reproduce(
             line = lines[outcome.task.name]
             progress.update(line, completed=progress.tasks[line].total or 1, total=progress.tasks[line].total or 1)
             progress.console.print(f"{outcome.task.name}: {outcome.status} ({_duration(outcome.seconds)})")
+            for said in outcome.runs:
+                progress.console.print(f"  {cell(said)}", highlight=False, soft_wrap=True)
 
         work = Reproduction(
-            preset, jobs=jobs, fresh=fresh, results_dir=results_dir, figures_dir=figures_dir, listener=listen
+            preset,
+            jobs=jobs,
+            fresh=fresh,
+            results_dir=results,
+            figures_dir=figures,
+            runs_dir=None if runs_dir is None else runs_dir.absolute(),
+            listener=listen,
         )
         outcomes = work.run(tasks, report)
+    failed = [outcome.task.name for outcome in outcomes if outcome.failed]
+    if as_json:
+        print_json([_record(outcome) for outcome in outcomes])
+        raise typer.Exit(1 if failed else 0)
     table = Table(title=f"smlib reproduce --preset {preset}", show_lines=True)
     for column in ("item", "notebook", "status", "time", "where", "why"):
         table.add_column(column, overflow="fold")
@@ -69,14 +129,26 @@ def reproduce(
             outcome.task.name,
             f"[{colours[outcome.status]}]{outcome.status}[/]",
             _duration(outcome.seconds) if outcome.seconds else "—",
-            escape(outcome.where),
-            escape(outcome.why),
+            cell(outcome.where),
+            cell(outcome.why),
         )
     console.print(table)
-    failed = [outcome.task.name for outcome in outcomes if outcome.failed]
     if failed:
         console.print(f"[red]{len(failed)} failed[/]; the notebooks as far as they came are in {work.folder}")
         raise typer.Exit(1)
+
+
+def _record(outcome: "Outcome") -> dict[str, object]:
+    """A notebook's outcome as JSON."""
+    return {
+        "notebook": outcome.task.name,
+        "items": list(outcome.task.items),
+        "status": outcome.status,
+        "seconds": round(outcome.seconds, 1),
+        "where": outcome.where,
+        "why": outcome.why,
+        "runs": list(outcome.runs),
+    }
 
 
 def _progress(console: Console) -> Progress:

@@ -1,32 +1,103 @@
 """`smlib train`: a small policy on a task."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from smlib.cli.options import folder_name, one_of
+
+MOST_QUESTIONS = 1_000_000
+"""The generator makes about 3,000 a second, and all are held in memory."""
+
+
+def _tasks() -> Iterable[str]:
+    from smlib.data.tasks import TASKS
+
+    return TASKS
+
+
+def _methods() -> Iterable[str]:
+    from smlib.objectives.methods import METHODS
+
+    return METHODS
+
 
 def train(
-    folder: Annotated[Path, typer.Argument(help="Where the policy goes; a killed run in it goes on.")],
-    task: Annotated[str, typer.Option(help="add_or_sub_in_base, mul or list_prime_factors.")] = "add_or_sub_in_base",
-    method: Annotated[str, typer.Option(help="mle, bc, sm, iqlearn, dagger, gail, direct or unlikelihood.")] = "sm",
-    noise: Annotated[str, typer.Option(help="ground_truth, random or none.")] = "ground_truth",
+    folder: Annotated[
+        Path,
+        typer.Argument(
+            parser=folder_name,
+            metavar="FOLDER",
+            help="Where the policy goes, such as runs/mine; a killed run in it goes on from there.",
+        ),
+    ],
+    task: Annotated[
+        str,
+        typer.Option(
+            help="add_or_sub_in_base, mul, list_prime_factors, translation or opus_books.",
+            autocompletion=one_of(_tasks),
+        ),
+    ] = "add_or_sub_in_base",
+    method: Annotated[
+        str,
+        typer.Option(
+            help="mle, bc, sm, iqlearn, dagger, gail, direct or unlikelihood.", autocompletion=one_of(_methods)
+        ),
+    ] = "sm",
+    noise: Annotated[
+        str,
+        typer.Option(
+            help="What wrong tokens the demonstrations hold: ground_truth (digits), random (any token) or none.",
+            autocompletion=one_of(lambda: ("ground_truth", "random", "none")),
+        ),
+    ] = "ground_truth",
     eta: Annotated[
-        float | None, typer.Option(help="Noise level of the demonstrations; 0.1, or 0 with --noise none.")
+        float | None,
+        typer.Option(
+            help="Noise level of the demonstrations, from 0 to below 1. Default: 0.1, or 0 with --noise none.",
+            show_default=False,
+        ),
     ] = None,
-    alpha: Annotated[float, typer.Option(help="Entropy weight.")] = 0.01,
-    gamma: Annotated[float, typer.Option(help="Discount.")] = 0.95,
-    steps: Annotated[int, typer.Option(min=4, help="Gradient steps.")] = 2000,
-    questions: Annotated[int, typer.Option(min=1, help="Training questions.")] = 5000,
-    difficulty: Annotated[str, typer.Option(help="easy, medium, hard or all.")] = "easy",
-    seed: Annotated[int, typer.Option(help="Of everything.")] = 0,
-    init: Annotated[Path | None, typer.Option(help="Folder of an earlier policy to start from.")] = None,
+    alpha: Annotated[float, typer.Option(help="Entropy weight of eq. 4, above 0.")] = 0.01,
+    gamma: Annotated[float, typer.Option(help="Discount, between 0 and 1.")] = 0.95,
+    steps: Annotated[
+        int, typer.Option(min=4, help="Gradient steps; 2000 take about five minutes on two cores.")
+    ] = 2000,
+    questions: Annotated[
+        int, typer.Option(min=1, max=MOST_QUESTIONS, help="Training questions; the paper has 5000.")
+    ] = 5000,
+    difficulty: Annotated[
+        str,
+        typer.Option(
+            help="easy, medium, hard or all: thirds of the generator's range.",
+            autocompletion=one_of(lambda: ("easy", "medium", "hard", "all")),
+        ),
+    ] = "easy",
+    seed: Annotated[int, typer.Option(help="Of everything: weights, questions' order, noise.")] = 0,
+    init: Annotated[
+        Path | None,
+        typer.Option(
+            parser=folder_name,
+            metavar="NAME|FOLDER",
+            help="What to start from instead of random weights: base (the committed base model of add_or_sub_in_base, "
+            "mul or list_prime_factors), a policy of `smlib policies`, or a folder of `smlib train`.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
-    """Train a small policy on a task and report its accuracy on validation questions."""
-    from smlib.cli.workbench import fit, settings_for
+    """Train a small policy on a task and report its accuracy on validation questions.
+
+    Example: smlib train runs/mine --init base --method sm --eta 0.1 --steps 500
+    """
+    from smlib.cli.workbench import RATE, RATE_ON, fit, settings_for
 
     options: dict[str, str | int] = {"task": task, "difficulty": difficulty, "questions": questions, "noise": noise}
-    settings = settings_for(method, steps=steps, eta=eta, alpha=alpha, gamma=gamma, seed=seed, **options)
+    rate = RATE if init is None else RATE_ON
+    settings = settings_for(
+        method, steps=steps, eta=eta, alpha=alpha, gamma=gamma, seed=seed, learning_rate=rate, **options
+    )
     accuracy = fit(settings, folder, init)
     for decoding, share in accuracy.items():
         print(f"validation accuracy, {decoding}: {share:.3f} of {settings.validation} questions")

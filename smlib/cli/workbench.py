@@ -4,6 +4,8 @@ A folder holds one policy: `settings.json` (what it was trained with), `metrics.
 and the weights in `policy/` when it is done. A killed run goes on when the same command is given again.
 """
 
+import shutil
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -13,21 +15,32 @@ import numpy as np
 from safetensors import SafetensorError
 from transformers.utils.logging import disable_progress_bar
 
+from smlib.cli.checks import check_sampling, check_seed, told
 from smlib.data.continuations import inner_decoder
 from smlib.data.demonstrations import TaskDemonstrations
+from smlib.data.encoding import lost_characters
+from smlib.data.mathematics import as_prompt
 from smlib.data.tasks import Task, load_task
 from smlib.edits.actions import ActionSpace, Trajectory
+from smlib.environment import RefusedEnvironmentError, check_environment
 from smlib.files import ResultError, canonical_json, read_json, write_atomically
 from smlib.generation.sampling import SamplingConfig
 from smlib.generation.streaming import show, stream
 from smlib.objectives.methods import ObjectiveConfig, get_method
 from smlib.paper.experiments.runs.answers import answer
-from smlib.paper.experiments.runs.pretraining import TinyModel
+from smlib.paper.experiments.runs.pretraining import PretrainConfig, TinyModel, pretrained, weights_file
+from smlib.policies import shipped
 from smlib.policies.loading import load_policy
-from smlib.policies.policy import SAVED, Policy, max_positions
+from smlib.policies.policy import SAVED, Policy
 from smlib.training.algorithm_1 import NonFiniteLossError, TrainConfig, train
-from smlib.training.checkpoints import CheckpointError
+from smlib.training.checkpoints import CheckpointError, reason
+from smlib.training.folder import LOCK, FolderInUseError, held, usable_folder
+from smlib.training.metrics import MetricsError
 
+BASE = "base"
+"""What `smlib train --init` calls the base model of a task that the repository has."""
+RATE, RATE_ON = 2e-3, 3e-4
+"""Learning rates: from random weights, and from trained ones, as in Figure 3."""
 ETA = 0.1
 """Noise level of the demonstrations where none is asked for."""
 
@@ -63,7 +76,7 @@ class Settings:
             raise ValueError(f"the noise `none` has eta = 0, not {eta}: leave eta out, or choose a noise")
         if eta == 1.0:
             raise ValueError("eta = 1 never reaches the end of an answer: choose one below 1")
-        _check_seed(self.training.seed)
+        check_seed(self.training.seed)
 
     def load_task(self) -> Task:
         """The task with these splits; raises `ResultError` with the known names for an unknown one."""
@@ -74,18 +87,33 @@ class Settings:
 
 
 def settings_for(
-    method: str, *, steps: int, eta: float | None, alpha: float, gamma: float, seed: int, **data: str | int
+    method: str,
+    *,
+    steps: int,
+    eta: float | None,
+    alpha: float,
+    gamma: float,
+    seed: int,
+    learning_rate: float = RATE,
+    **data: str | int,
 ) -> Settings:
     """Settings of a short run: half of it behavioural cloning, then a quarter to anneal β (App. E's proportions are
     10,000 and 2,000 steps). Without `eta` it is `ETA`, and 0 with the noise `none`. Methods that take no noise get
     none. Raises `ResultError` for a value that cannot be used.
     """
     with told(ValueError):
-        return _settings(method, steps, eta, alpha, gamma, seed, **data)
+        return _settings(method, steps, eta, alpha, gamma, seed, learning_rate, **data)
 
 
 def _settings(
-    method: str, steps: int, eta: float | None, alpha: float, gamma: float, seed: int, **data: str | int
+    method: str,
+    steps: int,
+    eta: float | None,
+    alpha: float,
+    gamma: float,
+    seed: int,
+    learning_rate: float,
+    **data: str | int,
 ) -> Settings:
     noisy = get_method(method).noise
     if eta is None:
@@ -97,7 +125,7 @@ def _settings(
         objective=objective,
         steps=steps,
         eta=eta if noisy else 0.0,
-        learning_rate=2e-3,
+        learning_rate=learning_rate,
         warmup_steps=min(100, steps // 2),
         rollout_tokens=24,
         row_len=128,
@@ -114,9 +142,12 @@ def _settings(
 def fit(settings: Settings, folder: Path, init: Path | None = None) -> Mapping[str, float]:
     """Train in `folder` and save the policy; returns its validation accuracy at temperature 1 and greedily.
 
-    `init` is a folder of an earlier policy to start from. Raises `ResultError` if the folder holds a policy of other
-    settings, if the settings cannot be used, and if the training stops at a checkpoint or a loss that is none.
+    `init` is a folder of an earlier policy to start from, the name of one that ships, or `base`. Raises `ResultError`
+    if the folder holds a policy of other settings, if the settings cannot be used, and if the training stops at a
+    checkpoint or a loss that is none.
     """
+    with told(RefusedEnvironmentError):
+        check_environment()
     task = settings.load_task()
     record = canonical_json({"settings": settings, "init": None if init is None else str(init)})
     described = folder / "settings.json"
@@ -128,14 +159,34 @@ def fit(settings: Settings, folder: Path, init: Path | None = None) -> Mapping[s
         data = TaskDemonstrations(task, task.train, settings.noise)
     disable_progress_bar()  # of loading and saving weights; training shows its own
     policy = _new(settings, task) if init is None else _earlier(init, settings, task)
-    with told(OSError, before=f"{folder} cannot be written: "):
-        write_atomically(described, record)
-    with told(CheckpointError, NonFiniteLossError):
-        trained = train(policy, data, settings.training, folder).policy
-    trained.save(folder / "policy")
+    with _folder_of_its_own(folder):
+        with told(OSError, before=f"{folder} cannot be written: "):
+            write_atomically(described, record)
+        with told(CheckpointError, NonFiniteLossError, MetricsError):
+            trained = train(policy, data, settings.training, folder).policy
+        try:
+            trained.save(folder / "policy")
+        except (OSError, SafetensorError) as error:
+            raise ResultError(
+                f"the policy cannot be written to {folder}: {reason(error)}; free some space, and the same command "
+                "goes on from the last checkpoint"
+            ) from error
     return {
         decoding: answer(trained, task, task.val, decoding=decoding).accuracy for decoding in ("t1", "greedy_exclude")
     }
+
+
+@contextmanager
+def _folder_of_its_own(folder: Path) -> Iterator[None]:
+    """`folder`, held against other processes; one made for this that holds nothing is removed after an error."""
+    new = not folder.exists()
+    try:
+        with told(OSError, FolderInUseError), held(usable_folder(folder)):
+            yield
+    except BaseException:
+        if new and folder.is_dir() and {path.name for path in folder.iterdir()} <= {LOCK}:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 def _new(settings: Settings, task: Task) -> Policy:
@@ -144,16 +195,36 @@ def _new(settings: Settings, task: Task) -> Policy:
 
 
 def _earlier(folder: Path, settings: Settings, task: Task) -> Policy:
-    """The policy in `folder`, if the run can start from it."""
-    policy = _load(folder, task.space)
+    """The policy in `folder`, or the one of that name (`base`, or one that ships), if the run can start from it."""
+    if str(folder) == BASE:
+        policy = _base(settings, task)
+    elif str(folder) in shipped.names():
+        policy = _of_task(shipped.load(str(folder))[0], folder, task.space)
+    else:
+        policy = _load(folder, task.space)
     method = settings.training.objective.method
     if get_method(method).backspace and not policy.config.backspace:
         raise ResultError(f"the policy in {folder} has no <bkspc>: {method} starts from one of a method that has it")
     return policy
 
 
+def _base(settings: Settings, task: Task) -> Policy:
+    """The base model from which the paper's runs of a task start, of the checkout's committed weights."""
+    config = PretrainConfig(task=settings.task)
+    weights = weights_file(config, "full")
+    if settings.difficulty != config.difficulty or not weights.exists():
+        known = sorted(path.name.rsplit("-", 1)[0] for path in weights.parent.glob("*.safetensors"))
+        raise ResultError(
+            f"no base model of {settings.task} ({settings.difficulty}) is committed in {weights.parent}; there are "
+            f"those of {', '.join(known) or 'no task'}, {config.difficulty}: train without --init"
+        )
+    return pretrained(config, task, preset="full")
+
+
 def write(folder: Path, prompt: str, config: SamplingConfig, seed: int) -> Trajectory:
     """Sample one completion of a prompt and show it as it is written, deleted tokens struck out.
+
+    A question is completed to the form that the policy was trained on (`as_prompt`); an empty prompt stays empty.
 
     Raises:
         ResultError: no finished policy, a damaged one, a prompt that fills its context, a seed that is none.
@@ -161,8 +232,8 @@ def write(folder: Path, prompt: str, config: SamplingConfig, seed: int) -> Traje
     disable_progress_bar()
     task = _task_of(folder)
     policy = _load(folder, task.space)
-    ids = np.array([task.tokenizer.bos, *task.tokenizer.encode(prompt)], np.int32)
-    _check_sampling(policy, ids.size, config, [seed])
+    ids = np.array([task.tokenizer.bos, *task.tokenizer.encode(as_prompt(prompt))], np.int32)
+    check_sampling(policy, ids.size, config, [seed])
     return show(stream(policy, ids, config, seed), task.space, task.tokenizer.decode)
 
 
@@ -204,14 +275,19 @@ def write_text(
         policy, tokenizer = load_policy(model, local_files_only=not download)
     if not (Path(model) / SAVED).is_file():
         policy.forbid_backspace()
+    if lost := lost_characters(tokenizer, prompt):
+        shown = ", ".join(map(repr, lost))
+        print(f"the vocabulary of {model} has no token for {shown}: the model does not see it", file=sys.stderr)
     ids = np.array([tokenizer.bos, *tokenizer.encode(prompt)], np.int32)
-    _check_sampling(policy, ids.size, config, seeds)
+    check_sampling(policy, ids.size, config, seeds)
     return [show(stream(policy, ids, config, s), policy.space, inner_decoder(tokenizer)) for s in seeds]
 
 
 def _weights(folder: Path) -> Path:
     if not (folder / "policy").exists():
         hint = f"; a saved language model is read by --model {folder}" if (folder / SAVED).exists() else ""
+        if not folder.exists():
+            hint = f". No policy of that name comes with smlib either; there are {', '.join(shipped.names())}"
         raise ResultError(f"{folder} holds no finished policy: train one with `smlib train {folder}`{hint}")
     return folder / "policy"
 
@@ -220,33 +296,11 @@ def _load(folder: Path, space: ActionSpace) -> Policy:
     """The finished policy in `folder`, which has to have these actions."""
     with told(OSError, ValueError, SafetensorError, before=f"the policy in {folder} cannot be read: "):
         policy = Policy.load(_weights(folder))
+    return _of_task(policy, folder, space)
+
+
+def _of_task(policy: Policy, folder: Path, space: ActionSpace) -> Policy:
+    """The same policy; `ResultError` if its actions are those of another task."""
     if policy.space != space:
         raise ResultError(f"the policy in {folder} has the actions of another task: {policy.space}, not {space}")
     return policy
-
-
-def _check_sampling(policy: Policy, prompt: int, config: SamplingConfig, seeds: Sequence[int]) -> None:
-    """Whether a prompt of so many tokens leaves room, and the seeds are seeds."""
-    reads = max_positions(policy.lm)
-    if reads - prompt < config.max_new_tokens:
-        raise ResultError(
-            f"the prompt has {prompt} tokens and the model reads {reads}: no room for {config.max_new_tokens} more; "
-            "shorten the prompt or lower --max-tokens"
-        )
-    with told(ValueError):
-        for seed in seeds:
-            _check_seed(seed)
-
-
-def _check_seed(seed: int) -> None:
-    if not 0 <= seed < 2**63:
-        raise ValueError(f"a seed lies between 0 and 2^63 - 1, got {seed}")
-
-
-@contextmanager
-def told(*kinds: type[Exception], before: str = "", after: str = "") -> Iterator[None]:
-    """Where what is raised of these kinds is about the input: the user is told in one line, without a traceback."""
-    try:
-        yield
-    except kinds as error:
-        raise ResultError(f"{before}{error}{after}") from error

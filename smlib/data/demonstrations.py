@@ -17,6 +17,12 @@ class TaskDemonstrations:
         task: tokeniser and noise laws.
         examples: the training examples.
         noise: a kind of `Task.noise`.
+
+    >>> task = smlib.load_task("mul", n_train=2, n_val=0, n_test=0, difficulty="easy")
+    >>> data = TaskDemonstrations(task, task.train, "ground_truth")
+    >>> clean = data.demonstration(0, np.random.default_rng(0), eta=0.0, burst=1)
+    >>> task.tokenizer.decode(clean.labels.tolist()) == task.train[0].answer
+    True
     """
 
     branches = False

@@ -32,6 +32,9 @@ DIFFICULTIES: Mapping[str, tuple[int, int]] = types.MappingProxyType(
 MAX_BASE = 10  # App. E: Llama-2 has no single tokens for the digits above 9, so the paper filters the others out
 CHUNK = 256  # accepted questions per seed
 
+SOLUTION = " Solution: "
+"""Between a question and its answer (App. E)."""
+
 _BASE_QUESTION = re.compile(r"In base (\d+), what is (-?\w+) ([+-]) (-?\w+)\?")
 _NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 
@@ -82,6 +85,16 @@ def stream(
         skip = 0
 
 
+def as_prompt(question: str) -> str:
+    """A question as the tasks put it, with ` Solution: ` behind it, whether it was there or not; an empty one is kept.
+
+    >>> as_prompt("In base 7, what is 12 + 34?")
+    'In base 7, what is 12 + 34? Solution: '
+    """
+    asked = question.strip().removesuffix(SOLUTION.strip()).rstrip()
+    return f"{asked}{SOLUTION}" if asked else question
+
+
 def question_key(name: str, question: str) -> str:
     """Canonical form by which splits are kept apart: questions with one key have the same answer for the same
     reason.
@@ -122,7 +135,7 @@ def _chunk(name: str, sampler: Callable[[], Any], seed: str, exclude: frozenset[
                 if rejected > 1000 * CHUNK:
                     raise ValueError(f"{len(exclude):,} excluded questions leave (almost) nothing of {name} to draw")
                 continue
-            examples.append(Example(f"{question} Solution: ", answer, meta))
+            examples.append(Example(f"{question}{SOLUTION}", answer, meta))
     return examples
 
 

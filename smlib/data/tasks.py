@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 
 from smlib.data import translation
+from smlib.data.encoding import continuation
 from smlib.data.mathematics import MATHEMATICS_TASKS, Example, stream
 from smlib.data.tokenizers import (
     DIGITS,
     FixedTokenizer,
     TextTokenizer,
     arithmetic_tokenizer,
-    continuation,
+    check_tokenizer,
     train_bpe,
 )
 from smlib.edits.actions import ActionSpace, Ids
@@ -142,10 +143,16 @@ def load_task(
 
     Raises:
         ValueError: unknown task or difficulty; a negative size; more questions asked for than there are.
+
+    >>> task = load_task("mul", n_train=2, n_val=0, n_test=1, difficulty="easy")
+    >>> len(task.train), task.train[0].prompt.endswith("Solution: ")
+    (2, True)
     """
     if name not in TASKS:
         raise ValueError(f"unknown task {name!r}: known are {', '.join(TASKS)}")
     fits: Callable[[Example], bool] | None
+    if tokenizer is not None:
+        check_tokenizer(tokenizer)
     if name in MATHEMATICS_TASKS:
         tokenizer, fits = tokenizer or arithmetic_tokenizer(), None
         sources = {split: stream(name, difficulty, seed, purpose=split) for split in translation.SPLITS}

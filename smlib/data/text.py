@@ -1,5 +1,4 @@
-"""Articles of prose, split by article, cut into passages for training and into prompts with continuations
-(Sec. 6.2).
+"""Articles of prose, split by article, and prompts with continuations from their passages (Sec. 6.2).
 
 By default the Wikipedia articles that the `gensim` package ships with its test data (about 90 long articles
 whose titles start with A, CC BY-SA); openwebtext, the paper's corpus, streams through `datasets` where asked
@@ -19,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
+from smlib.data.cutting import Article, Passage
 from smlib.data.tokenizers import TextTokenizer
 from smlib.data.wikitext import prose
 from smlib.edits.actions import Ids
@@ -26,15 +26,6 @@ from smlib.edits.actions import Ids
 CORPORA = ("wikipedia", "openwebtext")
 SPLITS = ("train", "val", "test")
 _WIKIPEDIA = "test/test_data/enwiki-latest-pages-articles1.xml-p000000010p000030302-shortened.bz2"
-_SENTENCE_START = re.compile(r"(?:(?<=[.!?])|(?<=[.!?][\"”’)]))\s+(?=[\"“‘(]*[A-Z0-9])")
-
-
-@dataclass(frozen=True)
-class Article:
-    """One document: paragraphs of prose separated by newlines."""
-
-    title: str
-    text: str
 
 
 @dataclass(frozen=True)
@@ -45,23 +36,6 @@ class Corpus:
     train: tuple[Article, ...]
     val: tuple[Article, ...]
     test: tuple[Article, ...]
-
-
-@dataclass(frozen=True, eq=False)
-class Passage:
-    """Consecutive tokens of one article, from the start of a sentence.
-
-    Attributes:
-        ids: tokens without `<bos>` and `<eos>`, int32 [n].
-        ended: whether the article ends here; otherwise the last token is followed by more text.
-        title: the article.
-        start: character offset of the passage in the article.
-    """
-
-    ids: Ids
-    ended: bool
-    title: str
-    start: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,54 +143,6 @@ def _openwebtext(n: int, documents: Iterable[Mapping[str, str]] | None) -> Itera
         documents = datasets.load_dataset("Skylion007/openwebtext", split="train", streaming=True)
     for i, row in enumerate(islice(documents, n)):
         yield Article(f"openwebtext-{i}", row["text"])
-
-
-def passages(
-    articles: Sequence[Article],
-    tokenizer: TextTokenizer,
-    length: int,
-    *,
-    stride: int | None = None,
-    min_length: int = 2,
-) -> list[Passage]:
-    """Cuts articles into runs of up to `length` tokens that start at sentences.
-
-    Args:
-        length: tokens per passage, the last one of an article being shorter.
-        stride: tokens from one start to the next sentence that may start another passage; `length` (no
-            overlap) if omitted.
-        min_length: shorter remainders are dropped.
-
-    Raises:
-        ValueError: length, stride or min_length out of range.
-    """
-    stride = length if stride is None else stride
-    if not 1 <= min_length <= length or stride < 1:
-        raise ValueError(f"expected 1 <= min_length <= length and stride >= 1, got {min_length}, {length}, {stride}")
-    cut: list[Passage] = []
-    for article in articles:
-        starts = [0, *(m.end() for m in _SENTENCE_START.finditer(article.text)), len(article.text)]
-        i = 0
-        while i < len(starts) - 1:
-            start = starts[i]
-            ids, ended = _first_tokens(article.text, start, length, tokenizer)
-            if len(ids) >= min_length:
-                cut.append(Passage(np.array(ids, np.int32), ended, article.title, start))
-            if ended:
-                break
-            next_char = start + len(tokenizer.decode(ids[:stride]))
-            i = next((j for j in range(i + 1, len(starts)) if starts[j] >= next_char), len(starts))
-    return cut
-
-
-def _first_tokens(text: str, start: int, length: int, tokenizer: TextTokenizer) -> tuple[list[int], bool]:
-    width = 8 * length  # characters; a token of English prose has about four
-    while True:
-        end = min(start + width, len(text))
-        ids = tokenizer.encode(text[start:end])
-        if len(ids) > length or end == len(text):
-            return ids[:length], end == len(text) and len(ids) <= length
-        width *= 2
 
 
 def evaluation_set(

@@ -20,8 +20,10 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from smlib.data.encoding import Encoding, spell_out
+from smlib.data.printing import BKSPC_TEXT, action_id, token_ids, token_text
+
 SPECIALS = ("<pad>", "<bos>", "<eos>")
-BKSPC_TEXT = "<bkspc>"
 DIGITS = tuple("0123456789")
 _BYTES = tuple(f"<0x{byte:02X}>" for byte in range(256))
 # Words of the templates of add_or_sub_in_base, mul and list_prime_factors, as they occur: at the start or
@@ -72,27 +74,15 @@ def check_tokenizer(tokenizer: object) -> None:
     if missing:
         raise TypeError(
             f"the tokeniser is a {type(tokenizer).__name__} without {', '.join(missing)}: expected the one that "
-            "load_policy returns, or PretrainedTokenizer(tokenizer) around one of transformers"
+            f"load_policy returns, or PretrainedTokenizer(tokenizer) around one of transformers{_wrap_first(tokenizer)}"
         )
 
 
-def _tokens(ids: Iterable[int | np.integer], vocab_size: int) -> list[int]:
-    """The ids, if each is a token's; ValueError otherwise: a text without the edits made on it would be another one."""
-    kept = [int(i) for i in ids]
-    bad = next((i for i in kept if not 0 <= i < vocab_size), None)
-    if bad is not None:
-        name = f" ({BKSPC_TEXT})" if bad == vocab_size else ""
-        raise ValueError(
-            f"id {bad}{name} has no text: expected 0 <= id < {vocab_size}; replay the edits first (final_state of "
-            "smlib.edits.actions), or print them one by one (token)"
-        )
-    return kept
-
-
-def _action(action: int, vocab_size: int) -> int:
-    if not 0 <= action <= vocab_size:
-        raise ValueError(f"id {action} is no action: expected 0 <= id <= {vocab_size}")
-    return int(action)
+def _wrap_first(tokenizer: object) -> str:
+    """What to call first around a `tokenizers.Tokenizer`, which does not know its special tokens."""
+    if not isinstance(tokenizer, Tokenizer):
+        return ""
+    return ", here transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=...)"
 
 
 class FixedTokenizer:
@@ -107,16 +97,34 @@ class FixedTokenizer:
                 raise ValueError(f"token {special} must have id {expected}, got {backend.token_to_id(special)}")
         self.backend, self.byte_level = backend, byte_level
         self.pad, self.bos, self.eos = range(3)
-        self.vocab_size: int = backend.get_vocab_size()
-        self.special_ids = frozenset(range(len(SPECIALS)))
+        used = set(backend.get_vocab().values())
+        self.vocab_size: int = max(used) + 1
+        # Numbers that no token has stand for no text either.
+        self.special_ids = frozenset({*range(len(SPECIALS)), *(set(range(self.vocab_size)) - used)})
+        self._control = dict(enumerate(SPECIALS))
+        backend.encode_special_tokens = True  # as text, where they are registered as strings to be found
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a text, specials not added."""
-        return list(self.backend.encode(text, add_special_tokens=False).ids)
+        """Ids of a text, specials not added, and none for what is written like them."""
+        ids = list(self.backend.encode(text, add_special_tokens=False).ids)
+        return ids if self._control.keys().isdisjoint(ids) else self.encode_with_spans(text).ids
+
+    def encode_with_spans(self, text: str) -> Encoding:
+        """The same with the place of each id in the text."""
+        return spell_out(self._raw, text, self._control)
+
+    def _raw(self, text: str) -> Encoding:
+        found = self.backend.encode(text, add_special_tokens=False)
+        return Encoding(list(found.ids), list(found.offsets))
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of many texts."""
-        return [list(e.ids) for e in self.backend.encode_batch(list(texts), add_special_tokens=False)]
+        found = self.backend.encode_batch(list(texts), add_special_tokens=False)
+        whole = (list(e.ids) for e in found)
+        return [
+            ids if self._control.keys().isdisjoint(ids) else self.encode(text)
+            for text, ids in zip(texts, whole, strict=True)
+        ]
 
     def decode(self, ids: Iterable[int | np.integer]) -> str:
         """Text of ids, specials left out.
@@ -124,18 +132,18 @@ class FixedTokenizer:
         Raises:
             ValueError: an id outside the vocabulary, such as `<bkspc>`, which has no text.
         """
-        kept = [i for i in _tokens(ids, self.vocab_size) if i >= len(SPECIALS)]
+        kept = [i for i in token_ids(ids, self.vocab_size) if i >= len(SPECIALS)]
         return str(self.backend.decode(kept, skip_special_tokens=False))
 
     def token(self, action: int) -> str:
         """Printed form of one action, `<bkspc>` included, for tables of edits; ValueError for what is no action."""
         if action == self.vocab_size:
             return BKSPC_TEXT
-        text = self.backend.id_to_token(_action(action, self.vocab_size))
+        text = self.backend.id_to_token(action_id(action, self.vocab_size))
         if self.byte_level and action >= len(SPECIALS):  # the vocabulary spells bytes in stand-in letters
             shown = str(self.backend.decode([int(action)]))
-            return str(text) if "\ufffd" in shown else shown
-        return str(text)
+            return token_text(str(text) if "\ufffd" in shown else shown)
+        return token_text(f"<unused {action}>" if text is None else str(text))
 
     def save(self, path: Path) -> None:
         """Writes the tokeniser as one json file."""
@@ -223,50 +231,64 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> FixedTokenizer:
     return FixedTokenizer(Tokenizer.from_str(json.dumps(state)), byte_level=True)
 
 
-def continuation(tokenizer: TextTokenizer, before: str, text: str) -> list[int]:
-    """Ids of `text` as it stands right after `before`, whose own ids do not change with it.
-
-    The ids of the whole text after those of `before`, if that is where these end. If not (Llama-2's `-4` after a space
-    is the space's token twice), the ids of `text` after a digit, and if a digit merges with it too, on its own.
-    """
-    for head in (before, "1"):
-        start, whole = tokenizer.encode(head), tokenizer.encode(head + text)
-        if whole[: len(start)] == start:
-            return whole[len(start) :]
-    return tokenizer.encode(text)
-
-
 class PretrainedTokenizer:
     """A transformers tokeniser behind the same interface.
 
+    A special token that is written in a text is encoded as the text that it is.
+
     Args:
         tokenizer: any `PreTrainedTokenizerBase`.
-        vocab_size: rows of the model's output head, where these exceed the tokeniser's length.
+        vocab_size: rows of the model's output head, where these exceed the tokeniser's largest id.
 
     Raises:
+        TypeError: something else than a tokeniser of transformers.
         ValueError: no `<eos>`, without which no trajectory ends; a vocabulary smaller than the tokeniser's.
     """
 
     def __init__(self, tokenizer: Any, vocab_size: int | None = None) -> None:
+        if not hasattr(tokenizer, "eos_token_id"):
+            raise TypeError(
+                f"PretrainedTokenizer wraps a tokeniser of transformers, not a {type(tokenizer).__name__}"
+                f"{_wrap_first(tokenizer)}"
+            )
         name = getattr(tokenizer, "name_or_path", "") or type(tokenizer).__name__
         if tokenizer.eos_token_id is None:
             raise ValueError(
                 f"the tokeniser of {name!r} has no <eos>: set tokenizer.eos_token to an existing token first"
             )
-        if vocab_size is not None and vocab_size < len(tokenizer):
-            raise ValueError(f"vocab_size {vocab_size} is below the {len(tokenizer)} tokens of {name!r}")
+        used = set(tokenizer.get_vocab().values())  # fewer than the largest of them, where a vocabulary has holes
+        if vocab_size is not None and vocab_size <= max(used):
+            raise ValueError(f"vocab_size {vocab_size} is below the {max(used) + 1} ids of {name!r}")
         self.backend = tokenizer
-        self.vocab_size = int(vocab_size or len(tokenizer))
+        self.vocab_size = int(vocab_size or max(used) + 1)
         self.eos = int(tokenizer.eos_token_id)
         # Models without <bos>, such as Qwen2, begin documents after <eos>.
         self.bos = int(self.eos if tokenizer.bos_token_id is None else tokenizer.bos_token_id)
         self.pad = int(self.eos if tokenizer.pad_token_id is None else tokenizer.pad_token_id)
-        # Rows of the output head beyond the tokeniser stand for no text either.
-        self.special_ids = frozenset({*tokenizer.all_special_ids, *range(len(tokenizer), self.vocab_size)})
+        named = dict(zip(tokenizer.all_special_ids, map(str, tokenizer.all_special_tokens), strict=True))
+        # Numbers that no token has, and rows of the output head beyond the tokeniser, stand for no text either. Control
+        # tokens that the tokeniser does not name stay in: the noise law of the committed results draws them.
+        self.special_ids = frozenset({*named, *(set(range(self.vocab_size)) - used)})
+        unknown = tokenizer.unk_token_id
+        self.unk = None if unknown in (None, self.eos, self.bos) else int(unknown)
+        registered = {i: t.content for i, t in tokenizer.added_tokens_decoder.items() if t.special}
+        self._control = {i: content for i, content in {**registered, **named}.items() if i != self.unk}
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a text, specials not added."""
-        return list(self.backend(text, add_special_tokens=False, verbose=False)["input_ids"])
+        """Ids of a text, specials not added, and none for what is written like them."""
+        options = {"add_special_tokens": False, "split_special_tokens": True, "verbose": False}
+        ids = list(self.backend(text, **options)["input_ids"])
+        return ids if self._control.keys().isdisjoint(ids) else self.encode_with_spans(text).ids
+
+    def encode_with_spans(self, text: str) -> Encoding:
+        """The same with the place of each id in the text; without places from a tokeniser that does not tell them."""
+        return spell_out(self._raw, text, self._control)
+
+    def _raw(self, text: str) -> Encoding:
+        told = bool(self.backend.is_fast)
+        options = {"add_special_tokens": False, "split_special_tokens": True, "verbose": False}
+        found = self.backend(text, return_offsets_mapping=told, **options)
+        return Encoding(list(found["input_ids"]), list(found["offset_mapping"]) if told else None)
 
     def decode(self, ids: Iterable[int | np.integer]) -> str:
         """Text of ids; specials, and rows of the head beyond the tokeniser, are left out.
@@ -274,12 +296,12 @@ class PretrainedTokenizer:
         Raises:
             ValueError: an id outside the vocabulary, such as `<bkspc>`, which has no text.
         """
-        kept = _tokens(ids, self.vocab_size)
+        kept = token_ids(ids, self.vocab_size)
         return str(self.backend.decode(kept, skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
     def token(self, action: int) -> str:
         """Printed form of one action, `<bkspc>` included; ValueError for what is no action."""
         if action == self.vocab_size:
             return BKSPC_TEXT
-        shown = _action(action, self.vocab_size)
-        return str(self.backend.decode([shown], clean_up_tokenization_spaces=False))
+        shown = action_id(action, self.vocab_size)
+        return token_text(str(self.backend.decode([shown], clean_up_tokenization_spaces=False)))

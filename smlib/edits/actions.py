@@ -24,7 +24,12 @@ IdSequence = Sequence[int | np.integer] | NDArray[np.integer]
 
 @dataclass(frozen=True)
 class ActionSpace:
-    """A vocabulary of `vocab_size` tokens plus one action, `<bkspc>`, that takes the id after the last token."""
+    """A vocabulary of `vocab_size` tokens plus one action, `<bkspc>`, that takes the id after the last token.
+
+    >>> space = ActionSpace(vocab_size=10, eos=0)
+    >>> space.bkspc, space.n_actions
+    (10, 11)
+    """
 
     vocab_size: int
     eos: int
@@ -56,6 +61,11 @@ class Trajectory:
         prompt: tokens of the initial state s_0, int32 [P], P >= 1; the root of the edit MDP.
         labels: actions as chosen, int32 [N]; what the likelihood terms are taken at.
         realised: actions as executed, int32 [N]; what the states follow. The last one is `<eos>`.
+
+    >>> space = ActionSpace(vocab_size=10, eos=0)
+    >>> wrong_then_right = Trajectory.make([1], [5, space.bkspc, 6, space.eos], space=space)
+    >>> len(wrong_then_right)
+    4
     """
 
     prompt: Ids
@@ -173,7 +183,12 @@ def step(state: State, action: int, space: ActionSpace, root: int) -> State:
 
 
 def replay(trajectory: Trajectory, space: ActionSpace) -> list[State]:
-    """States s_0, ..., s_N of a trajectory, one `step` after another."""
+    """States s_0, ..., s_N of a trajectory, one `step` after another.
+
+    >>> space = ActionSpace(vocab_size=10, eos=0)
+    >>> replay(Trajectory.make([1], [5, space.bkspc, 6, space.eos], space=space), space)
+    [(1,), (1, 5), (1,), (1, 6), (1, 6, 0)]
+    """
     state = tuple(trajectory.prompt.tolist())
     root = len(state)
     states = [state]
@@ -184,7 +199,12 @@ def replay(trajectory: Trajectory, space: ActionSpace) -> list[State]:
 
 
 def final_state(trajectory: Trajectory, space: ActionSpace) -> Ids:
-    """Tokens after the prompt that survive all edits, `<eos>` left out; int32 [n]. What evaluation reads."""
+    """Tokens after the prompt that survive all edits, `<eos>` left out; int32 [n]. What evaluation reads.
+
+    >>> space = ActionSpace(vocab_size=10, eos=0)
+    >>> final_state(Trajectory.make([1], [5, space.bkspc, 6, space.eos], space=space), space).tolist()
+    [6]
+    """
     kept: list[int] = []
     for action in trajectory.realised.tolist():
         if action == space.bkspc:

@@ -20,6 +20,10 @@ class NoiseLaw:
     Attributes:
         tokens: distinct token ids, int32 [K]; empty for the law of no noise.
         probs: their probabilities, float64 [K], summing to 1.
+
+    >>> digits = NoiseLaw.uniform([3, 4, 5, 6])
+    >>> digits.prob(4)
+    0.25
     """
 
     tokens: Ids
@@ -114,6 +118,12 @@ def expert_trajectory(
         ValueError: η outside [0, 1], or 1 with repeats; ids that are no integers; an answer that is empty or
             does not end in its only `<eos>`; a law with `<eos>` or ids outside the vocabulary, or with no token
             other than x where x is excluded; burst < 1.
+
+    >>> space = ActionSpace(vocab_size=10, eos=0)
+    >>> rng = np.random.default_rng(2)
+    >>> noisy = expert_trajectory([1], [5, 6, space.eos], NoiseLaw.uniform([7, 8]), 0.3, rng, space)
+    >>> noisy.labels.tolist(), noisy.realised.tolist()  # <eos> was chosen, 7 put in its place; 10 is <bkspc>
+    ([5, 6, 0, 10, 0], [5, 6, 7, 10, 0])
     """
     root, target = as_ids("the prompt", prompt), as_ids("the answer", answer)
     _check(root, target, law, eta, space, burst, repeats)

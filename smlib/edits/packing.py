@@ -158,6 +158,11 @@ def pack(
 
     Raises:
         ValueError: no trajectory at all; `model` of another shape than `groups`.
+
+    >>> space = ActionSpace(vocab_size=10, eos=0)
+    >>> batch = pack([[Trajectory.make([1], [5, space.bkspc, 6, space.eos], space=space)]], space)
+    >>> batch.tokens.tolist(), batch.positions.tolist()  # 6 stands where 5 stood
+    ([[1, 5, 6, 0]], [[0, 1, 1, 2]])
     """
     members = [t for group in groups for t in group]
     if not members:

@@ -61,6 +61,12 @@ def contrastive_search(
     Raises:
         ValueError: an empty or invalid prompt, or one where a list of them is expected; a prompt that leaves no room
             for `max_new_tokens` in the model's context; more candidates than tokens; a `batch_size` below 1.
+
+    >>> policy, tokenizer = smlib.load_shipped("sm-arithmetic")
+    >>> question = [tokenizer.bos, *tokenizer.encode("In base 7, what is 2 + 3? Solution: ")]
+    >>> (answer,) = contrastive_search(policy, [question], ContrastiveConfig(max_new_tokens=8, k=2))
+    >>> int(answer.realised[-1]) == tokenizer.eos
+    True
     """
     if not isinstance(config, ContrastiveConfig):
         raise TypeError(f"config is a {type(config).__name__}: expected a ContrastiveConfig")

@@ -14,6 +14,10 @@ from torch import Tensor
 from smlib.edits.actions import ActionSpace
 from smlib.kinds import check_kinds
 
+COLDEST = 1e-100
+"""The lowest temperature: logits divided by one below the smallest float64 are infinite, and their law is no number."""
+EXPECTED_TEMPERATURE = f"> 0, from {COLDEST:g} to {1 / COLDEST:g} (for the most probable action use greedy=True)"
+
 
 @dataclass(frozen=True)
 class SamplingConfig:
@@ -39,6 +43,9 @@ class SamplingConfig:
         execution_noise: probability that a chosen insertion is executed as a token of the noise law instead
             (Sec. 4.2).
         noise_burst: number of successive actions that one such event replaces (Table 1's mistakes several tokens deep).
+
+    >>> SamplingConfig(max_new_tokens=24, greedy=True, exclude_deleted=True).action_limit
+    97
     """
 
     max_new_tokens: int
@@ -59,7 +66,7 @@ class SamplingConfig:
         checks = {
             "max_new_tokens": (self.max_new_tokens >= 0, ">= 0"),
             "max_actions": (self.max_actions is None or self.max_actions >= 1, "None or >= 1"),
-            "temperature": (self.temperature > 0, "> 0 (for the most probable action use greedy=True)"),
+            "temperature": (COLDEST <= self.temperature <= 1 / COLDEST, EXPECTED_TEMPERATURE),
             "top_p": (0 < self.top_p <= 1, "in (0, 1]"),
             "top_k": (self.top_k >= 0, ">= 0 (0 keeps all)"),
             "min_p": (0 <= self.min_p <= 1, "in [0, 1]"),

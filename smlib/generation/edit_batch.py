@@ -165,6 +165,19 @@ class EditBatch:
         self.stats.forward_calls += 1
         return hidden
 
+    def act(self, acting: NDArray[np.int64], chosen: NDArray[np.int64]) -> NDArray[np.int64]:
+        """One action of each sequence of `acting`; those that end leave. Returns what was executed.
+
+        Who inserts a token needs `read` before the next action.
+        """
+        executed = self._execute(acting, chosen)
+        self._drop(acting[executed == self.policy.space.eos])
+        return executed
+
+    def read(self) -> None:
+        """The forward pass over the pending token of every active sequence."""
+        self._forward()
+
     def _act_until_pending(self) -> None:
         """Every active sequence acts until it has inserted a token that the model has not read, or has ended."""
         acting, ended = self.active, []
@@ -178,16 +191,26 @@ class EditBatch:
 
     def _choose(self, acting: NDArray[np.int64]) -> NDArray[np.int64]:
         """Actions of the sequences `acting` in their current states."""
+        return self.pick(acting, self.distribution(acting))
+
+    def distribution(self, acting: NDArray[np.int64]) -> Tensor:
+        """Law of the next action of each sequence of `acting` after all filters, float64 `[n, actions]`."""
         config, space = self.config, self.policy.space
-        hidden = self.hidden[self._to_device(acting), self._to_device(self.depth[acting] - self.root[acting])]
-        p = action_distribution(
-            self.policy.logits(hidden, None),  # no positions: the offset does not change the policy
+        return action_distribution(
+            self.policy.logits(self.hidden_now(acting), None),  # no positions: the offset does not change the policy
             config,
             space,
             forbidden=self._forbidden(acting) if config.exclude_deleted else None,
             noise=None if self.noise_rows is None else self.noise_rows(acting),
         )
-        if config.greedy:
+
+    def hidden_now(self, acting: NDArray[np.int64]) -> Tensor:
+        """Last hidden vector of the state of each sequence of `acting`, `[n, d]`."""
+        return self.hidden[self._to_device(acting), self._to_device(self.depth[acting] - self.root[acting])]
+
+    def pick(self, acting: NDArray[np.int64], p: Tensor) -> NDArray[np.int64]:
+        """The most probable action where decoding is greedy, else the one that each sequence's next uniform draws."""
+        if self.config.greedy:
             return p.argmax(-1).cpu().numpy()
         return draw(p, self._to_device(self.uniforms[acting, self.count[acting]])).cpu().numpy()
 

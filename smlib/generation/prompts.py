@@ -91,4 +91,7 @@ def check_context(policy: object, tokens: int, what: str, remedy: str) -> None:
     """
     most = getattr(policy, "max_positions", None)
     if most is not None and tokens > most:
-        raise ValueError(f"{what} take {tokens} tokens, and the model's context is {most}: {remedy}")
+        why = getattr(policy, "why_shorter", str)()
+        raise ValueError(
+            f"{what} take {tokens} tokens, and the model's context is {most}: {remedy}{f' ({why})' if why else ''}"
+        )

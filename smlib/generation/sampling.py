@@ -67,6 +67,12 @@ def sample(
         ValueError: an empty or invalid prompt, or one where a list of them is expected; a wrong number of seeds or
             laws, a missing noise law, non-finite logits, a prompt that leaves no room for `max_new_tokens` in the
             model's context.
+
+    >>> policy, tokenizer = smlib.load_shipped("sm-arithmetic")
+    >>> question = [tokenizer.bos, *tokenizer.encode("In base 7, what is 2 + 3? Solution: ")]
+    >>> found = sample(policy, [question], SamplingConfig(max_new_tokens=8, greedy=True), seeds=[0])
+    >>> len(found.trajectories), found.stats.forward_tokens == found.stats.insertions
+    (1, True)
     """
     space = policy.space
     roots = checked_prompts(prompts, space)

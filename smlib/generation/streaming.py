@@ -4,6 +4,7 @@ Table 8 of the paper prints `<bkspc>` between the tokens; a terminal and a noteb
 """
 
 import html
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,6 +18,7 @@ from smlib.edits.noise_dynamics import TokenLaw
 from smlib.generation.decoding import SamplingConfig
 from smlib.generation.edit_batch import EditBatch, SamplesActions, evaluating
 from smlib.generation.prompts import check_room, check_sampling, checked_prefix, checked_prompt
+from smlib.screen import visible
 
 Decode = Callable[[list[int]], str]
 """Token ids to text, a tokenizer's `decode`."""
@@ -68,14 +70,30 @@ def spans(trajectory: Trajectory, space: ActionSpace, *, prompt: bool = True) ->
 
 
 def as_text(parts: Sequence[Span], decode: Decode, mark: str = "<bkspc>") -> str:
-    """Table 8's form: all insertions in their order, and a mark for each deletion."""
-    return "".join(mark * len(s.ids) if s.kind == "backspace" else decode(list(s.ids)) for s in parts)
+    r"""Table 8's form: all insertions in their order, and a mark for each deletion.
+
+    A text that holds the mark itself, or a backslash before one, is told apart by backslashes, as in a string literal:
+    `\<bkspc>` is text, `\\<bkspc>` a backslash and its deletion.
+    """
+    runs, piece = [], ""
+    for s in parts:
+        if s.kind != "backspace":
+            piece += decode(list(s.ids))
+            continue
+        # All that stands before the deletions at once: the text's own mark may be written by several spans.
+        runs.append(re.sub(r"\\+\Z", lambda m: m[0] * 2, _spelled(piece, mark)) + mark * len(s.ids))
+        piece = ""
+    return "".join([*runs, _spelled(piece, mark)])
+
+
+def _spelled(text: str, mark: str) -> str:
+    return re.sub(rf"(\\*){re.escape(mark)}", lambda m: rf"{m[1] * 2}\{mark}", text)
 
 
 def as_ansi(parts: Sequence[Span], decode: Decode) -> str:
-    """Escape codes: the prompt dim, deleted tokens struck out, noise red besides."""
+    """Escape codes: the prompt dim, deleted tokens struck out, noise red besides; the text's own are shown as `␛`."""
     codes = {"prompt": "2", "deleted": "9", "noise": "9;31"}
-    text = ((s.kind, decode(list(s.ids))) for s in parts if s.kind != "backspace")
+    text = ((s.kind, visible(decode(list(s.ids)), newlines=True)) for s in parts if s.kind != "backspace")
     return "".join(f"\x1b[{codes[kind]}m{piece}\x1b[0m" if kind in codes else piece for kind, piece in text)
 
 
@@ -87,7 +105,7 @@ def as_rich(parts: Sequence[Span], decode: Decode) -> Any:
     text = Text()
     for s in parts:
         if s.kind != "backspace":
-            text.append(decode(list(s.ids)), style=styles.get(s.kind, ""))
+            text.append(visible(decode(list(s.ids)), newlines=True), style=styles.get(s.kind, ""))
     return text
 
 
@@ -118,6 +136,12 @@ def stream(
 
     Raises:
         ValueError: where `sample` does; when the first of them is asked for.
+
+    >>> policy, tokenizer = smlib.load_shipped("sm-arithmetic")
+    >>> question = [tokenizer.bos, *tokenizer.encode("In base 7, what is 2 + 3? Solution: ")]
+    >>> *unfinished, whole = stream(policy, question, SamplingConfig(max_new_tokens=8), seed=0)
+    >>> all(len(part) <= len(whole) for part in unfinished)
+    True
     """
     check_sampling(config, [seed])
     if config.needs_noise_law and noise_law is None:
@@ -146,21 +170,30 @@ def show(
 
     Raises:
         ValueError: an empty stream.
+
+    >>> policy, tokenizer = smlib.load_shipped("sm-arithmetic")
+    >>> question = [tokenizer.bos, *tokenizer.encode("In base 7, what is 2 + 3? Solution: ")]
+    >>> steps = stream(policy, question, SamplingConfig(max_new_tokens=8), seed=0)
+    >>> whole = show(steps, policy.space, tokenizer.decode)  # doctest: +ELLIPSIS
+    In base 7, what is 2 + 3? Solution: ...
     """
     from rich.console import Console
     from rich.live import Live
+
+    def shown(ids: list[int]) -> str:
+        return visible(decode(ids), newlines=True)  # a model can write what a terminal would obey
 
     out = console or Console(highlight=False)
     last: Trajectory | None = None
     if out.is_terminal:
         with Live(console=out, auto_refresh=False, vertical_overflow="visible") as live:
             for last in trajectories:
-                live.update(as_rich(spans(last, space, prompt=prompt), decode), refresh=True)
+                live.update(as_rich(spans(last, space, prompt=prompt), shown), refresh=True)
     else:
         for step in trajectories:
             last = step
         if last is not None:
-            out.print(as_text(spans(last, space, prompt=prompt), decode), markup=False, soft_wrap=True)
+            out.print(as_text(spans(last, space, prompt=prompt), shown), markup=False, soft_wrap=True)
     if last is None:
         raise ValueError("there is nothing to show: the stream of trajectories is empty")
     return last

@@ -139,7 +139,8 @@ def returns_to_go(
         reward: trajectory after trajectory. terminal: what follows the last visit of each.
     """
     begin = torch.cumsum(length, 0) - length
-    after, found = terminal.clone(), torch.empty_like(reward)
+    # The critic's heads are in float32, log p is of the model's type.
+    after, found = terminal.to(reward.dtype, copy=True), torch.empty_like(reward)
     for t in range(int(length.max()) - 1, -1, -1):
         rows = length > t
         at = begin[rows] + t

@@ -40,7 +40,7 @@ def path_divergence(name: str, mixture: bool) -> Callable[[Tensor], Tensor]:
             f"{name} is infinite for any policy that can leave the data: choose chi2 with mixture=True, js, hellinger, "
             "tv or forward_kl"
         )
-    return lambda p: record.f(p) + record.off_data * (1.0 - p)
+    return lambda p: record.at(p) + record.off_data * (1.0 - p)
 
 
 def direct(visits: VisitValues, *, divergence: str, mixture: bool, gamma: float) -> Loss:

@@ -31,6 +31,16 @@ class UnknownDivergenceError(KeyError):
         return str(self.args[0])
 
 
+def underflow(dtype: torch.dtype) -> float:
+    """What counts as 0 in a derivative: sums of a million reciprocals of anything larger are still finite."""
+    return float(torch.finfo(dtype).tiny) * 2.0**20
+
+
+def raised(x: Float[Tensor, "*shape"], smallest: float) -> Float[Tensor, "*shape"]:
+    """x, and `smallest` where x is less, with derivative 1 everywhere."""
+    return torch.where(x < smallest, smallest + (x - x.detach()), x)
+
+
 @dataclass(frozen=True)
 class Divergence:
     """One f-divergence and the phi that trains against it. All functions are elementwise on tensors, in nats.
@@ -65,6 +75,17 @@ class Divergence:
     delta: float
     symmetric: bool
     notes: str
+
+    def at(self, t: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        """f(t) for t >= 0 with a finite derivative wherever f(t) is finite, t = 0 included.
+
+        f'(0) is infinite for most f, and an infinite slope times the vanishing derivative of t is no number. A ratio
+        below `underflow` counts as 0: f has its value there, infinite for the forward KL, and the slope at `underflow`.
+        """
+        smallest = underflow(t.dtype)
+        at_zero = self.f(torch.zeros((), dtype=t.dtype, device=t.device))
+        value = self.f(raised(t, smallest))
+        return torch.where(t < smallest, at_zero + (value - value.detach()), value)
 
     @property
     def off_data(self) -> float:
@@ -235,6 +256,9 @@ def get(name: str) -> Divergence:
 
     Raises:
         UnknownDivergenceError: (a KeyError) for any other name; nothing falls back to a default.
+
+    >>> get("chi2").phi(torch.tensor([0.0, 1.0])).tolist()
+    [0.0, 0.75]
     """
     if name in DIVERGENCES:
         return DIVERGENCES[name]

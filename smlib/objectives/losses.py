@@ -65,6 +65,7 @@ class VisitValues:
         model: [N] True at the visits of rollouts. trajectory_model: [B] True for rollouts.
         whole: sizes of the batch that these visits are a part of; None if they are all of it.
         branches: rollouts start inside a text of the data, not where it starts (see above).
+        edit: [N] True where the label is `<bkspc>`; None where nobody asked.
     """
 
     logit: Float[Tensor, " N"]
@@ -79,6 +80,7 @@ class VisitValues:
     trajectory_model: Bool[Tensor, " B"]
     whole: Sizes | None = None
     branches: bool = False
+    edit: Bool[Tensor, " N"] | None = None
 
     @property
     def log_prob(self) -> Float[Tensor, " N"]:
@@ -100,8 +102,13 @@ def visit_values(
     batch: PackedBatch,
     whole: Sizes | None = None,
     branches: bool = False,
+    bkspc: int | None = None,
 ) -> VisitValues:
-    """Arranges the logit of each visit's label and the value of each needed state by visit."""
+    """Arranges the logit of each visit's label and the value of each needed state by visit.
+
+    Args:
+        bkspc: the action `<bkspc>`, where a loss weighs its labels apart.
+    """
     start = batch.step[torch.cumsum(batch.length, 0) - batch.length]
     return VisitValues(
         logit=label_logit,
@@ -116,6 +123,7 @@ def visit_values(
         trajectory_model=batch.model,
         whole=whole,
         branches=branches,
+        edit=None if bkspc is None else batch.label == bkspc,
     )
 
 
@@ -131,15 +139,21 @@ def check_alpha(alpha: float) -> None:
         raise ValueError(f"alpha must be positive, got {alpha}; its limit alpha -> 0 is maximum likelihood")
 
 
-def likelihood(visits: VisitValues, *, model: bool = False, gamma: float = 1.0) -> Loss:
+def likelihood(visits: VisitValues, *, model: bool = False, gamma: float = 1.0, edit_weight: float = 1.0) -> Loss:
     """Negative log-likelihood of the labels, per visit: MLE on clean data, BC on data with noise and backspaces.
 
     -sum_i gamma^i log p(label_i | s_i) / sum_i gamma^i, over the visits of the data (or of rollouts that were
-    relabelled by an expert, `model=True`: the DAgger loss).
+    relabelled by an expert, `model=True`: the DAgger loss). With `edit_weight`, which needs `visits.edit`, labels that
+    are `<bkspc>` count so much in the upper sum and as before in the lower.
     """
     chosen = visits.model if model else ~visits.model
     weight = discount(visits.step, gamma, visits.logit) * chosen
-    total = -(weight * visits.log_prob).sum() / mass(visits, weight, gamma, model).clamp(min=1.0 if model else 0.0)
+    counted = weight
+    if edit_weight != 1.0:
+        if visits.edit is None:
+            raise ValueError("edit_weight needs to know which labels are <bkspc>: give visit_values the action")
+        counted = torch.where(visits.edit, edit_weight * weight, weight)
+    total = -(counted * visits.log_prob).sum() / mass(visits, weight, gamma, model).clamp(min=1.0 if model else 0.0)
     return Loss(total, {"nll": total.detach()})
 
 
@@ -162,6 +176,15 @@ def sequencematch(
 
     Raises:
         ValueError: gamma outside (0, 1), alpha <= 0.
+
+    >>> space = smlib.ActionSpace(vocab_size=10, eos=0)
+    >>> data, rollout = (smlib.Trajectory.make([1], [token, space.eos], space=space) for token in (5, 6))
+    >>> batch = smlib.pack([[data], [rollout]], space, model=[[False], [True]])
+    >>> logits = torch.zeros(len(batch.slots), space.n_actions)
+    >>> visits = visit_values(logits[batch.visit_state, batch.label], logits.logsumexp(-1), batch)
+    >>> loss = sequencematch(visits, divergence=smlib.get_divergence("chi2"), alpha=0.01, gamma=0.95)
+    >>> bool(loss.total > 0)
+    True
     """
     check_gamma(gamma)
     check_alpha(alpha)

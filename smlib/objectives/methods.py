@@ -11,14 +11,16 @@ unlikelihood  maximum likelihood plus token-level unlikelihood (Welleck et al. 2
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from smlib.edits.packing import PackedBatch
+from smlib.files import ADDED_LATER
 from smlib.kinds import check_kinds
 from smlib.objectives import divergences
 from smlib.objectives.adversarial import CriticValues, actor_loss, critic_loss
@@ -106,6 +108,10 @@ class ObjectiveConfig:
         bc_steps: gradient steps on BC alone, k of App. E. anneal_steps: over how many steps beta then falls from 1.
         beta_floor: where it ends.
         unlikelihood_weight: weight of the unlikelihood term.
+        edit_weight: weight of the labels `<bkspc>` in behavioural cloning; 0 leaves them out.
+
+    >>> ObjectiveConfig(method="sm", bc_steps=100, anneal_steps=100).beta(150)
+    0.6
     """
 
     method: str = "sm"
@@ -118,6 +124,7 @@ class ObjectiveConfig:
     anneal_steps: int = 2_000
     beta_floor: float = 0.2
     unlikelihood_weight: float = 1.0
+    edit_weight: float = field(default=1.0, metadata=ADDED_LATER)
 
     def __post_init__(self) -> None:
         check_kinds(self)
@@ -127,6 +134,8 @@ class ObjectiveConfig:
             object.__setattr__(self, "mixture", ByDivergence(self.divergence == "chi2"))
         check_alpha(self.alpha)
         check_gamma(self.gamma)
+        if not 0.0 <= self.edit_weight < float("inf"):
+            raise ValueError(f"edit_weight must not be negative, got {self.edit_weight}")
         if not 0.0 <= self.beta_floor <= 1.0:
             raise ValueError(f"beta_floor must lie in [0, 1], got {self.beta_floor}")
         if get_method(self.method).critic and not (self.divergence == "chi2" and bool(self.mixture)):
@@ -173,7 +182,9 @@ def objective(
             repeats = Loss(share * repeats.total, {name: share * part for name, part in repeats.parts.items()})
         return Loss(nll.total + config.unlikelihood_weight * repeats.total, {**nll.parts, **repeats.parts})
     label_logit, value = policy(batch, chunk)
-    visits = visit_values(label_logit, value, batch, whole, branches)
+    space: Any = policy.space
+    apart = space.bkspc if config.edit_weight != 1.0 else None
+    visits = visit_values(label_logit, value, batch, whole, branches, apart)
     asked = get_method(config.method).critic and config.beta(step) < 1.0
     return objective_of_visits(visits, config, step, policy.critic(batch) if asked else None)  # type: ignore[operator]
 
@@ -186,7 +197,7 @@ def objective_of_visits(
     Args:
         said: by the critic, where the method has one.
     """
-    cloning = likelihood(visits)
+    cloning = likelihood(visits, edit_weight=config.edit_weight)
     beta = config.beta(step)
     if beta == 1.0:
         return cloning

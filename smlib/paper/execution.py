@@ -1,9 +1,12 @@
 """How papermill executes one notebook here: an environment for each kernel, a handle to stop it, and its place."""
 
 import logging
+import sys
 from collections.abc import Callable
 from typing import Any
 
+from jupyter_client.kernelspec import KernelSpec
+from jupyter_client.manager import AsyncKernelManager
 from papermill.clientwrap import PapermillNotebookClient
 from papermill.engines import NBClientEngine, papermill_engines
 from papermill.exceptions import PapermillExecutionError, strip_color
@@ -30,6 +33,19 @@ class Watch:
         return f"`{line_of(self.source, 0)}`" if self.source.strip() else ""
 
 
+class OwnKernelManager(AsyncKernelManager):
+    """Starts kernels with the interpreter that runs this, and not with whatever is installed under the name `python3`.
+
+    A kernel of that name on JUPYTER_PATH, or of the user's, can belong to another environment.
+    """
+
+    @property
+    def kernel_spec(self) -> KernelSpec:
+        # `-m` and not a script, whose first line names a path; no user's startup file, see `Reproduction._environment`.
+        argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+        return KernelSpec(argv=argv, display_name="Python 3", language="python", interrupt_mode="signal")
+
+
 class KernelEngine(NBClientEngine):
     """Papermill's own engine, plus an environment of its own for each kernel and a handle to stop it by."""
 
@@ -51,7 +67,9 @@ class KernelEngine(NBClientEngine):
             timeout=options["execution_timeout"],
             startup_timeout=options["start_timeout"],
             log=logging.getLogger("papermill"),
-            extra_arguments=["--IPKernelApp.log_level=40"],  # no warning about TCP: the kernel is on this machine
+            kernel_manager_class=OwnKernelManager,
+            # No warning about TCP: the kernel is on this machine.
+            extra_arguments=["--IPKernelApp.log_level=40", "--IPKernelApp.exec_PYTHONSTARTUP=False"],
         )
         options["kernels"][options["kernel_key"]] = client
         try:

@@ -227,6 +227,9 @@ _ALL = (
 ITEMS: Mapping[str, Item] = MappingProxyType({item.id: item for item in _ALL})
 """Every ledger id, in the order of the notebooks."""
 
+JUDGED: tuple[str, ...] = tuple(name for name in ITEMS if name != "report")
+"""The ids that are counted: the report counts the others and not itself."""
+
 READ_ONLY_NOTEBOOKS: Mapping[str, str] = MappingProxyType({"00_overview": "report"})
 """Notebooks that show the ledger and write no item, with the id that `smlib reproduce --only` finds them under."""
 

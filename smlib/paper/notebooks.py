@@ -59,9 +59,16 @@ def problems(path: Path) -> list[str]:
         found += [f"cell {i}: {what}" for what in _definitions(cell.source)]
     if not notebook.cells or not notebook.cells[0].get("source", "").startswith("# "):
         found.append("the first cell is not a heading")
+    elif _opens_with_table(notebook.cells[0].source):
+        found.append("the first cell has no paragraph, of what is found here and why one should care, before its table")
     if not code or "finish(" not in code[-1][1].source:
         found.append("the last code cell does not call smlib.paper.results.finish(...)")
     return found
+
+
+def _opens_with_table(source: str) -> bool:
+    _, _, rest = source.partition("\n")
+    return rest.lstrip().startswith("|")
 
 
 def notebook_files(places: Sequence[Path]) -> list[Path]:

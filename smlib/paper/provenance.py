@@ -12,6 +12,7 @@ from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from smlib.environment import recorded
 from smlib.paper.items import check_preset
 
 PACKAGES = (
@@ -34,11 +35,16 @@ SOURCES = ("smlib", "notebooks", "pyproject.toml", "constraints.txt")
 
 
 def provenance(seeds: Sequence[int] = (), preset: str = "quick") -> dict[str, object]:
-    """Revision, versions, machine, seeds and preset as one JSON object."""
+    """Revision, versions, machine, seeds and preset as one JSON object.
+
+    `environment` is there where a variable is set that can change last digits (`smlib.environment.RECORDED`).
+    """
+    variables = recorded()
     return {
         **checkout(),
         "versions": versions(),
         "machine": machine(),
+        **({"environment": variables} if variables else {}),
         "seeds": [int(seed) for seed in seeds],
         "preset": check_preset(preset),
     }
@@ -52,20 +58,66 @@ def checkout() -> dict[str, object]:
 
 @lru_cache(maxsize=1)
 def _revision() -> tuple[str, bool]:
-    """The commit of the checkout that smlib is imported from, and whether its sources differ from it."""
-    root = Path(__file__).resolve().parents[2]
+    """The commit of the checkout that smlib is imported from, and whether its sources differ from it.
 
-    def git(*arguments: str) -> str:
-        done = subprocess.run(
-            ["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=30, check=True
-        )
-        return done.stdout.strip()
-
+    Without one it is said why: an installed wheel is known by its version alone, also where the environment lies inside
+    another project's checkout, and so is a checkout that git refuses to read.
+    """
     try:
+        git("ls-files", "--error-unmatch", "--", str(Path(__file__).resolve()))
         return git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "--", *SOURCES))
-    except (OSError, subprocess.SubprocessError):
-        # An installed wheel, or a machine without git: the package version is all that is known.
-        return f"no git checkout, smlib {_version('smlib')}", False
+    except GitError as error:
+        return f"{error}, smlib {_version('smlib')}", False
+
+
+class GitError(Exception):
+    """Git has no answer; the message says why in a few words."""
+
+
+def git(*arguments: str, at: Path | None = None) -> str:
+    """What git says of the checkout that smlib is imported from (or of the one at `at`).
+
+    Raises:
+        GitError: there is no such checkout, no git, or git refuses, with its own words.
+    """
+    root = at or Path(__file__).resolve().parents[2]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(root), *arguments],
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+            env={**environment, "LC_ALL": "C"},
+        )
+    except FileNotFoundError:
+        raise GitError("no git") from None
+    except (OSError, subprocess.SubprocessError) as error:
+        raise GitError(f"git does not answer ({type(error).__name__})") from None
+    if done.returncode:
+        said = (done.stderr.strip().splitlines() or ["no reason"])[0].removeprefix("fatal: ").removeprefix("error: ")
+        if "not a git repository" in said or "did not match any file" in said:
+            raise GitError("no git checkout")
+        raise GitError(f"git refuses: {said.split(' at ')[0]}")  # without the folder: results are read elsewhere
+    return done.stdout.strip()
+
+
+def changed_since(revision: str) -> str:
+    """How the library's sources differ from a result's `revision`, in words; empty where they do not.
+
+    A revision that is followed by ` (dirty)` was one of sources that had changed already.
+    """
+    commit, _, dirty = revision.partition(" ")
+    if dirty:
+        return "it was made by sources that are in no commit"
+    try:
+        names = git("diff", "--name-only", commit, "--", "smlib").splitlines()
+        names += git("ls-files", "--others", "--exclude-standard", "--", "smlib").splitlines()
+    except GitError as error:
+        unknown = "bad object" in str(error) or "unknown revision" in str(error)
+        return "this checkout does not have that commit" if unknown else f"the sources cannot be compared: {error}"
+    return f"sources differ in {len(names)} file{'s' if len(names) != 1 else ''}" if names else ""
 
 
 def _version(package: str) -> str | None:

@@ -1,39 +1,73 @@
-"""What `smlib report-readme` writes into README.md: the replication table, from the ledger, and the errata."""
+"""What `smlib report-readme` writes: the replication table of README.md, and two pages of docs/ with the details.
 
-from collections.abc import Mapping, Sequence
+README has a line an item, short enough to be read; `docs/results.md` has the whole of what an item says, and
+`docs/errata.md` the paper's errors. All three are generated between markers, so they show what `results/` holds.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
 
 from smlib.files import ResultError
-from smlib.paper.items import ITEMS, error_bar, get_item
+from smlib.paper.items import ITEMS, JUDGED, VERDICTS, error_bar, get_item
 
 BEGIN = "<!-- replication table: written by `smlib report-readme` -->"
 END = "<!-- end of the replication table -->"
+DETAILS_BEGIN = "<!-- every item in full: written by `smlib report-readme` -->"
+DETAILS_END = "<!-- end of the items -->"
 ERRATA_BEGIN = "<!-- errata: written by `smlib report-readme` from smlib/paper/experiments/report/errata.py -->"
 ERRATA_END = "<!-- end of the errata -->"
 
+PICTURE = re.compile(r"!\[[^\]]*\]\((figures/demo\.png)\)")
+
+BRIEF_PAPER: Mapping[str, str] = MappingProxyType(
+    {
+        "fig1": "KL of order nε; χ² = P(in the data)²",
+        "theory": "the objective is occupancy matching",
+        "fig3": "SM above BC and MLE; 85–90 % with χ²",
+        "tab2": "MAUVE: SM 0.91 > ULK > C.S. > MLE > BC 0.84",
+        "g1": "JS 60 %, χ² 85–90 %; JS has gradient spikes",
+    }
+)
+"""The paper's value in a README cell, where the item's own is too long for one."""
+
+CLAUSES: Mapping[str, tuple[int, ...]] = MappingProxyType({"fig1": (0, -1), "g1": (0, 1)})
+"""Which clauses of our value, between semicolons, stand in a README cell; the first where nothing is said."""
+
 
 def replication_table(rows: Sequence[Mapping[str, object]]) -> str:
-    """A Markdown table, a line an item: paper item, notebook, preset, paper value, ours, verdict."""
-    lines = [
-        "| item | notebook | preset | paper | ours | verdict |",
-        "|---|---|---|---|---|---|",
-    ]
-    for row in rows:
+    """README's Markdown table, a line a judged item: title, the paper's value, ours, the verdict; then the count."""
+    lines = ["| item | paper | ours | verdict |", "|---|---|---|---|"]
+    judged = [row for row in rows if row["id"] in JUDGED]
+    for row in judged:
         item = get_item(str(row["id"]))
-        notebook = f"[`{item.notebook}`](notebooks/{item.notebook}.ipynb)"
-        cells = (
-            f"`{item.id}` {item.title} ({item.section})",
-            notebook,
-            row["preset"] or "—",
-            row["paper"],
-            shown_value(row),
-            row["verdict"],
-        )
-        lines.append("| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |")
+        name = f"[`{item.id}`](notebooks/{item.notebook}.ipynb) {item.title}"
+        lines.append(_line((name, BRIEF_PAPER.get(item.id, item.paper), brief_value(row), row["verdict"])))
+    return "\n".join([*lines, "", f"{counted(rows)}."])
+
+
+def details(rows: Sequence[Mapping[str, object]]) -> str:
+    """The table of `docs/results.md`: paper item, notebook, preset, the paper's value, ours with errors, verdict."""
+    lines = ["| item | notebook | preset | paper | ours | verdict |", "|---|---|---|---|---|---|"]
+    for row in rows:
+        if row["id"] in JUDGED:
+            item = get_item(str(row["id"]))
+            notebook = f"[`{item.notebook}`](../notebooks/{item.notebook}.ipynb)"
+            name = f"`{item.id}` {item.title} ({item.section})"
+            lines.append(_line((name, notebook, row["preset"] or "—", row["paper"], shown_value(row), row["verdict"])))
     return "\n".join(lines)
 
 
+def counted(rows: Sequence[Mapping[str, object]]) -> str:
+    """How many of the judged items have which verdict, such as `4 reproduced, 10 not run, of 14 items`."""
+    count = Counter(str(row["verdict"]) for row in rows if row["id"] in JUDGED)
+    return ", ".join(f"{count[v]} {v}" for v in VERDICTS if count[v]) + f", of {sum(count.values())} items"
+
+
 def shown_value(row: Mapping[str, object]) -> str:
-    """Our value with its error bar and number of seeds, as the README and the notebooks print it."""
+    """Our value with its error bar and number of seeds, as the notebooks and `docs/results.md` print it."""
     if row["ours"] is None:
         return "—"
     error, seeds = row["error"], row["n_seeds"]
@@ -43,12 +77,26 @@ def shown_value(row: Mapping[str, object]) -> str:
     return f"{row['ours']}{bar}" + (f" ({'; '.join(notes)})" if notes else "")
 
 
+def brief_value(row: Mapping[str, object]) -> str:
+    """Our value in a README cell: the clauses that `CLAUSES` names, and errors only as a number."""
+    if row["ours"] is None:
+        return "—"
+    parts = str(row["ours"]).split("; ")
+    places = {i % len(parts) for i in CLAUSES.get(str(row["id"]), (0,)) if i < len(parts)}
+    shown = "; ".join(parts[i] for i in sorted(places))
+    error = row["error"]
+    if isinstance(error, str):
+        words = error.split()
+        return f"{shown} (± {words[2]})" if words[:2] == ["each", "±"] else shown
+    return shown + error_bar(error, ".2g")  # type: ignore[arg-type]
+
+
 def errata_list(errata: Sequence[Mapping[str, str]]) -> str:
     """A Markdown list: where, the notebook with the algebra, what is printed, and what it should be."""
     lines = []
     for erratum in errata:
         notebook = next(item.notebook for item in ITEMS.values() if item.notebook.startswith(erratum["shown"]))
-        link = f"[{erratum['shown']}](notebooks/{notebook}.ipynb)"
+        link = f"[{erratum['shown']}](../notebooks/{notebook}.ipynb)"
         lines.append(
             f"- **{erratum['place']}** ({link}). *Printed:* {erratum['printed']}. *Instead:* {erratum['instead']}."
         )
@@ -56,8 +104,13 @@ def errata_list(errata: Sequence[Mapping[str, str]]) -> str:
 
 
 def with_replication_table(text: str, rows: Sequence[Mapping[str, object]]) -> str:
-    """`text` with the replication table between its markers; raises `ResultError` if they are not there once."""
+    """`text` with README's table between its markers; raises `ResultError` if they are not there once."""
     return _between(text, BEGIN, END, replication_table(rows))
+
+
+def with_details(text: str, rows: Sequence[Mapping[str, object]]) -> str:
+    """`text` with the table of every item between its markers; raises `ResultError` if they are not there once."""
+    return _between(text, DETAILS_BEGIN, DETAILS_END, details(rows))
 
 
 def with_errata(text: str, errata: Sequence[Mapping[str, str]]) -> str:
@@ -65,9 +118,46 @@ def with_errata(text: str, errata: Sequence[Mapping[str, str]]) -> str:
     return _between(text, ERRATA_BEGIN, ERRATA_END, errata_list(errata))
 
 
+def with_picture(text: str, words: str | None) -> str:
+    """`text` with these words for those who cannot see README's picture; as it is where there are none."""
+    return text if words is None else PICTURE.sub(lambda found: f"![{words}]({found[1]})", text)
+
+
+def pages(
+    readme: Path,
+    rows: Sequence[Mapping[str, object]],
+    errata: Sequence[Mapping[str, str]],
+    words: str | None = None,
+) -> dict[Path, tuple[str, str]]:
+    """README and the two pages of the `docs` folder beside it: what each holds, and what it should hold.
+
+    Args:
+        words: of README's picture, from the result that it shows; None where there is no such result.
+
+    Raises:
+        ResultError: a page that is missing or lacks its markers.
+    """
+    rewrites: dict[Path, Callable[[str], str]] = {
+        readme: lambda text: with_picture(with_replication_table(text, rows), words),
+        readme.parent / "docs" / "results.md": lambda text: with_details(text, rows),
+        readme.parent / "docs" / "errata.md": lambda text: with_errata(text, errata),
+    }
+    found: dict[Path, tuple[str, str]] = {}
+    for path, rewrite in rewrites.items():
+        if not path.is_file():
+            raise ResultError(f"{path} does not exist: this is for a checkout of the repository, see --readme")
+        before = path.read_text(encoding="utf-8")
+        found[path] = (before, rewrite(before))
+    return found
+
+
+def _line(cells: Sequence[object]) -> str:
+    return "| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |"
+
+
 def _between(text: str, begin: str, end: str, body: str) -> str:
     if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
-        raise ResultError(f"the README needs the two lines {begin!r} and {end!r}, once each and in this order")
+        raise ResultError(f"the page needs the two lines {begin!r} and {end!r}, once each and in this order")
     head, rest = text.split(begin)
     _, tail = rest.split(end)
     return f"{head}{begin}\n\n{body}\n\n{end}{tail}"

@@ -7,6 +7,7 @@ asked. Executed notebooks land in `runs/<preset>/`.
 
 import os
 import signal
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -20,10 +21,10 @@ from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from papermill.clientwrap import PapermillNotebookClient
 from papermill.exceptions import PapermillExecutionError
 
-from smlib.files import ResultError, project_root
+from smlib.files import ResultError, project_root, read_json
 from smlib.paper.execution import KernelEngine, Watch, failing_line, line_of
+from smlib.paper.fresh import ROUND, begin_fresh
 from smlib.paper.items import ITEMS, READ_ONLY_NOTEBOOKS, check_preset, get_item
-from smlib.paper.results import begin_fresh
 
 KERNEL_START_SECONDS = 300
 KERNEL_START_ATTEMPTS = 3
@@ -55,6 +56,8 @@ class Outcome:
     seconds: float = 0.0
     where: str = ""
     why: str = ""
+    runs: tuple[str, ...] = ()
+    """What it says of the runs that it read from the cache, an entry an item."""
 
     @property
     def failed(self) -> bool:
@@ -105,13 +108,13 @@ class Reproduction:
         listener: Listener = lambda task, finished, total: None,
     ) -> None:
         """`fresh` repeats what was finished before it began, which may have been in a call that was killed
-        (`smlib.paper.results.FreshRound`); `execution_timeout` limits a cell, in seconds (None: no limit)."""
+        (`smlib.paper.fresh.FreshRound`); `execution_timeout` limits a cell, in seconds (None: no limit)."""
         self.preset = check_preset(preset)
         if jobs < 1:
             raise ResultError(f"jobs is {jobs}; at least one notebook has to run at a time")
         self.jobs = jobs
         self.fresh = fresh
-        self.fresh_since: float | None = None
+        self.fresh_name: str | None = None
         self.parameters = {"preset": preset, "results_dir": results_dir, "figures_dir": figures_dir}
         self.folder = (runs_dir or project_root() / "runs") / preset
         self.execution_timeout = execution_timeout
@@ -127,8 +130,16 @@ class Reproduction:
         Raises `ResultError` if another `--fresh` is unfinished.
         """
         names = [task.name for task in tasks]
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=self.folder).close()
+        except OSError as error:
+            raise ResultError(
+                f"executed notebooks go to {self.folder}, which cannot be written: {error.strerror or error}; name "
+                "another folder with --runs-dir"
+            ) from error
         fresh = begin_fresh(names, self.preset, self.parameters["results_dir"]) if self.fresh else None
-        self.fresh_since = fresh.since if fresh else None
+        self.fresh_name = fresh.name if fresh else None
         outcomes: dict[str, Outcome] = {}
         with ThreadPoolExecutor(self.jobs) as pool, _terminate_like_interrupt():
             try:
@@ -184,7 +195,17 @@ class Reproduction:
         seconds = time.monotonic() - started
         if self._stopped.is_set() and why:
             return Outcome(task, "interrupted", seconds, where, "stopped by the user")
-        return Outcome(task, "failed" if why else "done", seconds, where if why else "", why)
+        runs = () if why else self._runs(task)
+        return Outcome(task, "failed" if why else "done", seconds, where if why else "", why, runs)
+
+    def _marker(self, task: Task) -> Path:
+        return self.folder / "markers" / f"{task.name}.json"
+
+    def _runs(self, task: Task) -> tuple[str, ...]:
+        """What `finish` said of the runs behind the items."""
+        said = read_json(self._marker(task)).get("runs", {})
+        assert isinstance(said, dict)
+        return tuple(f"{item}: {text}" for item, text in said.items() if text)
 
     def _attempt(self, task: Task, path: Path, watch: Watch) -> tuple[str, str]:
         """Where and why it failed; two empty strings if it did not."""
@@ -194,7 +215,7 @@ class Reproduction:
         unknown = [name for name in self.parameters if name not in known]
         if unknown:
             return "parameters cell", f"unknown parameter {', '.join(unknown)}; it takes {', '.join(known) or 'none'}"
-        marker = self.folder / "markers" / f"{task.name}.json"
+        marker = self._marker(task)
         marker.unlink(missing_ok=True)
         marker.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -227,9 +248,12 @@ class Reproduction:
         threads = str(cores if alone else max(1, cores // self.jobs))
         names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
         environment = {**os.environ, **dict.fromkeys(names, threads), "SMLIB_FINISH_MARKER": str(marker)}
-        environment.pop("SMLIB_FRESH_SINCE", None)
-        if self.fresh_since is not None:
-            environment["SMLIB_FRESH_SINCE"] = repr(self.fresh_since)
+        # What a reader's own IPython and Python run at their start would run in every notebook.
+        environment["IPYTHONDIR"] = str(self.folder / ".ipython")
+        for name in ("PYTHONSTARTUP", ROUND):
+            environment.pop(name, None)
+        if self.fresh_name is not None:
+            environment[ROUND] = self.fresh_name
         return environment
 
 

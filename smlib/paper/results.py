@@ -18,7 +18,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 from smlib.files import (
@@ -32,6 +31,8 @@ from smlib.files import (
     resolve,
     write_atomically,
 )
+from smlib.paper import checksums
+from smlib.paper.fresh import FreshRound, Standing, begin_fresh, fresh_round
 from smlib.paper.items import ITEMS, PRESETS, VERDICTS, Item, check_preset, get_item
 from smlib.paper.ledger import finish, item_path, ledger, read_item, write_item
 from smlib.paper.numerics import NUMERICS_VERSION, numerics
@@ -49,6 +50,7 @@ __all__ = [
     "begin_fresh",
     "check_preset",
     "finish",
+    "finished_run",
     "fresh_round",
     "get_item",
     "item_path",
@@ -65,12 +67,15 @@ __all__ = [
 SCHEMA = 1
 SHARED = "shared"
 """A folder beside the items' for runs that several of them use, such as the pretrained model."""
-FRESH = ".fresh-since"
-"""A file of the preset's folder while a `smlib reproduce --fresh` is unfinished; see `FreshRound`."""
 
 
 class Run(dict[str, object]):
-    """The result of one run, with the file it is kept in (`path`), its provenance and its seeds."""
+    """The result of one run, with the file it is kept in (`path`), its provenance and its seeds.
+
+    `cached` says whether it was read from a file, and not computed by the call that returned it.
+    """
+
+    cached = True
 
     def __init__(self, record: Mapping[str, object], path: Path) -> None:
         result = record["result"]
@@ -107,18 +112,26 @@ def run_cached(
     file at that name which is torn or belongs to another config or code version: it is left as it is.
     """
     identity = _identity(item, name, config, preset, seeds, version_key)
-    folder = resolve(results_dir) / preset / item
-    digest = config_hash({key: identity[key] for key in ("item", "name", "config", "seeds", "numerics")})
-    path = folder / f"{name}-{digest}.json"
+    preset_dir = resolve(results_dir) / preset
+    path = _kept_at(identity, results_dir)
+    folder, digest = path.parent, path.stem.rsplit("-", 1)[1]
+    standing = Standing(preset_dir, path.relative_to(preset_dir).as_posix())
+
+    def finished() -> bool:
+        repeat = standing.to_repeat if fresh is None else fresh
+        return path.exists() and not repeat and (beside is None or beside.exists())
+
+    if finished():  # without the lock, which would write: a checkout that cannot be written to can be read
+        return load_run(path, expect=identity)
     with _lock(folder / "scratch" / f".{path.stem}.lock"):
-        scratch = folder / "scratch" / path.stem
-        recompute, stale_scratch = _freshness(fresh, path, scratch)
-        if path.exists() and not recompute and (beside is None or beside.exists()):
+        if finished():  # by a process that held the lock
             return load_run(path, expect=identity)
-        if stale_scratch:
+        scratch = folder / "scratch" / path.stem
+        if standing.stale_scratch if fresh is None else fresh:
             shutil.rmtree(scratch, ignore_errors=True)
         resumed = scratch.exists()
         scratch.mkdir(parents=True, exist_ok=True)
+        standing.note("begun")
         revision = checkout()  # before: the checkout may have moved on when a long run ends
         wall, cpu = time.perf_counter(), time.process_time()
         result = plain(dict(compute(scratch)), f"{item}/{name}")
@@ -131,15 +144,35 @@ def run_cached(
             "cpu_s": round(time.process_time() - cpu, 3),
             "peak_rss_mib": _peak_rss_mib(),
         }
-        record = {**identity, "result": result, "provenance": provenance(seeds, preset) | revision}
-        write_atomically(path, canonical_json(record))
-        append_line(resolve(results_dir) / preset / "timings.jsonl", timing)
+        text = canonical_json({**identity, "result": result, "provenance": provenance(seeds, preset) | revision})
+        checksums.note(path, text, preset_dir)
+        write_atomically(path, text)
+        standing.note("finished")
+        append_line(preset_dir / "timings.jsonl", timing)
         shutil.rmtree(scratch, ignore_errors=True)
-        return load_run(path, expect=identity)  # as whoever comes later reads it: same order of keys, same types
+        made = load_run(path, expect=identity)  # as whoever comes later reads it: same order of keys, same types
+        made.cached = False
+        return made
+
+
+def finished_run(
+    item: str,
+    name: str,
+    config: object,
+    *,
+    preset: str,
+    seeds: Sequence[int],
+    version_key: str | Sequence[str],
+    results_dir: str | os.PathLike[str] = "results",
+) -> Run | None:
+    """The result that `run_cached` would read, and None where it would have to compute it; the same arguments."""
+    identity = _identity(item, name, config, preset, seeds, version_key)
+    path = _kept_at(identity, results_dir)
+    return load_run(path, expect=identity) if path.exists() else None
 
 
 def load_run(path: str | os.PathLike[str], expect: Mapping[str, object] | None = None) -> Run:
-    """Read a run's file; raises `ResultError` if it is torn, not a run, or of another config or code version.
+    """Read a run's file; raises `ResultError` if it is torn, edited, no run, or of another config or code version.
 
     Without `expect` the versions written in the file are compared with the present `NUMERICS_VERSION`.
     """
@@ -158,6 +191,8 @@ def load_run(path: str | os.PathLike[str], expect: Mapping[str, object] | None =
                 f"{source} has {key} {record[key]!r}, expected {wanted!r}: it comes from another config or code "
                 "version and was left as it is. Move it away, or recompute with `smlib reproduce --fresh`"
             )
+    if source.parent.parent.name == record["preset"]:
+        checksums.check(source, source.parent.parent)
     return Run(record, source)
 
 
@@ -179,75 +214,11 @@ def _identity(
     }
 
 
-def _freshness(fresh: bool | None, path: Path, scratch: Path) -> tuple[bool, bool]:
-    """Whether to compute although a result exists, and whether to drop an unfinished run's checkpoints."""
-    if fresh is not None:
-        return fresh, fresh
-    since = float(os.environ.get("SMLIB_FRESH_SINCE") or 0.0)
-
-    def older(what: Path) -> bool:
-        return what.exists() and what.stat().st_mtime < since
-
-    return older(path), older(scratch)
-
-
-@dataclass(frozen=True)
-class FreshRound:
-    """A `smlib reproduce --fresh` that was begun and is not finished.
-
-    It is kept in a file, so that one that was killed can go on: runs that were finished since it began are not
-    repeated again. It belongs to the notebooks that were asked for, and is over when a call has done all of them.
-    """
-
-    path: Path
-    since: float
-    notebooks: tuple[str, ...]
-
-    def __str__(self) -> str:
-        begun = time.strftime("%Y-%m-%d %H:%M", time.localtime(self.since))
-        return f"the `{self.options}` begun {begun} in {self.path.parent}"
-
-    @property
-    def options(self) -> str:
-        """What to give `smlib reproduce` to go on."""
-        if {item.notebook for item in ITEMS.values()} <= set(self.notebooks):
-            return "--fresh"
-        return "--fresh --only " + ",".join(item.id for item in ITEMS.values() if item.notebook in self.notebooks)
-
-    def covers(self, notebooks: Sequence[str]) -> bool:
-        """Whether all of these are among the notebooks that are being repeated."""
-        return set(notebooks) <= set(self.notebooks)
-
-    def end(self) -> None:
-        """Everything is done: the next `--fresh` repeats it again."""
-        self.path.unlink(missing_ok=True)
-
-
-def fresh_round(preset: str, results_dir: str | os.PathLike[str] = "results") -> FreshRound | None:
-    """The unfinished `--fresh` of a preset, if there is one; raises `ResultError` if its file is damaged."""
-    path = resolve(results_dir) / check_preset(preset) / FRESH
-    if not path.exists():
-        return None
-    record = read_json(path)
-    since, notebooks = record.get("since"), record.get("notebooks")
-    if not isinstance(since, float) or not isinstance(notebooks, list):
-        raise ResultError(f"{path} does not say when a `--fresh` began, and of which notebooks; delete it")
-    return FreshRound(path, since, tuple(map(str, notebooks)))
-
-
-def begin_fresh(notebooks: Sequence[str], preset: str, results_dir: str | os.PathLike[str] = "results") -> FreshRound:
-    """Begin to repeat the runs of these notebooks, or go on with what was begun for them and others.
-
-    Raises `ResultError` if one was begun that leaves out some of them: its time is not theirs.
-    """
-    found = fresh_round(preset, results_dir)
-    if found is None:
-        path = resolve(results_dir) / preset / FRESH
-        found = FreshRound(path, time.time(), tuple(sorted(notebooks)))
-        write_atomically(path, canonical_json({"since": found.since, "notebooks": found.notebooks}))
-    elif not found.covers(notebooks):
-        raise ResultError(f"{found} is not finished: give `{found.options}` first, or delete {found.path} to drop it")
-    return found
+def _kept_at(identity: Mapping[str, object], results_dir: str | os.PathLike[str]) -> Path:
+    """The file of a run of this identity."""
+    digest = config_hash({key: identity[key] for key in ("item", "name", "config", "seeds", "numerics")})
+    folder = resolve(results_dir) / str(identity["preset"]) / str(identity["item"])
+    return folder / f"{identity['name']}-{digest}.json"
 
 
 @contextmanager

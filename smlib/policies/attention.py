@@ -13,11 +13,16 @@ import numpy as np
 import torch
 from jaxtyping import Bool
 from torch import Tensor, nn
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from smlib.policies.windows import windowed
+
 PIECES = "sdpa_in_pieces"
+BEYOND = (
+    "attention_in_pieces"  # the same function, for models that torch's kernel does not do for (by `_supports_sdpa`)
+)
 PIECE = 256  # queries at a time; rows that are not longer are left to the kernel whole
 GAP = 64  # keys in a row that a piece does not see, before they are cut out
 KEPT = 0.85  # largest share of the keys that may remain for cutting to pay
@@ -36,11 +41,14 @@ def attention_in_pieces(
         `[R, S, heads, head_dim]`, and no weights.
     """
     length = query.shape[2]
+    attention_mask = windowed(attention_mask, kwargs.get("sliding_window"))
+    beyond_sdpa = kwargs.get("softcap") is not None or kwargs.get("s_aux") is not None
+    attend = plain_attention if beyond_sdpa else sdpa_attention_forward
     readable = attention_mask is not None and attention_mask.dtype == torch.bool and attention_mask.device.type == "cpu"
     if readable and length == 1 and bool(attention_mask.all()):  # type: ignore[union-attr]
         attention_mask = None  # while sampling, where all rows are equally deep: the kernel is a third faster without
     if attention_mask is None or length <= PIECE or key.shape[2] != length:
-        whole: tuple[Tensor, None] = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+        whole: tuple[Tensor, None] = attend(module, query, key, value, attention_mask, **kwargs)
         return whole
     plan = _plan(attention_mask) if readable else None  # reading a mask back would stall a GPU
     if plan is None:
@@ -49,9 +57,7 @@ def attention_in_pieces(
             end = min(begin + PIECE, length)
             mask = attention_mask[:, :, begin:end, :end]
             queries = query[:, :, begin:end]
-            pieces.append(
-                sdpa_attention_forward(module, queries, key[:, :, :end], value[:, :, :end], mask, **kwargs)[0]
-            )
+            pieces.append(attend(module, queries, key[:, :, :end], value[:, :, :end], mask, **kwargs)[0])
         return torch.cat(pieces, dim=1), None
     rows = []
     for row, (sizes, needed) in enumerate(plan):
@@ -62,7 +68,7 @@ def attention_in_pieces(
         rows.append(
             torch.cat(
                 [
-                    sdpa_attention_forward(
+                    attend(
                         module,
                         queries[piece],
                         torch.cat([keys[i] for i in chosen], 2),
@@ -76,6 +82,44 @@ def attention_in_pieces(
             )
         )
     return torch.cat(rows), None
+
+
+def plain_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    softcap: float | None = None,
+    s_aux: Tensor | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """Attention with what torch's kernel has not: scores as cap * tanh(score / cap) (Gemma-2), and sinks (gpt-oss).
+
+    Takes and returns what `attention_in_pieces` does; with no mask it is causal.
+
+    Args:
+        s_aux: one score a head, of a sink that takes part in the softmax and has no value.
+    """
+    groups = query.shape[1] // key.shape[1]
+    key, value = repeat_kv(key, groups), repeat_kv(value, groups)
+    scores = query @ key.transpose(2, 3) * (query.shape[-1] ** -0.5 if scaling is None else scaling)
+    if softcap is not None:
+        scores = torch.tanh(scores / softcap) * softcap
+    if attention_mask is None and query.shape[2] > 1:
+        attention_mask = torch.ones(scores.shape[2:], dtype=torch.bool, device=scores.device).tril()
+    if attention_mask is not None:
+        allowed = attention_mask if attention_mask.dtype == torch.bool else attention_mask == 0
+        scores = scores.masked_fill(~allowed, -torch.inf)
+    if s_aux is not None:
+        sinks = s_aux.reshape(1, -1, 1, 1).expand(len(scores), -1, scores.shape[2], -1).to(scores.dtype)
+        scores = torch.cat([scores, sinks], dim=-1)
+    weights = torch.softmax(scores, dim=-1, dtype=torch.promote_types(scores.dtype, torch.float32)).to(query.dtype)
+    weights = weights[..., : key.shape[2]]
+    weights = nn.functional.dropout(weights, dropout, training=module.training)
+    return (weights @ value).transpose(1, 2).contiguous(), None
 
 
 Cut = tuple[list[int], list[list[int]]]
@@ -119,17 +163,19 @@ def _plan(mask: Tensor) -> list[Cut] | None:
 
 def use_pieces(lm: Any) -> None:
     """Makes a causal language model of transformers that was loaded with `sdpa` attend in pieces. In place."""
-    lm.set_attn_implementation(PIECES)
+    if lm.config._attn_implementation != BEYOND:
+        lm.set_attn_implementation(PIECES)
 
 
-ALL_ATTENTION_FUNCTIONS.register(PIECES, attention_in_pieces)
-ALL_MASK_ATTENTION_FUNCTIONS.register(PIECES, sdpa_mask)
+for name in (PIECES, BEYOND):
+    ALL_ATTENTION_FUNCTIONS.register(name, attention_in_pieces)
+    ALL_MASK_ATTENTION_FUNCTIONS.register(name, sdpa_mask)
 
 
 def check_attention(lm: Any) -> None:
     """Raises ValueError unless the model uses sdpa: eager *adds* a bool mask, flash-attention ignores 4-D masks."""
     kind = getattr(lm.config, "_attn_implementation", None)
-    if kind not in ("sdpa", PIECES):
+    if kind not in ("sdpa", PIECES, BEYOND):
         raise ValueError(
             f"attn_implementation is {kind!r}, which misreads or ignores the packing's bool 4-D mask; "
             "load the model with attn_implementation='sdpa'"

@@ -77,7 +77,16 @@ class SlotCache(Cache):
 
     def __init__(self, rows: int, slots: int) -> None:
         self.window = _Window(rows, slots)
+        self._beside: SlotCache | None = None
         super().__init__(layer_class_to_replicate=lambda: SlotLayer(self.window))
+
+    @property
+    def beside(self) -> "SlotCache":
+        """The cache of a second network that reads the same tokens at the same time; one that is always the same."""
+        if self._beside is None:
+            self._beside = SlotCache(self.window.rows, self.window.slots)
+            self._beside.window = self.window  # which its layers, made at the first update, then share
+        return self._beside
 
     def point(self, positions: Tensor, view: int, begin: int | None = None) -> None:
         """Says where the next forward pass writes.
@@ -96,3 +105,5 @@ class SlotCache(Cache):
         for layer in self.layers:
             layer.keys[target, :, :view] = layer.keys[source, :, :view]
             layer.values[target, :, :view] = layer.values[source, :, :view]
+        if self._beside is not None:
+            self._beside.move(source, target, view)

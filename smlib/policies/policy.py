@@ -22,8 +22,13 @@ from smlib.edits.packing import PackedBatch
 from smlib.files import whole_folder
 from smlib.policies.attention import check_attention, use_pieces
 from smlib.policies.decoder import decoder, last_hidden
+from smlib.policies.independence import independent_context
 from smlib.policies.offset_head import OffsetHead
+from smlib.policies.postprocessing import measured
+from smlib.policies.reading import load_lm
+from smlib.policies.requirements import check_model, fit_experts, max_positions, why_shorter
 from smlib.policies.unembedding import TrainedHead, is_matrix, picked_and_partition, recomputed, token_logits, wide
+from smlib.policies.window_checks import smallest_unkept
 
 FORMAT = "smlib-policy-1"
 SAVED = "policy.json"  # in every saved policy
@@ -52,29 +57,41 @@ class Policy(nn.Module):
         config: action space and options; the vocabulary must fit the model's output head.
 
     Raises:
-        ValueError: an attention that ignores or misreads bool 4-D masks; a head smaller than the vocabulary.
+        ValueError: an attention that ignores or misreads bool 4-D masks; a head smaller than the vocabulary; logits
+            that are more than the head's, scaled or capped; a configuration without a context length.
+
+    >>> policy = tiny_policy(ActionSpace(vocab_size=10, eos=0), dim=16, layers=1, heads=2)
+    >>> policy.space.n_actions
+    11
     """
 
     def __init__(self, lm: Any, config: PolicyConfig) -> None:
         super().__init__()
         check_attention(lm)
         use_pieces(lm)
-        head = lm.get_output_embeddings()
-        if head is None:
-            raise ValueError(f"{type(lm).__name__} has no output head: expected a causal language model")
+        head = check_model(lm)
+        fit_experts(lm)
         if head.out_features < config.space.vocab_size:
             raise ValueError(
                 f"the head has {head.out_features} rows but the vocabulary has {config.space.vocab_size} tokens"
             )
-        dim = lm.config.get_text_config().hidden_size
+        dim = head.in_features  # of OPT-350m it is not the hidden size
         self.lm = lm
         self.config = config
+        self.behind = measured(lm)
+        self.window = smallest_unkept(lm)
+        self.context = min(filter(None, (independent_context(lm, max_positions(lm)), self.window)))
         weight = head.weight
         mean_row = weight.detach().float().mean(0) if weight.is_floating_point() else torch.zeros(dim)
         dtype = weight.dtype if weight.is_floating_point() else torch.float32
         self.w_bkspc = nn.Parameter(mean_row.to(dtype))  # starts as the mean row: an average token
         self.offset = OffsetHead(dim, max_positions(lm)).to(weight.device) if config.offset_head else None
         self.critic: nn.Module | None = None  # beside it while it is trained by `gail`, and in no saved policy
+
+    def _apply(self, fn: Any, recurse: bool = True) -> "Policy":  # what `double()` and `to()` call
+        moved = super()._apply(fn, recurse)
+        fit_experts(self.lm)
+        return moved
 
     @property
     def space(self) -> ActionSpace:
@@ -87,9 +104,9 @@ class Policy(nn.Module):
         return self.w_bkspc.device
 
     @property
-    def max_positions(self) -> int | None:
-        """Context length of the model, in tokens; None where its configuration does not say."""
-        return getattr(self.lm.config.get_text_config(), "max_position_embeddings", None)
+    def max_positions(self) -> int:
+        """The context, in tokens: the model's, or the part of it in which a state is what it is by itself."""
+        return self.context
 
     def hidden(
         self,
@@ -98,7 +115,16 @@ class Policy(nn.Module):
         mask: Bool[Tensor, "R 1 S K"],
         cache: Any = None,
     ) -> Float[Tensor, "R S d"]:
-        """Last hidden vector of each slot. The 4-D mask is always given: transformers guesses one otherwise."""
+        """Last hidden vector of each slot. The 4-D mask is always given: transformers guesses one otherwise.
+
+        Raises:
+            ValueError: positions beyond a context that is shorter than the model's own.
+        """
+        if self.context < max_positions(self.lm) and int(positions.max()) >= self.context:
+            raise ValueError(
+                f"a state of {int(positions.max()) + 1} tokens, and this policy's context is {self.context} of the "
+                f"model's {max_positions(self.lm)}: {self.why_shorter()}"
+            )
         return last_hidden(decoder(self.lm), tokens, positions, mask, cache)
 
     def logits(self, hidden: Float[Tensor, "N d"], positions: Int[Tensor, " N"] | None) -> Float[Tensor, "N A"]:
@@ -106,14 +132,18 @@ class Policy(nn.Module):
 
         Without positions the offset is left out: p(a|s) is the same, V(s) is not. Sampling asks for that.
         """
-        tokens = token_logits(self.lm.get_output_embeddings(), hidden, self.space.vocab_size)
-        edit = (hidden.to(self.w_bkspc.dtype) @ self.w_bkspc)[:, None].to(tokens.dtype)
+        tokens = self.behind(token_logits(self.lm.get_output_embeddings(), hidden, self.space.vocab_size))
+        edit = self.behind((hidden.to(self.w_bkspc.dtype) @ self.w_bkspc)[:, None].to(tokens.dtype))
         if not self.config.backspace:
             edit = torch.full_like(edit, -torch.inf)
         logits = torch.cat([tokens, edit], dim=1)
         if self.offset is not None and positions is not None:
             logits = logits + self.offset(hidden.to(self.w_bkspc.dtype), positions).to(logits.dtype)
         return logits
+
+    def why_shorter(self) -> str:
+        """Why the context is shorter than the model's own; empty if it is not."""
+        return why_shorter(self.context, max_positions(self.lm), self.window)
 
     def state_hidden(self, batch: PackedBatch) -> tuple[Float[Tensor, "U d"], Int[Tensor, " U"]]:
         """One forward pass over a packed batch: hidden vector and position of each needed state."""
@@ -141,7 +171,8 @@ class Policy(nn.Module):
         state, label = batch.visit_state[order], batch.label[order]
         head: Any = self.lm.get_output_embeddings()
         if is_matrix(head) and getattr(head, "bias", None) is None and head.weight.is_floating_point():
-            picked, values = picked_and_partition(hidden, self._rows(head.weight), state, label, chunk)
+            rows = self._rows(head.weight)
+            picked, values = picked_and_partition(hidden, rows, state, label, chunk, self.behind)
             if self.offset is not None:
                 offset = self.offset(hidden.to(self.w_bkspc.dtype), positions)[:, 0].to(values.dtype)
                 picked, values = picked + offset[state], values + offset
@@ -183,7 +214,7 @@ class Policy(nn.Module):
 
     @classmethod
     def load(cls, path: Path | str, base: Callable[[Path], Any] | None = None) -> "Policy":
-        """Reads what `save` wrote. No pickle, no code from the checkpoint.
+        """Reads what `save` wrote, in evaluation mode. No pickle, no code from the checkpoint.
 
         Args:
             path: the directory.
@@ -206,7 +237,7 @@ class Policy(nn.Module):
             raise ValueError(f"{folder} is a corrupt or foreign checkpoint: {error}") from error
         policy = cls((base or load_lm)(folder / "lm"), config)
         policy.load_extra_state(extra, folder)
-        return policy
+        return policy.eval()
 
     def load_extra_state(self, extra: dict[str, Tensor], source: Path | str = "checkpoint") -> None:
         """Puts the `extra_state` of another run in place; raises ValueError where it does not fit."""
@@ -244,11 +275,6 @@ class Policy(nn.Module):
         return self
 
 
-def max_positions(lm: Any) -> int:
-    """Context length of the model, in tokens."""
-    return int(lm.config.get_text_config().max_position_embeddings)
-
-
 def tiny_policy(
     space: ActionSpace,
     *,
@@ -267,6 +293,10 @@ def tiny_policy(
     Args:
         dim, layers, heads, mlp: width, depth, attention heads, width of the gated MLP (8/3 dim when omitted).
         positions: context length. seed: of the initial weights; the global generator is left as it was.
+
+    >>> policy = tiny_policy(ActionSpace(vocab_size=10, eos=0), dim=16, layers=1, heads=2)
+    >>> sum(p.numel() for p in policy.lm.parameters())
+    3408
     """
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -288,19 +318,3 @@ def tiny_policy(
         torch.manual_seed(seed)
         policy = Policy(LlamaForCausalLM(config), PolicyConfig(space, offset_head, backspace))
     return policy.to(dtype)
-
-
-def load_lm(path: Path, dtype: torch.dtype | None = None) -> Any:
-    """The language model in a policy's `lm` folder; with the weights' own dtype where none is asked for."""
-    from transformers import AutoModelForCausalLM
-
-    if not (path / "config.json").is_file():
-        raise ValueError(f"{path} has no config.json: an adapter needs its base model, see Policy.load(base=...)")
-    return AutoModelForCausalLM.from_pretrained(
-        path,
-        dtype=dtype or "auto",
-        attn_implementation="sdpa",
-        local_files_only=True,
-        trust_remote_code=False,
-        use_safetensors=True,
-    )

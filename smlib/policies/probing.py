@@ -4,6 +4,10 @@ Run once when a model is loaded. The reference is the slow one: every state of a
 by itself, by the model's own causal attention.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
 import numpy as np
 import torch
 from jaxtyping import Float
@@ -11,8 +15,13 @@ from torch import Tensor
 
 from smlib.edits.actions import ActionSpace, Trajectory, replay
 from smlib.edits.packing import pack
+from smlib.policies.decoder import bare, evaluated
+from smlib.policies.independence import independent_context
 from smlib.policies.kv_cache import SlotCache
 from smlib.policies.policy import Policy
+from smlib.policies.requirements import check_weights
+
+WIDE = 64  # tokens of either row; more would make the check dear where the model is large
 
 
 class ModelError(ValueError):
@@ -20,33 +29,62 @@ class ModelError(ValueError):
 
 
 def probe(policy: Policy, name: str) -> None:
-    """Raises ModelError unless packed logits and cached logits are those of recomputed states, up to rounding."""
+    """Raises ModelError unless packed logits and cached logits are those of recomputed states, up to rounding.
+
+    The recomputed states go through the model's own plain attention, which leaves nothing out that other
+    implementations do not know. And a state has to be the same beside rows as long as are affordable here.
+    """
     space = policy.space
     ordinary = [i for i in range(min(space.vocab_size, 40)) if i not in (space.eos, space.bos)]
     if len(ordinary) < 8:
         return  # nothing to tell apart
     trajectory = probe_trajectory(space, ordinary)
-    training = policy.training
-    policy.eval()
-    try:
-        with torch.inference_mode():
-            slow = recomputed_logits(policy, trajectory)
-            for what, fast in (("a packed trajectory", packed_logits), ("a cache that is rolled back", cached_logits)):
-                try:
-                    found = fast(policy, trajectory)
-                except Exception as error:  # whatever a foreign model makes of arguments that it does not know
-                    raise ModelError(
-                        f"{name}: the model cannot run on {what} ({type(error).__name__}: {error}). It has to accept "
-                        "bool 4-D masks, position ids and a key/value cache of transformers"
-                    ) from error
-                gap, scale = float((found - slow).abs().max()), float(slow.abs().max())
-                if not gap <= tolerance(slow.dtype, policy) * max(scale, 1.0):
-                    raise ModelError(
-                        f"{name}: logits on {what} are off by {gap:.2g} (of {scale:.2g}) from those of the same states "
-                        "recomputed: its attention ignores masks, positions or the cache, and cannot be trained here"
-                    )
-    finally:
-        policy.train(training)
+    if policy.context < len(trajectory) + 2:
+        raise ModelError(
+            f"{name}: a context of {policy.context} tokens is too short to be probed: {policy.why_shorter()}"
+        )
+    with evaluated(policy):
+        try:
+            slow, plain = recomputed_logits(policy, trajectory), plain_logits(policy, trajectory)
+        except Exception as error:
+            raise ModelError(f"{name}: the model fails on a plain call ({type(error).__name__}: {error})") from error
+        if not bool(torch.isfinite(slow).all()):
+            try:
+                check_weights(policy.lm)
+            except ValueError as error:
+                raise ModelError(f"{name}: {error}") from error
+            raise ModelError(
+                f"{name}: its logits are not finite in {slow.dtype}, though its weights are: try another dtype"
+            )
+        scale = float(slow.abs().max())
+        # How much a state's past tells: the same last token at the same place, and nothing before it.
+        signal = float((slow - _without_past(policy, trajectory)).abs().max())
+        allowed = tolerance(slow.dtype, policy) * scale
+        rounding = max(torch.finfo(slow.dtype).eps, torch.finfo(torch.float32).eps) * scale
+        if signal > 1000 * rounding:  # weights near 0: what matters is smaller than the logits
+            allowed = min(allowed, 0.1 * signal)
+        gap = float((plain - slow).abs().max())
+        if not gap <= allowed:
+            raise ModelError(
+                f"{name}: logits through torch's scaled_dot_product_attention are off by {gap:.2g} (of {scale:.2g}) "
+                "from those of its plain (eager) attention: it does something that the packed attention does not"
+            )
+        for what, fast in (("a packed trajectory", packed_logits), ("a cache that is rolled back", cached_logits)):
+            try:
+                found = fast(policy, trajectory)
+            except Exception as error:  # whatever a foreign model makes of arguments that it does not know
+                raise ModelError(
+                    f"{name}: the model cannot run on {what} ({type(error).__name__}: {error}). It has to accept "
+                    "bool 4-D masks, position ids and a key/value cache of transformers"
+                ) from error
+            gap = float((found - slow).abs().max())
+            if not gap <= allowed:
+                raise ModelError(
+                    f"{name}: logits on {what} are off by {gap:.2g} (of {scale:.2g}) from those of the same states "
+                    "recomputed: its attention ignores masks, positions or the cache, and cannot be trained here"
+                )
+        if independent_context(policy.lm, policy.context, WIDE) != policy.context:
+            raise ModelError(f"{name}: a state has other logits beside a row of {WIDE} tokens than beside a short one")
 
 
 def tolerance(dtype: torch.dtype, policy: Policy) -> float:
@@ -64,7 +102,13 @@ def probe_trajectory(space: ActionSpace, tokens: list[int]) -> Trajectory:
 
 
 def recomputed_logits(policy: Policy, trajectory: Trajectory) -> Float[Tensor, "U V"]:
-    """Vocabulary logits of each distinct state before the end, each state read by itself."""
+    """Vocabulary logits of each distinct state before the end, each state read by itself, by the plain attention."""
+    with _eager(bare(policy.lm)):
+        return plain_logits(policy, trajectory)
+
+
+def plain_logits(policy: Policy, trajectory: Trajectory) -> Float[Tensor, "U V"]:
+    """The same through the attention that the model was loaded with."""
     return torch.stack([_plain(policy, state) for state in _states(policy, trajectory)])
 
 
@@ -112,6 +156,27 @@ def _plain(policy: Policy, state: tuple[int, ...]) -> Tensor:
     """Logits of the language model itself, called as anybody would call it."""
     logits: Tensor = policy.lm(torch.tensor([state], device=policy.device), use_cache=False).logits[0, -1]
     return logits[: policy.space.vocab_size]
+
+
+def _without_past(policy: Policy, trajectory: Trajectory) -> Float[Tensor, "U V"]:
+    """Logits at the last token of each state, at its place, if it saw itself alone."""
+    rows = []
+    for state in _states(policy, trajectory):
+        last = torch.tensor([state[-1:]], device=policy.device)
+        mask = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=policy.device)
+        rows.append(policy.hidden(last, torch.full_like(last, len(state) - 1), mask)[0, -1])
+    return policy.logits(torch.stack(rows), None)[:, : policy.space.vocab_size]
+
+
+@contextmanager
+def _eager(lm: Any) -> Iterator[None]:
+    """transformers' own plain attention inside."""
+    kind = lm.config._attn_implementation
+    lm.set_attn_implementation("eager")
+    try:
+        yield
+    finally:
+        lm.set_attn_implementation(kind)
 
 
 def _without_offset(policy: Policy, logits: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """Where a policy's language model comes from: a name, adapters, precision; and what of that nobody can mean."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
@@ -9,7 +10,7 @@ from smlib.files import ADDED_LATER
 
 @dataclass(frozen=True)
 class Lora:
-    """Low-rank adapters on every linear layer but the head.
+    """Low-rank adapters on every linear layer but the head, and on the matrices of experts; routers stay as they are.
 
     The paper (Sec. 6, App. E): r = 64, alpha = 16, and `unembedding=True`, since "in addition to the adapters, a row is
     added to the unembedding layer for the <bkspc> token, and the unembedding layer is trained". Without it the head
@@ -20,15 +21,20 @@ class Lora:
         unembedding: train the head as well: a float32 matrix of its own, also where the model shares it with its
             embeddings or has it in 16 bits. With its gradient and AdamW's moments that takes 16 bytes a weight, 2.1 GB
             for Llama-2-7b. It is saved with the adapters.
+        target_modules: names of the layers that get adapters; None: every linear layer but the head.
 
     Raises:
         TypeError, ValueError: numbers that are none, or out of range.
+
+    >>> Lora(r=8, alpha=16).r
+    8
     """
 
     r: int = 16
     alpha: int = 16
     dropout: float = 0.0
     unembedding: bool = field(default=False, metadata=ADDED_LATER)
+    target_modules: tuple[str, ...] | None = field(default=None, metadata=ADDED_LATER)
 
     def __post_init__(self) -> None:
         for name in ("r", "alpha"):
@@ -40,6 +46,12 @@ class Lora:
         if not isinstance(self.dropout, int | float) or not 0.0 <= self.dropout < 1.0:
             raise ValueError(f"dropout is a probability below 1, got {self.dropout!r}")
         check_switch("unembedding", self.unembedding)
+
+    @classmethod
+    def stored(cls, values: dict[str, Any]) -> "Lora":
+        """What a saved policy's `source.json` says of its adapters; JSON has lists where there were tuples."""
+        targets = values.get("target_modules")
+        return cls(**{**values, "target_modules": tuple(targets) if targets else None})
 
 
 @dataclass(frozen=True)

@@ -87,8 +87,9 @@ def take_in(lm: Any, name: str) -> Any:
 
 
 def row_of_bkspc(lm: Any, otherwise: Float[Tensor, " d"]) -> Float[Tensor, " d"]:
-    """The row that `take_in` took out, in float32, or `otherwise` in float32 where the model never had one."""
-    return getattr(lm, TAKEN, otherwise).detach().float().clone()
+    """The row that `take_in` took out, or `otherwise` where the model never had one; in float32 or better."""
+    row: Tensor = getattr(lm, TAKEN, otherwise).detach()
+    return row.to(torch.promote_types(otherwise.dtype, torch.float32)).clone()
 
 
 def _set_rows(lm: Any, inputs: Tensor, rows: Tensor, bias: Tensor | None) -> None:

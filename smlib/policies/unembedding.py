@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
+from smlib.policies.postprocessing import NONE, Postprocessing
+
 
 def picked_and_partition(
     hidden: Float[Tensor, "U d"],
@@ -22,14 +24,16 @@ def picked_and_partition(
     state: Int[Tensor, " N"],
     label: Int[Tensor, " N"],
     chunk: int,
+    behind: Postprocessing = NONE,
 ) -> tuple[Float[Tensor, " N"], Float[Tensor, " U"]]:
-    """`(hidden @ weight.T)[state, label]` and the logsumexp of its rows, multiplied in float32 or better.
+    """`logits[state, label]` and the rows' logsumexp of `logits = behind(hidden @ weight.T)`, in float32 or better.
 
     Args:
         state: ascending row of each label.
         chunk: rows whose logits exist at a time.
+        behind: what the model does to its head's output.
     """
-    picked, partition = _Unembedding.apply(hidden, wide(weight), state, label, chunk)
+    picked, partition = _Unembedding.apply(hidden, wide(weight), state, label, chunk, behind)
     return picked, partition
 
 
@@ -100,22 +104,22 @@ def recomputed(
 class _Unembedding(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, state: Tensor, label: Tensor, chunk: int
+        ctx: Any, hidden: Tensor, weight: Tensor, state: Tensor, label: Tensor, chunk: int, behind: Postprocessing
     ) -> tuple[Tensor, Tensor]:
         picked, partition = [], []
         plan = _chunks(state, hidden.shape[0], chunk)
         for begin, lo, hi in plan:
-            logits = _logits(hidden[begin : begin + chunk], weight)
+            logits = behind(_logits(hidden[begin : begin + chunk], weight))
             picked.append(logits[state[lo:hi] - begin, label[lo:hi]])
             partition.append(logits.logsumexp(-1))
-        ctx.plan, ctx.chunk = plan, chunk
+        ctx.plan, ctx.chunk, ctx.behind = plan, chunk, behind
         out = torch.cat(picked), torch.cat(partition)
         ctx.save_for_backward(hidden, weight, state, label, out[1])
         return out
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         d_picked, d_partition = gradients
         hidden, weight, state, label, partition = ctx.saved_tensors
         to_hidden, to_weight = ctx.needs_input_grad[:2]
@@ -123,15 +127,18 @@ class _Unembedding(torch.autograd.Function):
         d_weight = torch.zeros_like(weight) if to_weight else None
         for begin, lo, hi in ctx.plan:
             part = slice(begin, begin + ctx.chunk)
-            slope = _logits(hidden[part], weight)
+            logits = ctx.behind(_logits(hidden[part], weight))
+            slope = logits if ctx.behind.nothing else logits.clone()
             slope.sub_(partition[part, None]).exp_().mul_(d_partition[part, None])
             # Two visits may share a state and a label: their gradients add up.
             slope.index_put_((state[lo:hi] - begin, label[lo:hi]), d_picked[lo:hi], accumulate=True)
+            if not ctx.behind.nothing:
+                ctx.behind.slope_(slope, logits)
             if d_hidden is not None:
                 torch.mm(slope, weight, out=d_hidden[part])
             if d_weight is not None:
                 d_weight.addmm_(slope.T, hidden[part].to(weight.dtype))
-        return None if d_hidden is None else d_hidden.to(hidden.dtype), d_weight, None, None, None
+        return None if d_hidden is None else d_hidden.to(hidden.dtype), d_weight, None, None, None, None
 
 
 def _chunks(state: Tensor, n: int, chunk: int) -> list[tuple[int, int, int]]:

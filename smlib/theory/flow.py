@@ -10,13 +10,14 @@ then from the root down, N(root) = (1 - gamma) G(root) and N(sc) = gamma p(c|s) 
 of strings, and autograd differentiates through it, which is what direct minimisation of a divergence needs.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from smlib.objectives.divergences import Divergence
+from smlib.objectives.divergences import Divergence, raised, underflow
 from smlib.theory.mdp import EditMDP
 from smlib.theory.occupancy import Occupancy, check_discount
 
@@ -137,16 +138,26 @@ def final_strings(
 
 def causal_entropy(rho: Flow) -> Float[Tensor, "*batch"]:
     """H = -E_rho[log p(a|s)] (nats); terminal states have one action and contribute nothing."""
-    visits = rho.pairs.sum(dim=-1)
-    return torch.special.xlogy(visits, visits).sum(-1) - torch.special.xlogy(rho.pairs, rho.pairs).sum((-1, -2))
+    return _x_log_x(rho.pairs.sum(dim=-1)).sum(-1) - _x_log_x(rho.pairs).sum((-1, -2))
+
+
+def _x_log_x(x: Tensor) -> Tensor:
+    """x log x, 0 at 0, where autograd of `xlogy` would return nan; the derivative is held where x underflows."""
+    smallest = underflow(x.dtype)
+    held = raised(x, smallest)
+    value = torch.special.xlogy(held, held)
+    return torch.where(x < smallest, value - value.detach(), value)
 
 
 def f_divergence(divergence: Divergence, rho: Flow, data: Flow) -> Float[Tensor, "*batch"]:
-    """E_data[f(rho_theta / rho_data)] with f'(inf) per unit of policy mass off the data; inf where that is infinite."""
+    """E_data[f(rho_theta / rho_data)] with f'(inf) per unit of policy mass off the data; inf where that is infinite.
+
+    The gradient is finite wherever the value is: an occupancy that underflows to 0 contributes none of it.
+    """
     p, q = data.flat(), rho.flat()
     on = p > 0.0
     ratio = torch.where(on, q / torch.where(on, p, torch.ones_like(p)), torch.ones_like(q))
-    inside = (p * divergence.f(ratio)).sum(dim=-1)
+    inside = (p * divergence.at(ratio)).sum(dim=-1)
     outside = torch.where(on, torch.zeros_like(q), q).sum(dim=-1)
     if divergence.off_data == float("inf"):
         return torch.where(outside > 0.0, torch.full_like(inside, float("inf")), inside)
@@ -157,7 +168,12 @@ def chi2_mixture(rho: Flow, data: Flow) -> Float[Tensor, "*batch"]:
     """2 chi^2(rho_data || M) = sum (rho_data - rho_theta)^2 / (rho_data + rho_theta), M the even mixture (D.4)."""
     p, q = data.flat(), rho.flat()
     total = p + q
-    return ((p - q).square() / torch.where(total > 0.0, total, torch.ones_like(total))).sum(dim=-1)
+    exponent = round(math.log2(torch.finfo(q.dtype).tiny))
+    # each term is homogeneous of degree 1: scaled up by a power of two, exactly, where its square would underflow
+    scale = torch.ones_like(total).masked_fill(total < 2.0 ** (exponent // 2), 2.0 ** (-3 * exponent // 4))
+    whole = torch.where(total > 0.0, total, torch.ones_like(total)) * scale
+    terms = ((p - q) * scale).square() / whole / scale
+    return torch.where(total > 0.0, terms, q).sum(dim=-1)  # from 0 a term without data rises as q does
 
 
 def kl_to_mixture(rho: Flow, data: Flow) -> Float[Tensor, "*batch"]:

@@ -125,6 +125,7 @@ def match(
         better = (trial.value < now.value - rounding) | (
             (trial.value < now.value + rounding) & (trial.residual < now.residual)
         )
+        better = better & trial.residual.isfinite()
         now = replace(_choose(better, trial, now), iterations=iteration + 1)
         tau = torch.where(better, (1.3 * tau).clamp(max=1.0), tau / 2.0)
     return now

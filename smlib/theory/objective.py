@@ -85,7 +85,11 @@ def sequencematch(
         """E_rho of phi(alpha r) / alpha, or of -(alpha / 4) r^2 when no phi is given, over decision pairs."""
         executed = torch.as_tensor(mdp.execution(noise), dtype=logits.dtype)
         r = reward if sampled_next else (reward * executed).sum(dim=-1)
-        g = -alpha / 4.0 * r.square() if function is None else function.phi(alpha * r) / alpha
+        if function is None:
+            g = -alpha / 4.0 * r.square()
+        else:  # phi may be infinite at what never happens, and 0 times infinity is no number
+            happens = (rho.pairs > 0.0).unsqueeze(-1) & (executed > 0.0) if sampled_next else rho.pairs > 0.0
+            g = function.phi(torch.where(happens, alpha * r, 0.0)) / alpha
         inner = (g * executed).sum(dim=-1) if sampled_next else g
         return (rho.pairs * inner).sum(dim=(-1, -2))
 
@@ -96,7 +100,8 @@ def sequencematch(
         here = rho.pairs * (value.unsqueeze(-1) - gamma * after)
         return -0.5 * (here.sum(dim=(-1, -2)) + (rho.terminal * reward_end).sum(dim=-1))
 
-    phi_terminal = (data.terminal * divergence.phi(alpha * reward_end)).sum(dim=-1) / alpha
+    seen_end = torch.where(data.terminal > 0.0, alpha * reward_end, 0.0)
+    phi_terminal = (data.terminal * divergence.phi(seen_end)).sum(dim=-1) / alpha
     mixed = torch.zeros_like(phi_terminal)
     if mixture:
         mixed = mean(model, model_noise, None) - alpha / 4.0 * (model.terminal * reward_end.square()).sum(dim=-1)

@@ -1,5 +1,6 @@
 """A batched L-BFGS: many small smooth problems at once, each with its own curvature and its own line search."""
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -10,14 +11,22 @@ from torch import Tensor
 Objective = Callable[[Tensor], Tensor]
 
 
+class NoFiniteStartError(ArithmeticError):
+    """No problem of a batch has a finite value and gradient at its start, so there is nothing to search from."""
+
+
 @dataclass(frozen=True, eq=False)
 class Minimum:
-    """Where the search ended: `x` [B, K], `value` [B], `gradient` [B] (largest entry), `iterations`."""
+    """Where the search ended: `x` [B, K], `value` [B], `gradient` [B] (largest entry), `iterations`.
+
+    `finite` [B] is False where value or gradient is no finite number: such a start was left where it is.
+    """
 
     x: Tensor
     value: Tensor
     gradient: Tensor
     iterations: int
+    finite: Tensor
 
 
 def _evaluate(objective: Objective, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -39,15 +48,20 @@ def minimise(
 
     A problem is left alone once its gradient is below `tolerance`, or once the line search fails for it along its
     quasi-Newton direction and then along its gradient. The problems must not interact: objective(x)[i] may depend on
-    x[i] only.
+    x[i] only. A start whose value or gradient is not finite is dropped with a warning: `Minimum.finite` is False there.
+
+    Raises:
+        NoFiniteStartError: every start is of that kind.
     """
     x = start.detach().clone()
     value, gradient = _evaluate(objective, x)
+    finite = value.isfinite() & gradient.isfinite().all(dim=-1)
+    _report(value, gradient, finite)
     steps: list[Tensor] = []
     changes: list[Tensor] = []
     inverses: list[Tensor] = []
     failed = torch.zeros_like(value, dtype=torch.bool)
-    done = gradient.abs().amax(dim=-1) < tolerance
+    done = (gradient.abs().amax(dim=-1) < tolerance) | ~finite
     iterations = 0
     while iterations < max_iterations and not bool(done.all()):
         iterations += 1
@@ -71,7 +85,30 @@ def minimise(
         done = done | (stalled & failed) | (new_gradient.abs().amax(dim=-1) < tolerance)
         failed = stalled
         x, value, gradient = x + step, new_value, new_gradient
-    return Minimum(x, value, gradient.abs().amax(dim=-1), iterations)
+    return Minimum(x, value, gradient.abs().amax(dim=-1), iterations, finite)
+
+
+def _report(value: Tensor, gradient: Tensor, finite: Tensor) -> None:
+    """Warns of starts that cannot be searched from, and raises if there is no other."""
+    dropped = (~finite).nonzero().flatten().tolist()
+    if not dropped:
+        return
+    first = dropped[0]
+    entries = (~gradient[first].isfinite()).nonzero().flatten().tolist()
+    where = f", its gradient's entry {entries[0]} is {float(gradient[first, entries[0]])}" if entries else ""
+    example = f"start {first} has the value {float(value[first])}{where}"
+    if len(dropped) == len(finite):
+        raise NoFiniteStartError(
+            f"none of the {len(finite)} starts has a finite value and gradient ({example}): start elsewhere, for "
+            "instance from smaller parameters"
+        )
+    numbers = ", ".join(map(str, dropped[:5])) + (", …" if len(dropped) > 5 else "")
+    warnings.warn(
+        f"{len(dropped)} of {len(finite)} starts are dropped, for want of a finite value and gradient: {numbers} "
+        f"({example})",
+        RuntimeWarning,
+        stacklevel=3,
+    )
 
 
 def _shorten(direction: Tensor, chosen: Tensor) -> Tensor:

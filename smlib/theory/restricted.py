@@ -30,13 +30,15 @@ from smlib.theory.policies import PolicyClass
 class Fit:
     """Fitted parameters [B, K], the policy they give [B, S, A], and how far the search came.
 
-    `value` [B] is the objective as minimised; `gradient` [B] its largest derivative where the search stopped.
+    `value` [B] is the objective as minimised; `gradient` [B] its largest derivative where the search stopped; `finite`
+    [B] is False for a problem none of whose starts could be searched from: its other entries mean nothing.
     """
 
     theta: Tensor
     policy: Tensor
     value: Tensor
     gradient: Tensor
+    finite: Tensor
 
 
 def _policy(family: PolicyClass, theta: Tensor) -> Tensor:
@@ -44,7 +46,7 @@ def _policy(family: PolicyClass, theta: Tensor) -> Tensor:
 
 
 def _fit(family: PolicyClass, found: Minimum) -> Fit:
-    return Fit(found.x, _policy(family, found.x), found.value, found.gradient)
+    return Fit(found.x, _policy(family, found.x), found.value, found.gradient, found.finite)
 
 
 def repeat(data: Flow, times: int) -> Flow:
@@ -53,11 +55,11 @@ def repeat(data: Flow, times: int) -> Flow:
 
 
 def best_start(found: Minimum, batch: int) -> Minimum:
-    """The best start of each problem."""
-    value = found.value.reshape(-1, batch)
-    best = torch.where(value.isfinite(), value, torch.inf).argmin(dim=0)
+    """The best start of each problem, among those with a finite value and gradient; `finite` is False without any."""
+    value, finite = found.value.reshape(-1, batch), found.finite.reshape(-1, batch)
+    best = torch.where(finite, value, torch.inf).argmin(dim=0)
     chosen = best * batch + torch.arange(batch)
-    return Minimum(found.x[chosen], found.value[chosen], found.gradient[chosen], found.iterations)
+    return Minimum(found.x[chosen], found.value[chosen], found.gradient[chosen], found.iterations, found.finite[chosen])
 
 
 def fit_mle(
@@ -160,13 +162,15 @@ def fit_j(
         found = minimise(lambda t: negative_j(t, model), begin, max_iterations=max_iterations, tolerance=tolerance)
         return _fit(family, found)
     theta = begin
+    finite = torch.ones(begin.shape[0], dtype=torch.bool)
     for _ in range(rounds):
         held = flow(mdp, _policy(family, theta), gamma, noise).detach()
         step = max_iterations // rounds
         found = minimise(functools.partial(negative_j, model=held), theta, max_iterations=step, tolerance=tolerance)
-        theta = found.x
+        theta, finite = found.x, finite & found.finite
     leaf = theta.detach().requires_grad_()
     held = flow(mdp, _policy(family, theta), gamma, noise).detach()
     value = negative_j(leaf, held)
     (gradient,) = torch.autograd.grad(value.sum(), leaf)
-    return Fit(theta, _policy(family, theta), value.detach(), gradient.abs().amax(dim=-1))
+    finite = finite & value.detach().isfinite() & gradient.isfinite().all(dim=-1)
+    return Fit(theta, _policy(family, theta), value.detach(), gradient.abs().amax(dim=-1), finite)

@@ -7,6 +7,8 @@ place and renamed, so that a kill at any moment leaves the previous one.
 
 import hashlib
 import json
+import os
+import pickle
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -25,7 +28,7 @@ NAME = "checkpoint"
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that is corrupt or belongs to another run."""
+    """A checkpoint that is corrupt, belongs to another run, or cannot be written."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,8 @@ def run_identity(config: object, policy: nn.Module, data: Any) -> str:
         source = getattr(getattr(policy, "lm", None), "smlib_source", None)
         if source is not None:  # its name is left out: a folder that was moved holds the same weights
             seen.update(canonical_json([source.lora, source.four_bit, source.dtype]).encode())
-    for i in np.unique(np.linspace(0, len(data) - 1, 32).astype(int)).tolist():
+    last = min(len(data), 32) - 1 if getattr(data, "in_order", False) else len(data) - 1  # not a stream's far end
+    for i in np.unique(np.linspace(0, last, 32).astype(int)).tolist():
         shown = data.demonstration(i, np.random.default_rng(0), 0.0, 1)
         seen.update(shown.prompt.tobytes() + b"/" + shown.realised.tobytes() + b";")
     return config_hash({"config": config, "examples": len(data), "start": seen.hexdigest()})
@@ -72,22 +76,32 @@ def _glimpse(name: str, p: nn.Parameter) -> bytes:
 
 
 def save_checkpoint(folder: Path, step: int, identity: str, state: TrainingState) -> None:
-    """Writes `folder/checkpoint` for the moment before step `step`."""
+    """Writes `folder/checkpoint` for the moment before step `step`; CheckpointError if it cannot be written."""
     scratch, target, old = (folder / f"{NAME}{suffix}" for suffix in (".partial", "", ".old"))
     shutil.rmtree(scratch, ignore_errors=True)
-    scratch.mkdir(parents=True)
     tensors = {name: p.detach().cpu().contiguous() for name, p in trainable(state.model).items()}
-    save_file(tensors, scratch / "trainable.safetensors")
-    torch.save(
-        {
-            "optimizer": state.optimizer.state_dict(),
-            "scheduler": state.scheduler.state_dict(),
-        },
-        scratch / "optimizer.pt",
-    )
-    np.savez(scratch / "buffer.npz", allow_pickle=False, **state.buffer.state_dict())
-    (scratch / "run.json").write_text(json.dumps({"step": step, "identity": identity}))
+    moving = {"optimizer": state.optimizer.state_dict(), "scheduler": state.scheduler.state_dict()}
+    try:
+        scratch.mkdir(parents=True)
+        save_file(tensors, scratch / "trainable.safetensors")
+        torch.save(moving, scratch / "optimizer.pt")
+        np.savez(scratch / "buffer.npz", allow_pickle=False, **state.buffer.state_dict())
+        (scratch / "run.json").write_text(json.dumps({"step": step, "identity": identity}))
+    except (OSError, RuntimeError, SafetensorError) as error:  # each library has its own for a disk that is full
+        shutil.rmtree(scratch, ignore_errors=True)
+        raise CheckpointError(
+            f"the checkpoint of step {step} cannot be written to {folder}: {reason(error)}. The one before it is kept: "
+            "free some space, and the same command goes on from there"
+        ) from error
     swap_in(scratch, target, old)
+
+
+def reason(error: Exception) -> str:
+    """Why a file could not be written, in the system's words where a library has passed them on."""
+    if isinstance(error, OSError) and error.errno:
+        return os.strerror(error.errno)
+    system = next((e for e in (error.__cause__, error.__context__) if isinstance(e, OSError) and e.errno), None)
+    return os.strerror(system.errno or 0) if system else str(error).splitlines()[0]
 
 
 def load_checkpoint(folder: Path, identity: str, state: TrainingState, space: ActionSpace) -> int:
@@ -109,13 +123,14 @@ def load_checkpoint(folder: Path, identity: str, state: TrainingState, space: Ac
                 "and the same lines go on from here"
             )
         tensors = load_file(source / "trainable.safetensors")
-        optimizer = torch.load(source / "optimizer.pt", weights_only=True, map_location="cpu")
+        optimizer = _plain_tensors(source / "optimizer.pt")
         with np.load(source / "buffer.npz", allow_pickle=False) as arrays:
             buffer = dict(arrays)
     except CheckpointError:
         raise
     except Exception as error:
-        raise CheckpointError(f"{source} is corrupt ({error}); delete it to start again") from error
+        why = (str(error).splitlines() or [type(error).__name__])[0]
+        raise CheckpointError(f"{source} is corrupt ({why}); delete it to start again") from error
     parameters = trainable(state.model)
     if parameters.keys() != tensors.keys():
         raise CheckpointError(f"{source} holds other parameters than the model: {set(parameters) ^ set(tensors)}")
@@ -126,3 +141,19 @@ def load_checkpoint(folder: Path, identity: str, state: TrainingState, space: Ac
     state.scheduler.load_state_dict(optimizer["scheduler"])
     state.buffer.load_state_dict(buffer, space)
     return int(run["step"])
+
+
+def _plain_tensors(path: Path) -> Any:
+    """What `torch.save` wrote of tensors and plain values.
+
+    Raises:
+        CheckpointError: it holds something else. torch's own message advises to load that nevertheless, which would run
+            whatever code is in it.
+    """
+    try:
+        return torch.load(path, weights_only=True, map_location="cpu")
+    except pickle.UnpicklingError:
+        raise CheckpointError(
+            f"{path} holds something else than tensors and numbers, or is torn: smlib did not write it so. Delete the "
+            "checkpoint to start again"
+        ) from None

@@ -14,6 +14,9 @@ class Dataset(Protocol):
 
     Attributes:
         branches: whether rollouts start inside a demonstration (running text), not where it starts.
+
+    A data set that is read from a stream says so by an attribute `in_order`, True: its examples are then taken as they
+    come, and its far end is never asked for before its time.
     """
 
     branches: bool

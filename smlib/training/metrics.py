@@ -2,6 +2,7 @@
 
 import json
 import os
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,17 @@ from smlib.files import write_atomically
 METRICS = "metrics.jsonl"
 
 
+class MetricsError(ValueError):
+    """A log that is damaged; the message names the line."""
+
+
 class MetricsLog:
     """`metrics.jsonl`: what was logged, cut back to the checkpoint when a run resumes."""
 
     def __init__(self, path: Path, before: int) -> None:
+        """`before` is the step that the run goes on from; MetricsError if a line before the last is damaged."""
         self.path = path
-        kept = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() and before else []
+        kept = _read(path) if path.exists() and before else []
         self.rows: list[dict[str, Any]] = [row for row in kept if row["step"] <= before]
         self._norms: list[float] = []
 
@@ -35,6 +41,26 @@ class MetricsLog:
     def flush(self) -> None:
         """Writes the file, whole."""
         write_atomically(self.path, "".join(json.dumps(row) + "\n" for row in self.rows))
+
+
+def _read(path: Path) -> list[dict[str, Any]]:
+    """The rows of a log. A torn last line is left out, with a warning: a copy or a disk that was full cut it off."""
+    rows: list[dict[str, Any]] = []
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    for number, line in enumerate(lines, 1):
+        try:
+            row = json.loads(line)
+            if not isinstance(row["step"], int):
+                raise TypeError
+        except (ValueError, TypeError, KeyError, RecursionError):
+            if number < len(lines):
+                raise MetricsError(
+                    f"line {number} of {path} is damaged: mend it, or delete the folder to start again"
+                ) from None
+            warnings.warn(f"the last line of {path} is torn and is left out", stacklevel=2)
+            continue
+        rows.append(row)
+    return rows
 
 
 def _plain(name: str, value: Any) -> Any:

@@ -1,9 +1,10 @@
-"""Which parameters the optimiser treats alike: by weight decay and rate, and the critic's apart from the policy's."""
+"""Which parameters the optimiser treats alike, and which it leaves alone: decay, rate, the critic's, idle gradients."""
 
 from typing import Any
 
 from torch import nn
 
+from smlib.objectives.methods import ObjectiveConfig, get_method
 from smlib.policies.policy import Policy
 from smlib.training.checkpoints import trainable
 
@@ -28,3 +29,13 @@ def critic_apart(policy: Policy) -> tuple[list[nn.Parameter], list[nn.Parameter]
     every = trainable(policy)
     critic = [p for name, p in every.items() if name.startswith("critic.")]
     return critic, [p for name, p in every.items() if not name.startswith("critic.")]
+
+
+def drop_idle_gradients(policy: Policy, goal: ObjectiveConfig, step: int) -> None:
+    """Forgets the gradient of the offset head where the loss of this step does not depend on it.
+
+    A likelihood does not; Adam would scale its gradient's rounding noise up to steps.
+    """
+    method = get_method(goal.method)
+    if policy.offset is not None and (goal.beta(step) == 1.0 or method.critic or not method.backspace):
+        policy.offset.zero_grad(set_to_none=True)

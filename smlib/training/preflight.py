@@ -1,19 +1,18 @@
 """What is checked before and while a policy is trained, so that hours are not spent first.
 
 What cannot work is refused: data that lack what the method asks of them, a policy that cannot delete, trajectories that
-do not fit its context, a folder that cannot be written. What works and is hardly meant is warned of: a schedule that
+do not fit its context. What works and is hardly meant is warned of: a schedule that
 ends before its point, weights too coarse for the steps that they are to take.
 """
 
-import os
-import tempfile
+import sys
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
 from smlib.edits.packing import PackedBatch
 from smlib.generation.prompts import check_context, checked_prompt
@@ -28,7 +27,7 @@ TO_CALLER = 4
 
 @runtime_checkable
 class Settings(Protocol):
-    """What is read of `smlib.training.algorithm_1.TrainConfig`, which stands above this module."""
+    """What is read of `smlib.training.configuration.TrainConfig`, so that whatever else has these will do."""
 
     @property
     def objective(self) -> ObjectiveConfig: ...
@@ -77,6 +76,22 @@ def check_run(policy: Policy, data: Dataset, config: Settings, evaluate: Callabl
     warn_of_coarse_weights(policy, config.learning_rate)
 
 
+def say_coverage(data: Dataset) -> None:
+    """How much of the texts a run is trained on, in one line to standard error; data that were not cut say nothing."""
+    coverage = getattr(data, "coverage", None)
+    if coverage is not None:
+        tqdm.write(f"texts: {coverage}", file=sys.stderr)
+
+
+def check_one_process(number: int) -> None:
+    """Raises RuntimeError where several processes were started, which would each train a policy of their own."""
+    if number > 1:
+        raise RuntimeError(
+            f"training runs in one process on one device, and {number} were started: start it without "
+            "`accelerate launch` or `torchrun`, or with --num_processes 1"
+        )
+
+
 def check_data(data: Dataset, name: str, eta: float, rollout_noise: float) -> None:
     """What a method asks of its data is there, at up to 1,024 of the examples.
 
@@ -116,24 +131,10 @@ def check_data(data: Dataset, name: str, eta: float, rollout_noise: float) -> No
 
 
 def some(data: Dataset) -> list[int]:
-    """Up to 1,024 of the examples, the first and the last among them, evenly apart."""
+    """Up to 1,024 of the examples, the first and the last among them, evenly apart; of a stream, the first."""
+    if getattr(data, "in_order", False):
+        return list(range(min(len(data), 1_024)))
     return np.unique(np.linspace(0, len(data) - 1, 1_024).astype(int)).tolist()
-
-
-def usable_folder(folder: Path | str) -> Path:
-    """The folder of a run, made if it is not there, in which a file can be made.
-
-    Raises:
-        OSError: of the kind that the system raised, with the folder and the reason.
-    """
-    work = Path(folder)
-    try:
-        work.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=work).close()
-    except OSError as error:
-        why = "it is a file" if work.is_file() else os.strerror(error.errno or 0)
-        raise type(error)(f"{work} cannot be the folder of a run: {why}; name one that can be written to") from error
-    return work
 
 
 def settle_backspace(policy: Policy, name: str, eta: float, without: bool) -> None:

@@ -79,15 +79,19 @@ class EpochOrder:
 
     Args:
         seed, stream: the order follows from them alone.
+        in_order: as they come, epoch after epoch: of a stream, which somebody has shuffled or nobody can.
     """
 
     n: int
     seed: int
     stream: int
+    in_order: bool = False
     _epoch: tuple[int, np.ndarray] | None = field(default=None, repr=False)  # (epoch, its permutation)
 
     def __getitem__(self, place: int) -> int:
         epoch, offset = divmod(place, self.n)
+        if self.in_order:
+            return offset
         if self._epoch is None or self._epoch[0] != epoch:
             self._epoch = (epoch, np.random.default_rng([self.seed, self.stream, epoch]).permutation(self.n))
         return int(self._epoch[1][offset])
@@ -110,6 +114,7 @@ class ReplayBuffer:
     Args:
         n_examples: size of the training set; every example enters once before any enters again, in a random order.
         size: number of entries; the whole training set if that is smaller.
+        in_order: examples enter as they come, see `EpochOrder`.
         seed: of the order. No generator state is kept: order and draws follow from the seed and the step.
     """
 
@@ -118,12 +123,13 @@ class ReplayBuffer:
     seed: int
     entries: list[Entry] = field(default_factory=list)
     entered: int = 0  # examples that have entered so far, over all epochs
+    in_order: bool = False
 
     def __post_init__(self) -> None:
         if self.n_examples < 1 or self.size < 1:
             raise ValueError(f"needs at least one example and one place, got {self.n_examples} and {self.size}")
         self.size = min(self.size, self.n_examples)
-        self._order = EpochOrder(self.n_examples, self.seed, 0)
+        self._order = EpochOrder(self.n_examples, self.seed, 0, self.in_order)
 
     def enter(self, count: int, step: int) -> list[Entry]:
         """Adds the next `count` examples of the epoch's order and drops as many of the oldest. Returns the new ones."""

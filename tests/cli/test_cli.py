@@ -11,10 +11,20 @@ from typer.testing import CliRunner
 
 from smlib import __version__
 from smlib.cli import app as cli
+from smlib.files import ResultError
 from smlib.paper import reproduce
 from smlib.paper.experiments.report.errata import ERRATA
 from smlib.paper.ledger import LEDGER_FIELDS, write_item
-from smlib.paper.readme import BEGIN, END, ERRATA_BEGIN, ERRATA_END, shown_value
+from smlib.paper.readme import (
+    BEGIN,
+    DETAILS_BEGIN,
+    DETAILS_END,
+    END,
+    ERRATA_BEGIN,
+    ERRATA_END,
+    brief_value,
+    shown_value,
+)
 from tests.support.notebook_maker import write_notebook
 
 runner = CliRunner()
@@ -77,7 +87,7 @@ def test_reproduce_ends_with_one_table_and_fails_if_a_notebook_does(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     good = (
-        "from smlib import results\n"
+        "from smlib.paper import results\n"
         "results.write_item('fig2', preset, ours='equal', n_seeds=0, verdict='reproduced', results_dir=results_dir)"
     )
     write_notebook(tmp_path / "notebooks/03_masking.ipynb", good, "results.finish(['fig2'], preset, results_dir)")
@@ -109,15 +119,42 @@ def test_a_notebook_that_is_missing_is_a_failure(tmp_path: Path, monkeypatch: py
         lambda self, task: execute(self, task) if task == absent else reproduce.Outcome(task, "done"),
     )
     arguments = ["reproduce", "--preset", "smoke", "--results-dir", str(tmp_path), "--only", "fig2,fig3"]
+    arguments += ["--runs-dir", str(tmp_path / "runs")]
     done = runner.invoke(cli.app, arguments, env={"COLUMNS": "220"})
     assert done.exit_code == 1
     assert "04_arithmetic: no notebook" in done.stdout
     assert "1 failed" in done.stdout
 
 
+def test_reproduce_as_json_and_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`--runs-dir` is for a checkout that cannot be written to; a relative one starts where the user stands."""
+    monkeypatch.chdir(tmp_path)
+    seen: list[reproduce.Reproduction] = []
+
+    def execute(self: reproduce.Reproduction, task: reproduce.Task) -> reproduce.Outcome:
+        seen.append(self)
+        said = ("fig3: 30 of 30 runs read from the cache, made at 4672b805c; sources differ in 3 files",)
+        return reproduce.Outcome(task, "done", 1.25, runs=said)
+
+    monkeypatch.setattr(reproduce.Reproduction, "execute", execute)
+    monkeypatch.setattr(reproduce, "plan", lambda ids: [reproduce.Task("04_arithmetic", ("fig3", "tab1"), None)])
+    arguments = ["reproduce", "--preset", "smoke", "--only", "fig3", "--results-dir", "r", "--runs-dir", "mine"]
+    done = runner.invoke(cli.app, [*arguments, "--json"])
+    assert done.exit_code == 0
+    [record] = json.loads(done.stdout)
+    assert (record["notebook"], record["items"], record["status"]) == ("04_arithmetic", ["fig3", "tab1"], "done")
+    assert record["runs"] == ["fig3: 30 of 30 runs read from the cache, made at 4672b805c; sources differ in 3 files"]
+    assert "04_arithmetic: done" in done.stderr
+    assert seen[0].folder == tmp_path / "mine" / "smoke"
+    assert seen[0].parameters["results_dir"] == str(tmp_path / "r")
+    plain = runner.invoke(cli.app, arguments).stdout
+    assert "  fig3: 30 of 30 runs read from the cache, made at 4672b805c; sources differ in 3 files\n" in plain
+
+
 def test_an_unfinished_fresh_call_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reproduce.Reproduction, "execute", lambda self, task: reproduce.Outcome(task, status))
     arguments = ["reproduce", "--preset", "smoke", "--results-dir", str(tmp_path), "--only", "fig3"]
+    arguments += ["--runs-dir", str(tmp_path / "runs")]
     status = "interrupted"
     assert runner.invoke(cli.app, arguments).stderr == ""
     assert runner.invoke(cli.app, [*arguments, "--fresh"]).stderr == ""
@@ -134,20 +171,30 @@ def test_an_unfinished_fresh_call_is_named(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_report_readme_writes_between_the_markers(tmp_path: Path) -> None:
-    readme = tmp_path / "README.md"
-    errata = f"{ERRATA_BEGIN}\nnone\n{ERRATA_END}"
-    readme.write_text(f"# Title\n\n{BEGIN}\nlast week's\n{END}\n\nmiddle\n\n{errata}\n\ntail\n")
+    readme, docs = tmp_path / "README.md", tmp_path / "docs"
+    readme.write_text(f"# Title\n\n{BEGIN}\nlast week's\n{END}\n\ntail\n")
     write_item("fig1", "full", ours=1.0, error=0.5, n_seeds=3, verdict="reproduced", results_dir=tmp_path / "results")
     arguments = ["report-readme", "--readme", str(readme), "--results-dir", str(tmp_path / "results")]
+    missing = runner.invoke(cli.app, arguments).exception
+    assert isinstance(missing, ResultError)
+    assert "results.md does not exist" in str(missing)
+    docs.mkdir()
+    (docs / "results.md").write_text(f"# Results\n{DETAILS_BEGIN}\n{DETAILS_END}\n")
+    (docs / "errata.md").write_text(f"# Errata\n{ERRATA_BEGIN}\nnone\n{ERRATA_END}\n")
     assert runner.invoke(cli.app, [*arguments, "--check"]).exit_code != 0
+    assert "last week's" in readme.read_text()
     assert runner.invoke(cli.app, arguments).exit_code == 0
     text = readme.read_text()
     assert text.startswith("# Title")
     assert text.endswith("tail\n")
     assert "last week's" not in text
-    assert "| 1.0 ± 0.5 (3 seeds) | reproduced |" in text
-    assert text.count("*Printed:*") == len(ERRATA)
-    assert "](notebooks/01_chain_toy_model.ipynb)). *Printed:* " in text
+    assert "| 1.0 ± 0.5 | reproduced |" in text
+    assert "1 reproduced, 13 not run, of 14 items." in text
+    assert "`report`" not in text
+    assert "| 1.0 ± 0.5 (3 seeds) | reproduced |" in (docs / "results.md").read_text()
+    errata = (docs / "errata.md").read_text()
+    assert errata.count("*Printed:*") == len(ERRATA)
+    assert "](../notebooks/01_chain_toy_model.ipynb)). *Printed:* " in errata
     assert runner.invoke(cli.app, [*arguments, "--check"]).exit_code == 0
 
 
@@ -163,6 +210,20 @@ def test_report_readme_writes_between_the_markers(tmp_path: Path) -> None:
 )
 def test_an_error_in_words_is_no_error_bar(error: float | str | None, n_seeds: int, shown: str) -> None:
     assert shown_value({"ours": 0.7, "error": error, "n_seeds": n_seeds}) == shown
+
+
+@pytest.mark.parametrize(
+    ("row", "shown"),
+    [
+        ({"id": "fig3", "ours": "SM 0.6, BC 0.7", "error": "each ± 0.025 or less"}, "SM 0.6, BC 0.7 (± 0.025)"),
+        ({"id": "fig2", "ours": "equal; and more", "error": "largest gap 8e-16"}, "equal"),
+        ({"id": "fig1", "ours": "KL; χ²; refuted: q²", "error": None}, "KL; refuted: q²"),
+        ({"id": "tab6", "ours": 0.5, "error": 0.0244}, "0.5 ± 0.024"),
+        ({"id": "tab6", "ours": None, "error": None}, "—"),
+    ],
+)
+def test_a_cell_of_the_readme_is_short(row: dict[str, object], shown: str) -> None:
+    assert brief_value(row) == shown
 
 
 def test_start_up_is_light() -> None:

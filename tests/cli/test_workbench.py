@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -54,7 +55,7 @@ def test_train_then_generate(tmp_path: Path) -> None:
 
 
 def test_alpha_and_gamma_are_those_of_the_arithmetic_runs() -> None:
-    options = inspect.signature(cli.train_command).parameters
+    options = inspect.signature(cli.train).parameters
     preset = arithmetic.preset("full")
     assert (options["alpha"].default, options["gamma"].default) == (preset.alpha, preset.gamma)
 
@@ -116,6 +117,10 @@ def test_a_start_that_cannot_be_had_leaves_the_folder_free(tmp_path: Path) -> No
     folder, init = tmp_path / "mine", tmp_path / "earlier"
     arguments = ("train", str(folder), "--init", str(init), *SMALL)
     assert "holds no finished policy" in said(*arguments)
+    assert "no base model of translation (easy) is committed" in said(
+        "train", str(folder), "--task", "translation", "--noise", "random", "--init", "base", *SMALL
+    )
+    assert "is committed" in said("train", str(folder), "--difficulty", "hard", "--init", "base", *SMALL)
     small_policy(init, vocabulary=50)
     assert "has the actions of another task" in said(*arguments)
     small_policy(init).forbid_backspace().save(init / "policy")
@@ -123,7 +128,18 @@ def test_a_start_that_cannot_be_had_leaves_the_folder_free(tmp_path: Path) -> No
     (init / "policy" / "policy.safetensors").write_bytes(b"torn")
     assert "cannot be read: " in said(*arguments)
     assert not folder.exists()
-    assert "cannot be written: " in said("train", str(init / "settings.json"), *SMALL)
+    assert "cannot be the folder of a run: it is a file" in said("train", str(init / "settings.json"), *SMALL)
+
+
+@pytest.mark.parametrize("name", ["base", "sm-arithmetic"])
+def test_a_run_starts_from_weights_that_know_the_task(name: str, tmp_path: Path) -> None:
+    arguments = ["train", str(tmp_path / "mine"), "--init", name, *SMALL]
+    told = runner.invoke(cli.app, arguments, catch_exceptions=False).stdout
+    shares = [float(share) for share in re.findall(r"accuracy, \w+: ([\d.]+)", told)]
+    assert len(shares) == 2
+    assert min(shares) > 0.4  # from random weights: 0
+    settings = json.loads((tmp_path / "mine" / "settings.json").read_text())["settings"]
+    assert settings["training"]["learning_rate"] == arithmetic.preset("full").learning_rate
 
 
 def test_what_generate_is_given_is_checked(tmp_path: Path) -> None:

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from smlib.data import text as text_module
-from smlib.data.text import Article, evaluation_set, load_corpus, passages, prompt_and_answer, wikipedia_articles
+from smlib.data.cutting import Article, passages
+from smlib.data.text import evaluation_set, load_corpus, prompt_and_answer, wikipedia_articles
 from smlib.data.tokenizers import FixedTokenizer, PretrainedTokenizer, train_bpe
 from smlib.data.wikitext import prose
 from smlib.edits.actions import ActionSpace, final_state
@@ -135,7 +136,7 @@ def test_corpus_bad_input_is_named(monkeypatch):
 @pytest.mark.parametrize("stride", [None, 40])
 def test_passages_are_slices_that_start_at_sentences(stride):
     articles = CORPUS.val[:2]
-    cut = passages(articles, bpe(), 100, stride=stride)
+    cut = passages(articles, bpe(), 100, rule="ascii", stride=stride)
     by_title = {a.title: a.text for a in articles}
     previous = None
     for p in cut:
@@ -158,7 +159,7 @@ def test_passages_are_slices_that_start_at_sentences(stride):
 
 
 def test_evaluation_set_is_prompt_and_what_followed():
-    cut = passages(CORPUS.val, bpe(), 60)
+    cut = passages(CORPUS.val, bpe(), 60, rule="ascii")
     e = evaluation_set(cut, bpe(), 50, prompt_len=20, continuation_len=40)
     assert e.n_too_short == sum(p.ids.size < 60 for p in cut)
     texts = {a.title: a.text for a in CORPUS.val}
@@ -181,7 +182,7 @@ def test_an_unfinished_passage_is_forced_to_end_with_its_true_label():
     """Sec. 4.2, last paragraph: the label stays the true next token, <eos> is executed."""
     space = ActionSpace(bpe().vocab_size, eos=bpe().eos, bos=bpe().bos)
     context = 32
-    passage = passages(CORPUS.val[:1], bpe(), context + 1)[0]
+    passage = passages(CORPUS.val[:1], bpe(), context + 1, rule="ascii")[0]
     root, answer = prompt_and_answer(passage, bpe(), 10)
     law = NoiseLaw.none()
     t = expert_trajectory(root, answer, law, 0.0, np.random.default_rng(0), space, max_len=context)

@@ -9,7 +9,6 @@ import torch
 import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from oracles_sampling import inverse_cdf, slow_distribution, slow_sample
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -19,6 +18,7 @@ from smlib.generation.decoding import action_distribution, draw, truncation_law
 from smlib.generation.sampling import SamplingConfig, sample
 from smlib.generation.streaming import stream
 from smlib.policies.policy import Policy, PolicyConfig
+from tests.support.oracles_sampling import inverse_cdf, slow_distribution, slow_sample
 
 
 @dataclass(frozen=True)

@@ -76,3 +76,46 @@ def test_a_pipe_gets_text_and_a_terminal_gets_strikes(trajectory):
     assert re.search(r"\x1b\[9mabc?", terminal.getvalue())
     with pytest.raises(ValueError, match="nothing to show"):
         show(iter([]), SPACE, decode, Console(file=pipe))
+
+
+# --- a text that is written like the edits ---------------------------------------------------------------------------
+
+WRITTEN = list("<bkspc>\\ab\x1b[9m$")
+OWN = ActionSpace(vocab_size=len(WRITTEN), eos=14, bos=14)
+MARK = list(range(7))
+
+
+def read(ids):
+    return "".join(WRITTEN[i] for i in ids)
+
+
+@given(st.lists(st.sampled_from([MARK, MARK, [7], [7], [8], [0], [OWN.bkspc], [OWN.bkspc]]), max_size=20))
+def test_the_printed_form_can_be_read_back(pieces):
+    """The text's own mark and the action print differently, wherever spans and backslashes fall."""
+    actions = [a for piece in pieces for a in piece]
+    t = Trajectory.make([8], [*actions, OWN.eos], space=OWN)
+    printed = as_text(spans(t, OWN, prompt=False), read)
+    found, i = [], 0
+    while i < len(printed):
+        run = re.match(r"(\\*)<bkspc>", printed[i:])
+        if run is None:
+            found.append(printed[i])
+            i += 1
+        else:
+            found += ["\\"] * (len(run[1]) // 2) + (list("<bkspc>") if len(run[1]) % 2 else ["BACK"])
+            i += run.end()
+    assert found == ["BACK" if a == OWN.bkspc else WRITTEN[a] for a in actions]
+
+
+def test_a_texts_own_mark_and_codes_are_shown_as_text():
+    marked = Trajectory.make([8], [*MARK, 9, OWN.bkspc, OWN.eos], space=OWN)
+    assert as_text(spans(marked, OWN), read) == r"a\<bkspc>b<bkspc>"
+    page = as_html(spans(marked, OWN), read)
+    assert page.count("&lt;bkspc&gt;") == 1
+    assert page.endswith('&lt;bkspc&gt;<del style="opacity:.7">b</del></div>')
+    coded = Trajectory.make([8], [10, 11, 12, 13, OWN.eos], space=OWN)
+    assert as_rich(spans(coded, OWN), read).plain == r"a\x1b[9m"
+    assert as_ansi(spans(coded, OWN, prompt=False), read) == r"\x1b[9m"
+    pipe = io.StringIO()
+    show(iter([coded]), OWN, read, Console(file=pipe))
+    assert pipe.getvalue() == "a\\x1b[9m\n"

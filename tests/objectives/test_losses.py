@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from smlib.edits.actions import ActionSpace, Trajectory
 from smlib.edits.packing import pack
+from smlib.files import plain
 from smlib.objectives.divergences import DIVERGENCES, get
 from smlib.objectives.losses import (
     VisitValues,
@@ -19,6 +20,7 @@ from smlib.objectives.losses import (
     unlikelihood,
     visit_values,
 )
+from smlib.objectives.methods import ObjectiveConfig, objective
 from tests.support.oracles import SPACE, float64_policy, replayed_values
 
 GAMMAS = st.sampled_from([0.3, 0.9, 0.998])
@@ -305,3 +307,27 @@ def test_noise_keeps_the_label_and_follows_the_realised_action():
     torch.testing.assert_close(visits.logit[0], logits[batch.visit_state[0], 3])
     slot = int(batch.slots[batch.visit_next[0]])
     assert int(batch.tokens.flatten()[slot]) == 5
+
+
+@pytest.mark.parametrize("edit_weight", [0.0, 0.25, 3.0])
+def test_labels_that_delete_can_be_weighed_or_left_out(edit_weight):
+    # 5 was inserted in the place of 3 and is deleted: one of the four labels is <bkspc>.
+    policy = float64_policy()
+    noisy = Trajectory.make([0], [3, SPACE.bkspc, 3, 1], [5, SPACE.bkspc, 3, 1], space=SPACE)
+    batch = pack([[noisy]], SPACE)
+    visits = visit_values(*policy(batch), batch, bkspc=SPACE.bkspc)
+    own = -visits.log_prob
+    expected = (own[0] + edit_weight * own[1] + own[2] + own[3]) / 4
+    torch.testing.assert_close(likelihood(visits, edit_weight=edit_weight).total, expected, rtol=1e-12, atol=1e-12)
+    config = ObjectiveConfig(method="bc", edit_weight=edit_weight)
+    torch.testing.assert_close(objective(policy, batch, config, 0, None).total, expected, rtol=1e-12, atol=1e-12)
+    assert torch.equal(likelihood(visits, edit_weight=1.0).total, likelihood(visit_values(*policy(batch), batch)).total)
+    with pytest.raises(ValueError, match="edit_weight needs to know which labels"):
+        likelihood(visit_values(*policy(batch), batch), edit_weight=edit_weight)
+    with pytest.raises(ValueError, match=r"edit_weight must not be negative, got -0\.5"):
+        ObjectiveConfig(edit_weight=-0.5)
+
+
+def test_an_edit_weight_of_one_is_no_part_of_a_runs_identity():
+    assert "edit_weight" not in plain(ObjectiveConfig())
+    assert plain(ObjectiveConfig(edit_weight=0.0))["edit_weight"] == 0.0

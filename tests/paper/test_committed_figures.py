@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from smlib import figures
 from smlib.files import ResultError
+from smlib.paper import figures
 from smlib.paper.figures import committed
 from smlib.paper.items import ITEMS
 from smlib.paper.results import item_path

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from matplotlib.figure import Figure
 
-from smlib import figures
 from smlib.files import ResultError
-from smlib.paper.figures import ablations, arithmetic, divergences, overhead, tasks, theory
+from smlib.paper import figures
+from smlib.paper.figures import ablations, arithmetic, divergences, overhead, tasks, theory, walkthrough
 
 
 def drawn() -> Figure:
@@ -84,6 +84,25 @@ def test_the_papers_errors_of_a_ratio_are_those_of_its_parts() -> None:
     assert overhead.PAPER["text"] == pytest.approx((5.3 / 1.5, 8.1 / 1.5), rel=1e-12)
     relative = (0.5 / 5.3) ** 2 + (0.1 / 1.5) ** 2
     assert overhead.PAPER_ERRORS["text"][0] == pytest.approx(5.3 / 1.5 * relative**0.5, rel=1e-12)
+
+
+def completion(actions: list[str], correct: bool = True) -> dict[str, object]:
+    question = "In base 7, what is 2 + 3? Solution: "
+    return {"question": question, "answer": "5", "mistake": ["6"], "actions": actions, "correct": correct}
+
+
+def test_the_walkthrough_shows_what_stands_after_each_action() -> None:
+    actions = ["6", "4", "<bkspc>", "<bkspc>", "<bkspc>", "5", "<eos>"]
+    assert walkthrough.states(actions) == ["6", "64", "6", "", "", "5", "5"]
+    assert walkthrough.deleted(actions) == {0, 1}
+    rows = [completion(["<eos>"], False), completion(["<bkspc>", "4", "<bkspc>", "5", "<eos>"])]
+    item = {"details": {"completions": {"sm": rows}}}
+    told = "The wrong digit 6 was given; the model deletes it, writes 4, deletes it, writes 5, ends."
+    assert f"{told} The answer 5 is right." in walkthrough.alt_text(item)
+    written = [text.get_text() for text in walkthrough.walkthrough(item).axes[0].texts]
+    assert [word for word in written if word in ("delete", "end", "given")] == ["delete", "delete", "end", "given"]
+    with pytest.raises(ResultError, match="none of the 1 completions"):
+        walkthrough.recorded({"details": {"completions": {"sm": rows[:1]}}})
 
 
 def test_an_exact_identity_is_said_to_be_exact() -> None:

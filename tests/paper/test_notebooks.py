@@ -34,6 +34,7 @@ def test_a_clean_notebook_has_no_problems(tmp_path: Path) -> None:
         ((FINISH,), {"parameters": 'preset = str("quick")\nresults_dir = figures_dir = "x"'}, "is no literal"),
         ((FINISH,), {"parameters": "import os"}, "no plain assignment"),
         ((FINISH,), {"heading": "Just text"}, "not a heading"),
+        ((FINISH,), {"heading": "# A test\n\n| | |\n|---|---|"}, "no paragraph, of what is found here"),
     ],
 )
 def test_each_problem_is_named(tmp_path: Path, cells: tuple[str, ...], options: dict[str, str], expected: str) -> None:

@@ -19,7 +19,7 @@ from smlib.paper.reproduce import Outcome, Reproduction, Task, plan
 from tests.support.notebook_maker import write_notebook
 
 WRITE = (
-    "from smlib import results\n"
+    "from smlib.paper import results\n"
     "results.write_item('fig3', preset, ours=0.5, n_seeds=1, verdict='direction only', results_dir=results_dir)"
 )
 FINISH = "results.finish(['fig3'], preset, results_dir)"
@@ -118,17 +118,19 @@ def test_one_failure_does_not_stop_the_others(tmp_path: Path) -> None:
 
 
 def test_a_fresh_call_that_was_stopped_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The time before which a finished run counts as absent stays that of the first call until all is done."""
+    """The round that finished runs have to belong to stays that of the first call until all is done."""
     ends = {"04_arithmetic": "done", "06_overhead": "interrupted"}
     seen: list[str | None] = []
 
     def execute(self: Reproduction, task: Task) -> Outcome:
-        seen.append(self._environment(tmp_path / "marker", alone=False).get("SMLIB_FRESH_SINCE"))
+        seen.append(self._environment(tmp_path / "marker", alone=False).get("SMLIB_FRESH_ROUND"))
         return Outcome(task, ends[task.name])
 
     def call(*names: str, fresh: bool = True) -> str | None:
         seen.clear()
-        Reproduction("smoke", fresh=fresh, results_dir=str(tmp_path)).run([Task(name, (), None) for name in names])
+        Reproduction("smoke", fresh=fresh, results_dir=str(tmp_path), runs_dir=tmp_path / "runs").run(
+            [Task(name, (), None) for name in names]
+        )
         assert len(set(seen)) == 1
         return seen[0]
 

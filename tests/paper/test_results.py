@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -163,13 +164,42 @@ def test_processes_that_want_the_same_run_compute_it_once(tmp_path: Path) -> Non
 def test_fresh_computes_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run(tmp_path)
     assert run(tmp_path, compute=lambda scratch: {"accuracy": 0.9}, fresh=True) == {"accuracy": 0.9}
-    monkeypatch.setenv("SMLIB_FRESH_SINCE", repr(time.time() + 60))  # a later `reproduce --fresh`
+    monkeypatch.setenv("SMLIB_FRESH_ROUND", "one")  # a later `reproduce --fresh`
     assert run(tmp_path, compute=lambda scratch: {"accuracy": 0.8}) == {"accuracy": 0.8}
-    monkeypatch.setenv("SMLIB_FRESH_SINCE", repr(time.time() - 60))  # this run came after it
-    assert run(tmp_path, compute=never) == {"accuracy": 0.8}
+    assert run(tmp_path, compute=never) == {"accuracy": 0.8}  # this run belongs to the round
+    monkeypatch.setenv("SMLIB_FRESH_ROUND", "two")
+    assert run(tmp_path, compute=lambda scratch: {"accuracy": 0.7}) == {"accuracy": 0.7}
 
 
-def test_a_fresh_round_is_kept_until_it_ends(tmp_path: Path) -> None:
+def test_fresh_asks_no_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files that come from the future, as a machine with a wrong clock writes them, are repeated once like all others;
+    so are an unfinished run's checkpoints dropped that are of before the round, and kept that are of it."""
+    path = run(tmp_path).path
+    scratch = path.parent / "scratch" / path.stem
+    (scratch / "before").mkdir(parents=True)
+    for future in (path, scratch):
+        os.utime(future, (time.time() + 1e8,) * 2)
+    seen: list[bool] = []
+
+    def compute(folder: Path) -> dict[str, object]:
+        seen.append((folder / "before").exists())
+        (folder / "checkpoint").touch()
+        if len(seen) == 1:
+            raise KeyboardInterrupt
+        assert (folder / "checkpoint").exists()
+        return {"accuracy": 0.9}
+
+    monkeypatch.setenv("SMLIB_FRESH_ROUND", "one")
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, compute=compute)
+    os.utime(scratch, (0, 0))  # and from the past
+    assert run(tmp_path, compute=compute) == {"accuracy": 0.9}
+    assert seen == [False, False]
+    os.utime(path, (0, 0))
+    assert run(tmp_path, compute=never) == {"accuracy": 0.9}
+
+
+def test_a_fresh_round_is_kept_until_it_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert results.fresh_round("quick", tmp_path) is None
     begun = results.begin_fresh(["04_arithmetic", "06_overhead"], "quick", tmp_path)
     assert begun.path == tmp_path / "quick" / ".fresh-since"
@@ -180,14 +210,29 @@ def test_a_fresh_round_is_kept_until_it_ends(tmp_path: Path) -> None:
     assert begun.options == "--fresh --only fig3,tab1,tab3,tab4"
     with pytest.raises(ResultError, match=r"is not finished: give `--fresh --only fig3,tab1,tab3,tab4` first, or"):
         results.begin_fresh(["06_overhead", "12_report"], "quick", tmp_path)
+    with monkeypatch.context() as context:
+        context.setenv("SMLIB_FRESH_ROUND", begun.name)
+        run(tmp_path)
+    assert (tmp_path / "quick" / ".fresh-runs.jsonl").exists()
     begun.end()
+    assert not list((tmp_path / "quick").glob(".fresh*"))
     assert results.fresh_round("quick", tmp_path) is None
     everything = results.begin_fresh([item.notebook for item in ITEMS.values()], "quick", tmp_path)
-    assert everything.since > begun.since
+    assert everything.name != begun.name
     assert everything.options == "--fresh"
 
 
-@pytest.mark.parametrize("text", ["{torn", "{}", '{"since": "monday", "notebooks": []}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{torn",
+        "{}",
+        '{"round": "a", "since": "monday", "notebooks": []}',
+        '{"round": "a", "since": NaN, "notebooks": []}',
+        '{"round": "a", "since": 1e300, "notebooks": []}',
+        '{"since": 1.7e9, "notebooks": []}',  # of an earlier version, which asked for dates
+    ],
+)
 def test_a_damaged_fresh_round_is_named(tmp_path: Path, text: str) -> None:
     (tmp_path / "quick").mkdir()
     (tmp_path / "quick" / ".fresh-since").write_text(text)
@@ -342,7 +387,7 @@ def test_finish_wants_the_items_of_this_very_run(
     marker = tmp_path / "marker.json"
     monkeypatch.setenv("SMLIB_FINISH_MARKER", str(marker))
     item(tmp_path)
-    monkeypatch.setattr(ledger_module, "_written", set())  # as if last week's process had written it
+    monkeypatch.setattr(ledger_module, "_written", {})  # as if last week's process had written it
     with pytest.raises(ResultError, match="did not write item 'fig3'"):
         results.finish(["fig3"], "quick", tmp_path)
     assert not marker.exists()

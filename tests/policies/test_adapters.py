@@ -270,9 +270,9 @@ def test_a_head_that_is_no_plain_matrix_is_refused(tmp_path, monkeypatch):
     folder, real = saved_model(tmp_path), transformers.AutoModelForCausalLM.from_pretrained
 
     def other(*given: object, **options: object) -> object:
-        lm = real(*given, **options)
+        lm, info = real(*given, **options)
         lm.lm_head.__class__ = Head
-        return lm
+        return lm, info
 
     monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", other)
     with pytest.raises(ModelError, match=r"is a Head and no plain torch\.nn\.Linear.*leave out unembedding=True"):

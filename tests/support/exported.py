@@ -16,7 +16,7 @@ from tests.support.models import saved_model
 def deleting_policy(folder: Path, kind: str = "llama", **options: Any) -> tuple[Policy, TextTokenizer]:
     """A random model of 48 rows over 43 tokens; about every third action of its policy is `<bkspc>`."""
     policy, tokenizer = load_policy(saved_model(folder, kind), **options)
-    generator = torch.Generator().manual_seed(3)
+    generator = torch.Generator().manual_seed(4)
     with torch.no_grad():
         for p in policy.parameters():
             if p.requires_grad and p.ndim >= 1 and options.get("lora") is not None:

@@ -120,7 +120,7 @@ def test_the_data_come_from_all_of_d_unless_they_are_paired(tmp_path):
 
 
 def test_paired_data_share_their_prompts_with_rollouts(tmp_path, monkeypatch):
-    from smlib.training import algorithm_1 as training
+    from smlib.training import batches as training
 
     laid = []
 
@@ -339,11 +339,11 @@ def test_metrics_are_written_and_named(tmp_path):
 
 RUN = """
 import sys
-sys.path[:0] = [{root!r}, {tests!r}]
+sys.path[:0] = [{root!r}]
 import torch
 torch.set_num_threads(1)
-from test_training import Copying, config, policy
-from smlib.training import algorithm_1 as training
+from tests.support.copying import Copying, config, policy
+from smlib.training import batches as training
 if {slow}:
     real = training.pack
     def pack(*a, **k):
@@ -357,7 +357,7 @@ result.policy.save({folder!r} + "/policy")
 
 def test_a_killed_run_resumes_to_the_same_bytes(tmp_path, repository):
     def start(folder, slow):
-        code = RUN.format(root=str(repository), tests=str(repository / "tests"), folder=str(folder), slow=slow)
+        code = RUN.format(root=str(repository), folder=str(folder), slow=slow)
         return subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(repository)})
 
     whole, killed = tmp_path / "whole", tmp_path / "killed"

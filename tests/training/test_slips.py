@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from smlib.data.continuations import Continuations
-from smlib.data.text import Passage
+from smlib.data.cutting import Passage
 from smlib.data.tokenizers import PretrainedTokenizer
 from smlib.edits.noise import NoiseLaw, expert_trajectory
 from smlib.generation.contrastive import ContrastiveConfig, contrastive_search

@@ -13,12 +13,14 @@ from smlib.paper.figures import (
     arithmetic,
     chain,
     divergences,
+    diverging,
     masking,
     overhead,
     report,
     tasks,
     text,
     theory,
+    walkthrough,
 )
 from smlib.paper.ledger import read_item
 
@@ -78,6 +80,7 @@ FIGURES: Mapping[str, tuple[str, Draw]] = MappingProxyType(
         "fig3_parts": ("fig3", _whole(arithmetic.parts)),
         "fig3_training": ("fig3", _whole(arithmetic.training_curves)),
         "tab1": ("tab1", _whole(arithmetic.recovery)),
+        "demo": ("tab1", _whole(walkthrough.walkthrough)),
         "tab2_metrics": ("tab2", _whole(text.metrics)),
         "tab2_learning": ("tab2", _learning),
         "tab8_spurious": ("tab8", _whole(text.spurious_token)),
@@ -101,6 +104,10 @@ FIGURES: Mapping[str, tuple[str, Draw]] = MappingProxyType(
         "ablations_direct": ("ablations", _details(ablations.direct)),
         "ablations_confirmation": ("ablations", _details(ablations.direct, part="confirmation")),
         "ablations_regimes": ("ablations", _details(ablations.regimes)),
+        "diverging_value": ("ablations", lambda item, runs: diverging.value(runs)),
+        "diverging_spikes": ("g1", _details(diverging.spikes)),
+        "diverging_backspace": ("ablations", lambda item, runs: diverging.backspace(runs)),
+        "diverging_loops": ("ablations", lambda item, runs: diverging.loops(runs)),
         "report_verdicts": ("report", _details(report.verdicts)),
         "report_claims": ("report", _details(report.claims)),
     }

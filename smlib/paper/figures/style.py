@@ -83,6 +83,10 @@ _RC = {
 }
 """At 200 dpi and the width below, 11 points are still 5.5 when the figure is shown at half its size."""
 
+# A reader's matplotlibrc (in the home, the working directory or MATPLOTLIBRC) and its `text.usetex` would draw other
+# figures than the committed ones, or none. The backend stays as it was chosen.
+mpl.rcdefaults()
+
 WIDTH = 7.0
 """Inches; the text width of a page."""
 
@@ -132,9 +136,12 @@ def figure_path(name: str, preset: str, figures_dir: str | os.PathLike[str] = "f
 
 
 def save(made: Figure, name: str, preset: str, figures_dir: str | os.PathLike[str] = "figures") -> Path:
-    """Write a figure as PNG, atomically, and return its path; equal figures are equal bytes."""
+    """Write a figure as PNG, atomically, and return its path; equal figures are equal bytes, and are left alone."""
     buffer = io.BytesIO()
     with mpl.rc_context(_RC):
         # Matplotlib would write its own version into the file.
         made.savefig(buffer, format="png", metadata={"Software": None})
-    return write_atomically(figure_path(name, preset, figures_dir), buffer.getvalue())
+    path = figure_path(name, preset, figures_dir)
+    if path.is_file() and path.read_bytes() == buffer.getvalue():
+        return path  # a checkout that cannot be written to can be read
+    return write_atomically(path, buffer.getvalue())

@@ -31,16 +31,24 @@ RECOVERY = {
 }
 
 
-def _mean_error(values: Sequence[float]) -> tuple[float, float]:
-    array = np.asarray(values, dtype=float)
+def _mean_error(values: Sequence[float | None]) -> tuple[float, float]:
+    """Mean and standard error of what is there: None, where a search had no start, is left out; nan without any."""
+    array = np.asarray([value for value in values if value is not None], dtype=float)
+    if array.size == 0:
+        return float("nan"), float("nan")
     spread = array.std(ddof=1) / np.sqrt(array.size) if array.size > 1 else 0.0
     return float(array.mean()), float(spread)
+
+
+def known_mean(values: Sequence[float | None]) -> float:
+    """The mean over the data sets that have a fit; nan without any."""
+    return _mean_error(values)[0]
 
 
 def restricted(studies: Sequence[Mapping[str, Any]]) -> Figure:
     """P(stay in the data) of each method, a column a policy class; J's alphas by shade. Mean and s.e.
 
-    Hollow: the search stopped with a gradient above 0.01 on some data set, so this is no optimum.
+    Hollow: the search stopped with a gradient above 0.01 on some data set, or had no start, so this is no optimum.
     """
     methods = list(dict.fromkeys(row["method"] for study in studies for row in study["rows"]))
     made, axes = figure(1, len(studies), height=0.9 + 0.33 * len(methods), width=9.0, sharey=True, squeeze=False)
@@ -51,10 +59,14 @@ def restricted(studies: Sequence[Mapping[str, Any]]) -> Figure:
         for row in study["rows"]:
             y = methods.index(row["method"])
             mean, error = _mean_error(row["stay"])
+            if np.isnan(mean):
+                axis.annotate("no fit", (0.5, y), ha="center", va="center", fontsize=10)
+                continue
             j = row["method"].startswith("J ")
             color = shades[row["alpha"]] if j else PALETTE["black"] if row["method"] == "mle" else PALETTE["green"]
             marker = markers[row["alpha"]] if j else "o" if row["method"] == "mle" else "s"
-            face = color if max(row["gradient"]) < 0.01 else "white"
+            solved = all(gradient is not None and gradient < 0.01 for gradient in row["gradient"])
+            face = color if solved else "white"
             axis.errorbar(
                 mean, y, xerr=error, color=color, marker=marker, linestyle="none", markersize=5, markerfacecolor=face
             )
@@ -91,7 +103,7 @@ def critics(study: Mapping[str, Any]) -> Figure:
         left.errorbar(k, stay[:, 0], yerr=stay[:, 1], color=color, marker=marker, label=f"{label} with a critic")
         direct = next(r for r in rows if r["divergence"] == divergence and r["critic"] is None)
         left.axhline(_mean_error(direct["stay"])[0], color=color, linestyle="--", linewidth=1, label=f"{label}, direct")
-        right.plot(k, [np.mean(r["seen_at_mle"]) for r in chosen], color=color, marker=marker, label=label)
+        right.plot(k, [known_mean(r["seen_at_mle"]) for r in chosen], color=color, marker=marker, label=label)
     left.set(xlabel="the critic sees position and last k tokens", ylabel="P(stay in the data)", ylim=(None, 1.0))
     right.set(xlabel="k", ylabel="divergence that it sees at MLE")
     for axis in (left, right):

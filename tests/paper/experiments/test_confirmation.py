@@ -2,7 +2,7 @@
 
 import pytest
 
-from smlib import figures
+from smlib.paper import figures
 from smlib.paper.experiments.ablations import confirmation, direct_matching, regimes
 from smlib.paper.experiments.ablations import study as ablations
 from smlib.paper.experiments.arithmetic import divergences

@@ -11,8 +11,9 @@ import transformers
 from tokenizers import Tokenizer, decoders, models, normalizers
 
 from smlib.data import load_task
+from smlib.data.encoding import continuation
 from smlib.data.tasks import Task
-from smlib.data.tokenizers import DIGITS, PretrainedTokenizer, continuation, train_bpe
+from smlib.data.tokenizers import DIGITS, PretrainedTokenizer, train_bpe
 from smlib.paper.experiments.ablations import regimes
 from smlib.paper.experiments.ablations import study as ablations
 from smlib.paper.experiments.arithmetic import divergences
@@ -200,9 +201,9 @@ def test_every_preset_is_there_for_every_table(name: str) -> None:
     assert all(mathematics.cells(item, name) for item in mathematics.TASKS)
 
 
-def test_the_readmes_lines_say_what_they_train(monkeypatch: pytest.MonkeyPatch, repository: Path) -> None:
-    section = (repository / "README.md").read_text(encoding="utf-8").split("## Your own model and text")[1]
-    code = section.split("```python")[2].split("```")[0]
+def test_the_documented_lines_say_what_they_train(monkeypatch: pytest.MonkeyPatch, repository: Path) -> None:
+    blocks = (repository / "docs" / "running.md").read_text(encoding="utf-8").split("```python")[1:]
+    (code,) = [text for block in blocks if "LanguageModel(task=" in (text := block.split("```")[0])]
     asked = {}
 
     def recorded(config: FineTuneConfig, name: str, **options: str) -> dict[str, object]:
@@ -210,7 +211,7 @@ def test_the_readmes_lines_say_what_they_train(monkeypatch: pytest.MonkeyPatch, 
         return {"test": {"t1": {"accuracy": 0.5}}}
 
     monkeypatch.setattr(finetuning, "fine_tune", recorded)
-    exec(compile(code, "README.md", "exec"), {})
+    exec(compile(code, "running.md", "exec"), {})
     config = asked["config"]
     assert (config.base.task, config.base.model.name, config.training.eta) == ("mul", "my-model", 0.1)
     assert config.training.steps == arithmetic.preset("paper").steps

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from smlib import figures
 from smlib.evaluation import PairedTest
+from smlib.paper import figures
 from smlib.paper.experiments.ablations import direct_matching, regimes, rivals
 from smlib.paper.experiments.ablations import study as ablations
 from smlib.paper.experiments.ablations.sweeps import SWEEPS

@@ -30,6 +30,7 @@ class ArithmeticPreset:
         paired: see `TrainConfig`.
         tokens: length limit of rollouts and answers. row_len, chunk, accumulation: see `TrainConfig`.
         answers_at_a_time: see `FineTuneConfig`. rollout_batch: see `TrainConfig`.
+        eval_every: steps between looks at the validation questions while training; 0 for none.
     """
 
     base: Base = field(default_factory=PretrainConfig)
@@ -53,6 +54,7 @@ class ArithmeticPreset:
     accumulation: int = 1
     answers_at_a_time: int | None = None
     rollout_batch: int | None = None
+    eval_every: int = 0
 
     def run(self, method: str, kind: str = "none", eta: float = 0.0, seed: int = 0, **changes: Any) -> FineTuneConfig:
         """One cell of the grid. `changes` go to the objective (alpha, divergence, ...) or to the training."""
@@ -76,11 +78,13 @@ class ArithmeticPreset:
             chunk=self.chunk,
             accumulation=self.accumulation,
             rollout_batch=self.rollout_batch,
+            eval_every=self.eval_every,
             checkpoint_every=250,
             seed=seed,
         )
         mle = ("t1", "greedy", "top_p", "min_p", "truncation")
         edits = ("t1", "greedy", "greedy_exclude", "top_p", "no_backspace", "truncation")
+        curve = ("t1", "greedy", "no_backspace") if get_method(method).backspace else ("t1", "greedy")
         return FineTuneConfig(
             base=self.base,
             training=dataclasses.replace(config, **training),
@@ -92,6 +96,7 @@ class ArithmeticPreset:
             recovery_prompts=self.recovery_prompts,
             max_new_tokens=self.tokens,
             answers_at_a_time=self.answers_at_a_time,
+            curve=curve if self.eval_every else (),
         )
 
     def grid(self) -> dict[str, FineTuneConfig]:
@@ -150,10 +155,18 @@ def preset(name: str) -> ArithmeticPreset:
     return PRESETS[check_preset(name)]
 
 
-def run(name: str, results_dir: str | Path = "results", processes: int | None = None) -> dict[str, Run]:
-    """Every run of the grid of a preset, computed or read; the base model first."""
-    chosen = preset(name)
-    cells = chosen.grid()
+def run(
+    name: str,
+    results_dir: str | Path = "results",
+    processes: int | None = None,
+    chosen: ArithmeticPreset | None = None,
+) -> dict[str, Run]:
+    """Every run of the grid of a preset, computed or read; the base model first.
+
+    Args:
+        chosen: another grid in the place of the preset's (`learning`); the runs are kept under the preset's name.
+    """
+    cells = (chosen or preset(name)).grid()
     calls = [
         {"config": c, "name": label, "item": "fig3", "preset": name, "results_dir": results_dir}
         for label, c in cells.items()

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from smlib.evaluation import Estimate, clustered_interval, paired_difference
-from smlib.paper.experiments.arithmetic.grid import ArithmeticPreset, preset
+from smlib.paper.experiments.arithmetic.grid import ArithmeticPreset
+from smlib.paper.experiments.arithmetic.learning import figure_3 as preset
 from smlib.paper.experiments.judging import scores
 from smlib.paper.experiments.judging.verdicts import RULE, Comparison, Rate, judge
 from smlib.paper.results import write_item

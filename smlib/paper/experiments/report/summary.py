@@ -11,8 +11,9 @@ from typing import Any
 from smlib.paper.costs import processor_hours
 from smlib.paper.experiments.judging.verdicts import RULE
 from smlib.paper.experiments.report.errata import ERRATA
+from smlib.paper.items import JUDGED
 from smlib.paper.ledger import COMMITTED_PRESETS, LEDGER_PRESETS, read_item
-from smlib.paper.results import ITEMS, get_item, item_path, ledger, write_item
+from smlib.paper.results import get_item, item_path, ledger, write_item
 
 ITEM = "report"
 VERDICT_RULE = (
@@ -158,7 +159,7 @@ def run(preset: str, results_dir: str | Path = "results") -> dict[str, Any]:
     write_item(
         ITEM,
         preset,
-        ours=", ".join(f"{counts[v]} {v}" for v in counts if counts[v]) + f", of {len(ITEMS) - 1} items",
+        ours=", ".join(f"{counts[v]} {v}" for v in counts if counts[v]) + f", of {len(JUDGED)} items",
         n_seeds=min(seeds, default=0),
         verdict=verdict(counts),
         details=study,

@@ -13,7 +13,7 @@ import numpy as np
 from smlib.edits.actions import Ids, Trajectory, final_state
 from smlib.data.mathematics import Example
 from smlib.data.tasks import Task
-from smlib.policies.policy import Policy
+from smlib.generation.edit_batch import SamplesActions
 from smlib.generation.sampling import SamplingConfig, sample
 
 DECODINGS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
@@ -53,7 +53,7 @@ def sampling_config(decoding: str, max_new_tokens: int) -> SamplingConfig:
 
 
 def answer(
-    policy: Policy,
+    policy: SamplesActions,
     task: Task,
     examples: Sequence[Example],
     *,
@@ -119,7 +119,7 @@ class Recovery:
 
 
 def recovery(
-    policy: Policy,
+    policy: SamplesActions,
     task: Task,
     examples: Sequence[Example],
     depth: int,

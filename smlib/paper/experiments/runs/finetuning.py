@@ -18,16 +18,18 @@ from typing import Any
 
 import torch
 
-from smlib.edits.actions import Trajectory
 from smlib.data.demonstrations import TaskDemonstrations
 from smlib.data.mathematics import Example
 from smlib.data.tasks import Task, load_task
+from smlib.edits.actions import Trajectory
 from smlib.paper.experiments.runs.answers import answer, recovery
+from smlib.paper.experiments.runs.kept import weights_of
 from smlib.paper.experiments.runs.pretraining import BASE, Base, PretrainConfig, checksum, of_present_base, pretrained
 from smlib.files import ADDED_LATER
 from smlib.objectives.methods import ObjectiveConfig
+from smlib.policies.decoupled import DecoupledPolicy
 from smlib.policies.policy import Policy
-from smlib.paper.results import Run, run_cached
+from smlib.paper.results import Run, finished_run, run_cached
 from smlib.training.algorithm_1 import TrainConfig, train
 
 VERSIONS = ("data", "sampling", "training")
@@ -55,6 +57,7 @@ class FineTuneConfig:
         examples: number of mistake-conditioned completions that are kept in full.
         max_new_tokens: length limit of an answer.
         answers_at_a_time: questions that are answered side by side; None for all.
+        curve: rules under which the validation questions are answered every `training.eval_every` steps.
         initial_value: added to every V(s) before training; 0 leaves V as the base model's logits have it.
     """
 
@@ -71,6 +74,14 @@ class FineTuneConfig:
     max_new_tokens: int = 24
     answers_at_a_time: int | None = field(default=None, metadata=ADDED_LATER)
     initial_value: float = field(default=0.0, metadata=ADDED_LATER)
+    curve: tuple[str, ...] = field(default=(), metadata=ADDED_LATER)
+
+    def __post_init__(self) -> None:
+        if bool(self.curve) != bool(self.training.eval_every):
+            raise ValueError(
+                f"curve={self.curve} and eval_every={self.training.eval_every}: give both, or neither, to see "
+                "accuracy while training"
+            )
 
     def task(self) -> Task:
         """The task with its splits."""
@@ -83,6 +94,11 @@ class FineTuneConfig:
             seed=0,
             tokenizer=self.base.tokenizer(),
         )
+
+    def limits(self) -> dict[str, Any]:
+        """What every answer of the run is sampled with."""
+        seed = self.training.seed
+        return {"seed": seed, "max_new_tokens": self.max_new_tokens, "batch": self.answers_at_a_time}
 
     def prepare(self, preset: str, results_dir: str | Path = "results") -> None:
         """Trains a tiny base model that is not there yet, before runs that need it start side by side."""
@@ -99,12 +115,14 @@ def fine_tune(
     results_dir: str | Path = "results",
     test: bool = True,
     without: tuple[str, ...] = (),
+    weights_dir: str | Path | None = None,
 ) -> Run:
     """The result of one run, computed or read.
 
     Args:
         test: whether the test split is looked at; False for anything that chooses a setting.
         without: parts of the policy to leave out, keys of `REMOVALS`; for ablations.
+        weights_dir: where a run that is computed leaves its policy, for whatever goes on from it (`kept_policy`).
 
     Raises:
         ResultError: what `run_cached` does; a run that was fine-tuned from other weights of the base model.
@@ -114,42 +132,78 @@ def fine_tune(
         raise ValueError(f"cannot leave out {', '.join(sorted(unknown))}; known: {', '.join(REMOVALS)}")
 
     def compute(scratch: Path) -> Mapping[str, object]:
-        return _compute(config, preset, results_dir, scratch, test, without)
+        task = config.task()
+        policy, history = trained(config, task, preset, results_dir, scratch, without)
+        if weights_dir is not None:
+            policy.save(weights_of(config, name, weights_dir))
+        return {
+            "history": _curves(history),
+            "grad_norms": [round(norm, 4) for row in history for norm in row.get("grad_norms", [])],
+            BASE: checksum(config.base, preset, results_dir),
+            **measured(policy, task, config, test),
+        }
 
-    own = OF_METHOD.get(config.training.objective.method)
-    run = run_cached(
-        item,
-        name,
-        {"config": config, "test": test} | ({"without": without} if without else {}),
-        compute,
-        preset=preset,
-        seeds=[config.training.seed],
-        version_key=(*VERSIONS, *([own] if own else [])),
-        results_dir=results_dir,
-    )
+    run = run_cached(item, name, compute=compute, results_dir=results_dir, **_identity(config, preset, test, without))
     return of_present_base(run, config.base, preset, results_dir)
 
 
-def _compute(
-    config: FineTuneConfig, preset: str, results_dir: str | Path, scratch: Path, test: bool, without: tuple[str, ...]
-) -> dict[str, object]:
+def fine_tuned(
+    config: FineTuneConfig,
+    name: str,
+    *,
+    item: str,
+    preset: str,
+    results_dir: str | Path = "results",
+    test: bool = True,
+    without: tuple[str, ...] = (),
+) -> Run | None:
+    """What `fine_tune` would read, and None where it would have to train; the same arguments."""
+    run = finished_run(item, name, results_dir=results_dir, **_identity(config, preset, test, without))
+    return None if run is None else of_present_base(run, config.base, preset, results_dir)
+
+
+def _identity(config: FineTuneConfig, preset: str, test: bool, without: tuple[str, ...]) -> dict[str, Any]:
+    """What makes a run this one and no other, beside its item and name."""
+    own = OF_METHOD.get(config.training.objective.method)
+    return {
+        "config": {"config": config, "test": test} | ({"without": without} if without else {}),
+        "preset": preset,
+        "seeds": [config.training.seed],
+        "version_key": (*VERSIONS, *([own] if own else [])),
+    }
+
+
+def trained(
+    config: FineTuneConfig, task: Task, preset: str, results_dir: str | Path, scratch: Path, without: tuple[str, ...] = ()
+) -> tuple[Policy, list[dict[str, Any]]]:
+    """The trained policy, and what was logged on the way."""
     torch.set_num_threads(1)  # as everywhere: the result is then the same bytes however the run was started
-    task = config.task()
     policy = pretrained(config.base, task, preset=preset, results_dir=results_dir)
     for part in without:
         REMOVALS[part](policy)
     if config.initial_value:
         policy.shift_value(config.initial_value)
-    seed = config.training.seed
     data = TaskDemonstrations(task, task.train, config.noise)
-    history = train(policy, data, config.training, scratch, without_backspace="backspace" in without).history
-    limits: dict[str, Any] = {"seed": seed, "max_new_tokens": config.max_new_tokens, "batch": config.answers_at_a_time}
+    limits = config.limits()
+
+    def evaluate(policy: Policy) -> dict[str, float]:
+        return {d: answer(policy, task, task.val, decoding=d, **limits).accuracy for d in config.curve}
+
+    result = train(
+        policy,
+        data,
+        config.training,
+        scratch,
+        evaluate=evaluate if config.curve else None,
+        without_backspace="backspace" in without,
+    )
+    return policy, result.history
+
+
+def measured(policy: Policy | DecoupledPolicy, task: Task, config: FineTuneConfig, test: bool) -> dict[str, object]:
+    """What a policy answers: accuracy under each decoding rule, recovery from wrong tokens, some completions."""
     splits = {"val": task.val, "test": task.test} if test else {"val": task.val}
-    result: dict[str, object] = {
-        "history": _curves(history),
-        "grad_norms": [round(norm, 4) for row in history for norm in row.get("grad_norms", [])],
-        BASE: checksum(config.base, preset, results_dir),
-    }
+    limits, result = config.limits(), dict[str, object]()
     for split, examples in splits.items():
         answers = {d: answer(policy, task, examples, decoding=d, **limits) for d in config.decodings}
         result[split] = {
@@ -192,9 +246,14 @@ def _completion(
 
 
 def _curves(history: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
-    """Columns instead of rows, gradient norms apart."""
-    names = sorted({name for row in history for name in row} - {"grad_norms"})
-    return {n: [round(float(row[n]), 6) for row in history if n in row] for n in names}
+    """Columns instead of rows, gradient norms apart; accuracy on the validation questions with steps of its own."""
+    logged = [row for row in history if "loss" in row]
+    answered = [{"val_step": row["step"], **row} for row in history if "loss" not in row]
+    for row in answered:
+        del row["step"]
+    rows = [*logged, *answered]
+    names = sorted({name for row in rows for name in row} - {"grad_norms"})
+    return {n: [round(float(row[n]), 6) for row in rows if n in row] for n in names}
 
 
 def _bits(flags: Sequence[bool]) -> str:

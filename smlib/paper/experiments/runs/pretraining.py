@@ -1,6 +1,8 @@
 """The base models: a tiny Llama trained on the generator's unlimited stream, in place of Llama-2's pretraining.
 
-Its questions are never those of a task's splits. The weights, in bfloat16, are committed (under 2 MB each) beside the
+There are two kinds. One reads the task's own module and knows the task before it is fine-tuned. The other reads a
+mixture of other modules (`smlib.data.mixture`) and has to learn the task, as the paper's Llama has. Neither reads a
+question of the task's splits. The weights, in bfloat16, are committed (under 2 MB each) beside the
 result file of their run, so that fine-tuning starts from the same model everywhere; `pretrained(...)` trains them
 again where the file is missing.
 """
@@ -10,20 +12,22 @@ import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save
 
+from smlib.data import mixture as mixtures
 from smlib.data.demonstrations import TaskDemonstrations
-from smlib.data.mathematics import stream
-from smlib.data.tasks import Task
+from smlib.data.mathematics import Example, stream
+from smlib.data.mixture import Mixture
+from smlib.data.tasks import Task, load_task
+from smlib.files import ADDED_LATER, ResultError, config_hash, write_atomically
+from smlib.objectives.methods import ObjectiveConfig
 from smlib.paper.experiments.runs.answers import answer
 from smlib.paper.experiments.runs.language_models import LanguageModel
-from smlib.files import ResultError, write_atomically
-from smlib.objectives.methods import ObjectiveConfig
+from smlib.paper.results import Run, finished_run, resolve, run_cached
 from smlib.policies.policy import Policy, tiny_policy
-from smlib.paper.results import Run, resolve, run_cached
-from smlib.files import config_hash
 from smlib.training.algorithm_1 import TrainConfig, train
 
 FOLDER = "pretrained"
@@ -59,6 +63,7 @@ class PretrainConfig:
 
     Attributes:
         task, difficulty: which questions.
+        mixture: read other modules of the generator instead of the task's own.
         questions: the stream's first so many, of which steps for `epochs` passes are drawn through a moving window:
             about two thirds of them, some several times.
     """
@@ -72,6 +77,11 @@ class PretrainConfig:
     warmup_steps: int = 200
     model: TinyModel = field(default_factory=TinyModel)
     seed: int = 1
+    mixture: Mixture | None = field(default=None, metadata=ADDED_LATER)
+
+    def __post_init__(self) -> None:
+        if self.mixture is not None:
+            self.mixture.check(self.task)
 
     def tokenizer(self) -> None:
         """None: the task's own."""
@@ -108,9 +118,17 @@ def pretrained(config: Base, task: Task, *, preset: str, results_dir: str | Path
 
     Args:
         task: its validation questions measure the base; none of its questions is in the stream.
+
+    Raises:
+        ValueError: a base that reads a mixture, and a task with more training questions than it is apart from.
     """
     if isinstance(config, LanguageModel):
         return config.policy(task)
+    if config.mixture is not None and len(task.train) > config.mixture.apart:
+        raise ValueError(
+            f"this base model stays apart from the first {config.mixture.apart:,} training questions of {task.name}, "
+            f"and there are {len(task.train):,}: raise Mixture.apart, which makes another base model"
+        )
     weights = weights_file(config, preset, results_dir)
     if not weights.exists():
         # A policy of its own: maximum likelihood switches <bkspc> off in the one it trains.
@@ -157,12 +175,24 @@ def of_present_base(run: Run, config: Base, preset: str, results_dir: str | Path
     return run
 
 
+def _questions(config: PretrainConfig, task: Task) -> list[Example]:
+    """What a base model reads, without a question of the task's."""
+    if config.mixture is None:
+        questions = stream(config.task, config.difficulty, config.seed, task.keys())
+        return list(itertools.islice(questions, config.questions))
+    # Every training set of at most this size is a part of this one, so the base serves them all.
+    keys = load_task(config.task, difficulty=config.difficulty, n_train=config.mixture.apart).keys() | task.keys()
+    mixed = mixtures.stream(config.task, config.mixture, config.difficulty, config.seed, keys)
+    examples = list(itertools.islice(mixed, config.questions))
+    mixtures.check_apart(config.task, examples, keys)
+    return examples
+
+
 def _pretrain(
     config: PretrainConfig, task: Task, policy: Policy, weights: Path, preset: str, results_dir: str | Path
 ) -> None:
     def compute(scratch: Path) -> Mapping[str, object]:
-        questions = stream(config.task, config.difficulty, config.seed, task.keys())
-        data = TaskDemonstrations(task, list(itertools.islice(questions, config.questions)))
+        data = TaskDemonstrations(task, _questions(config, task))
         history = train(policy, data, config.training(), scratch).history
         rounded = {k: v.to(torch.bfloat16).contiguous() for k, v in policy.lm.state_dict().items()}
         policy.lm.load_state_dict({k: v.float() for k, v in rounded.items()})
@@ -175,14 +205,20 @@ def _pretrain(
             },
         }
 
-    run_cached(
-        "shared",
-        f"pretrain-{config.task}",
-        config,
-        compute,
-        preset=preset,
-        seeds=[config.seed],
-        version_key=["training", "data", "sampling"],
-        results_dir=results_dir,
-        beside=weights,
-    )
+    run_cached(**_identity(config, preset), compute=compute, results_dir=results_dir, beside=weights)
+
+
+def pretraining_run(config: PretrainConfig, preset: str, results_dir: str | Path = "results") -> Run | None:
+    """How a base model was trained, and what it answered before any fine-tuning; None where nobody has trained it."""
+    return finished_run(**_identity(config, preset), results_dir=results_dir)
+
+
+def _identity(config: PretrainConfig, preset: str) -> dict[str, Any]:
+    return {
+        "item": "shared",
+        "name": f"pretrain-{config.task}",
+        "config": config,
+        "preset": preset,
+        "seeds": [config.seed],
+        "version_key": ["training", "data", "sampling"],
+    }

@@ -13,7 +13,8 @@ from safetensors.torch import load_file, save
 
 from smlib.edits.actions import ActionSpace
 from smlib.data.continuations import Continuations
-from smlib.data.text import Corpus, passages
+from smlib.data.cutting import passages
+from smlib.data.text import Corpus
 from smlib.data.tokenizers import FixedTokenizer, TextTokenizer, train_bpe
 from smlib.files import write_atomically
 from smlib.policies.loading import Lora, load_policy, load_tokenizer
@@ -144,7 +145,7 @@ def _scratch(
         )
 
     def compute(scratch: Path) -> Mapping[str, object]:
-        cut = passages(corpus.train, tokens, model.context)
+        cut = passages(corpus.train, tokens, model.context, rule="ascii")
         data = Continuations(cut, tokens, context=model.context, max_prompt=model.context // 2)
         policy = fresh()
         history = train(policy, data, model.training(), scratch).history

@@ -11,12 +11,15 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from smlib.data.mixture import MIXTURES
 from smlib.evaluation import Estimate, PairedTest
 from smlib.paper.experiments.arithmetic import grid as arithmetic
+from smlib.paper.experiments.arithmetic import learning
 from smlib.paper.experiments.arithmetic.grid import ArithmeticPreset
 from smlib.paper.experiments.judging import scores
 from smlib.paper.experiments.judging.method_tables import METHODS, PAIRS, write_table
 from smlib.paper.experiments.runs.finetuning import FineTuneConfig, fine_tune, in_parallel
+from smlib.paper.experiments.runs.pretraining import Base, PretrainConfig
 from smlib.paper.results import check_preset
 
 KIND = "ground_truth"
@@ -25,6 +28,7 @@ SIZES: Mapping[str, tuple[int, int]] = MappingProxyType({"tab6": (5_000, 50_000)
 """Item -> training questions of the table, and of the comparison beside it."""
 
 DECODINGS = ("t1", "greedy_exclude")
+SEEDS = 3
 
 
 @dataclass(frozen=True)
@@ -40,24 +44,27 @@ class TablePreset:
     other_sizes: tuple[int, ...] = ()
 
 
-def preset(item: str, name: str) -> TablePreset:
-    """The frozen preset of `tab6` or `tab7`; raises for unknown names."""
+def preset(item: str, name: str, regime: str = "known") -> TablePreset:
+    """The frozen preset of `tab6` or `tab7` in a regime of `REGIMES`; raises for unknown names."""
     check_preset(name)
-    if item not in TASKS:
-        raise ValueError(f"unknown table {item!r}; known: {', '.join(TASKS)}")
-    return PRESETS[item][name]
+    for value, known in ((item, TASKS), (regime, REGIMES)):
+        if value not in known:
+            what = "table" if known is TASKS else "regime"
+            raise ValueError(f"unknown {what} {value!r}; known: {', '.join(known)}")
+    return REGIMES[regime][item][name]
 
 
-def _presets(item: str) -> Mapping[str, TablePreset]:
+def _presets(item: str, sources: Mapping[str, ArithmeticPreset]) -> Mapping[str, TablePreset]:
     table_size, other = SIZES[item]
     made = {}
-    for name, source in arithmetic.PRESETS.items():
+    for name, source in sources.items():
         whole = name in ("full", "paper")
         size = table_size if whole else min(table_size, source.n_train)
         made[name] = TablePreset(
             dataclasses.replace(
                 source,
-                base=dataclasses.replace(source.base, task=TASKS[item]),
+                base=_base(source.base, TASKS[item]),
+                seeds=source.seeds[:SEEDS],
                 levels=(0.02, 0.2) if whole else (0.2,),
                 kinds=(KIND,),
                 n_train=size,
@@ -68,14 +75,35 @@ def _presets(item: str) -> Mapping[str, TablePreset]:
     return MappingProxyType(made)
 
 
-PRESETS: Mapping[str, Mapping[str, TablePreset]] = MappingProxyType({item: _presets(item) for item in TASKS})
-"""quick: one seed, η = 0.2, 5,000 questions; full: three seeds and both columns, and one seed of the other
-size; paper: Llama-2-7b, both columns."""
+def _base(base: Base, task: str) -> Base:
+    """The same base model for another task, which reads the mixture of that task where it reads one."""
+    if isinstance(base, PretrainConfig) and base.mixture is not None:
+        mixture = dataclasses.replace(MIXTURES[task], apart=base.mixture.apart)
+        return dataclasses.replace(base, task=task, mixture=mixture)
+    return dataclasses.replace(base, task=task)
 
 
-def cells(item: str, name: str) -> dict[str, FineTuneConfig]:
+REGIMES: Mapping[str, Mapping[str, Mapping[str, TablePreset]]] = MappingProxyType(
+    {
+        regime: MappingProxyType({item: _presets(item, sources) for item in TASKS})
+        for regime, sources in (("known", arithmetic.PRESETS), ("learning", learning.PRESETS))
+    }
+)
+"""`known`: a base that has read the task's own module; `learning`: one that has read others (`arithmetic.learning`), to
+be fine-tuned four times as long. quick: one seed, η = 0.2, 5,000 questions; full: three seeds and both columns, and one
+seed of the other size; paper: Llama-2-7b, both columns."""
+
+PRESETS = REGIMES["known"]
+
+RESTS_ON: Mapping[str, Mapping[str, str]] = MappingProxyType(
+    {item: MappingProxyType(dict.fromkeys(arithmetic.PRESETS, "known")) for item in TASKS}
+)
+"""Item -> preset -> regime of the table. It changes when the base models and runs of the other regime are committed."""
+
+
+def cells(item: str, name: str, regime: str = "known") -> dict[str, FineTuneConfig]:
     """Run name -> configuration; seeds outermost. MLE sees no noise, so one run serves every column."""
-    chosen = preset(item, name)
+    chosen = preset(item, name, regime)
     runs = chosen.runs
 
     def one(method: str, level: float, seed: int, size: int) -> FineTuneConfig:
@@ -97,7 +125,8 @@ def cells(item: str, name: str) -> dict[str, FineTuneConfig]:
 
 def run(item: str, name: str, results_dir: str | Path = "results", processes: int | None = None) -> dict[str, Any]:
     """Trains or reads every run, writes the ledger's line, and returns what the figure and tables show."""
-    chosen, configs = preset(item, name), cells(item, name)
+    regime = RESTS_ON[item][name] if item in RESTS_ON and name in RESTS_ON[item] else "known"  # else: `preset` says it
+    chosen, configs = preset(item, name, regime), cells(item, name, regime)
     next(iter(configs.values())).prepare(name, results_dir)
     calls = [
         {"config": c, "name": label, "item": item, "preset": name, "results_dir": results_dir}

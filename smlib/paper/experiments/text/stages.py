@@ -15,7 +15,8 @@ from typing import Any
 import torch
 
 from smlib.data.continuations import Continuations, inner_decoder
-from smlib.data.text import Corpus, EvaluationSet, evaluation_set, load_corpus, passages
+from smlib.data.cutting import passages
+from smlib.data.text import Corpus, EvaluationSet, evaluation_set, load_corpus
 from smlib.data.tokenizers import TextTokenizer
 from smlib.files import canonical_json, read_json, write_atomically
 from smlib.objectives.methods import get_method
@@ -56,7 +57,7 @@ class TextRun:
 
     def training_data(self, corpus: Corpus, tokenizer: TextTokenizer) -> Continuations:
         """Passages of the training articles."""
-        cut = passages(corpus.train, tokenizer, self.context)
+        cut = passages(corpus.train, tokenizer, self.context, rule="ascii")
         return Continuations(
             cut[: self.passages], tokenizer, context=self.context, max_prompt=self.max_prompt, noise="vocabulary"
         )
@@ -67,7 +68,7 @@ class TextRun:
         The first `prompts` of them are continued, the first `corrupted` are corrupted.
         """
         e = self.evaluation
-        cut = passages(corpus.test, tokenizer, e.prompt_len + e.continuation_len, stride=e.stride)
+        cut = passages(corpus.test, tokenizer, e.prompt_len + e.continuation_len, rule="ascii", stride=e.stride)
         return evaluation_set(
             cut,
             tokenizer,

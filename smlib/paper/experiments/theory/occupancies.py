@@ -144,23 +144,33 @@ SAME = 0.005
 """Mean probabilities of staying in the data that differ by no more are called the same."""
 
 
+def unsolved(row: Mapping[str, Any]) -> int:
+    """On how many data sets the search of a row of a `restricted` run found no optimum, or had no start at all."""
+    return sum(gradient is None or gradient >= SOLVED for gradient in row["gradient"])
+
+
 def restricted_rows(runs: Mapping[str, Run]) -> list[dict[str, Any]]:
-    """Mean and standard error over data sets of P(stay) and TV, by class, method and alpha; whether all were solved."""
+    """Mean and standard error over data sets of P(stay) and TV, by class, method and alpha; whether all were solved.
+
+    Data sets without a fit (None in the run) are left out of the means; "missing" counts them where there are any.
+    """
     rows = []
     for name, result in runs.items():
         if name.startswith("restricted-"):
             for row in result["rows"]:  # type: ignore[attr-defined]
-                stay, tv = np.array(row["stay"]), np.array(row["tv"])
+                stay, tv = (np.array([v for v in row[key] if v is not None]) for key in ("stay", "tv"))
+                missing = sum(value is None for value in row["stay"])
                 rows.append(
                     {
                         "family": result["title"],
                         "method": row["method"],
                         "alpha": row["alpha"],
-                        "stay": float(stay.mean()),
-                        "stay_error": float(stay.std(ddof=1) / np.sqrt(len(stay))),
-                        "tv": float(tv.mean()),
-                        "solved": max(row["gradient"]) < SOLVED,
+                        "stay": float(stay.mean()) if len(stay) else None,
+                        "stay_error": float(stay.std(ddof=1) / np.sqrt(len(stay))) if len(stay) > 1 else None,
+                        "tv": float(tv.mean()) if len(tv) else None,
+                        "solved": unsolved(row) == 0,
                     }
+                    | ({"missing": missing} if missing else {})
                 )
     return rows
 

@@ -7,19 +7,20 @@ stationary point of eq. 4 with the mixture regulariser and rollouts under the no
 finite number of iterations from BC.
 """
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from smlib.paper.experiments.theory.restricted import Problems
+from smlib.paper.experiments.theory.restricted import Problems, attempt, numbers
 from smlib.theory.datasets import data_occupancy, prefix_mass, random_strings, support
 from smlib.theory.flow import Flow, final_strings, values
 from smlib.theory.matching import match, start_near
 from smlib.theory.mdp import EditMDP
 from smlib.theory.policies import full
-from smlib.theory.restricted import fit_j
+from smlib.theory.restricted import Fit, fit_j
 
 METHODS = {"bc": None, "sm": "kl_to_mixture", "direct": "chi2_mixture"}
 
@@ -90,9 +91,10 @@ def finish_probability(task: Problems, policy: Tensor) -> Tensor:
     return reach
 
 
-def policies(preset: RecoveryPreset, task: Problems, alpha: float, gamma: float) -> dict[str, tuple[Tensor, float]]:
-    """Each method's policy [B, S, A] and how far from stationary it is."""
-    made = {"bc": (start_near(task.data, 1.0 - 1e-12).exp(), 0.0)}
+def policies(preset: RecoveryPreset, task: Problems, alpha: float, gamma: float) -> dict[str, tuple[Tensor, Tensor]]:
+    """Each method's policy [B, S, A] and how far from stationary it is [B]."""
+    cloned = start_near(task.data, 1.0 - 1e-12).exp()
+    made = {"bc": (cloned, torch.zeros_like(cloned[:, 0, 0]))}
     for method, divergence in METHODS.items():
         if divergence is not None:
             found = match(
@@ -104,8 +106,18 @@ def policies(preset: RecoveryPreset, task: Problems, alpha: float, gamma: float)
                 tolerance=preset.tolerance,
                 max_iterations=preset.iterations,
             )
-            made[method] = (found.policy, float(found.residual.max()))
+            made[method] = (found.policy, found.residual)
     return made
+
+
+def by_depth(preset: RecoveryPreset, mistakes: Tensor, values: Tensor, known: Tensor) -> dict[str, list[float | None]]:
+    """The mean of state values [B, S] after mistakes of each depth [B, D, S]; None where not `known` [B]."""
+    return {str(k): numbers((mistakes[:, i] * values).sum(-1), known) for i, k in enumerate(preset.depths)}
+
+
+def largest(values: Tensor) -> float | None:
+    """The largest entry, None if one is not finite."""
+    return float(values.max()) if bool(values.isfinite().all()) else None
 
 
 def setting(preset: RecoveryPreset, epsilon: float, alpha: float, gamma: float, eta: float) -> list[dict[str, object]]:
@@ -114,7 +126,7 @@ def setting(preset: RecoveryPreset, epsilon: float, alpha: float, gamma: float, 
     off = task.data.pairs.sum(-1) == 0.0
     rows = []
     for method, (policy, residual) in policies(preset, task, alpha, gamma).items():
-        reach = finish_probability(task, policy)
+        reach, known = finish_probability(task, policy), residual.isfinite()
         deleted = policy[..., task.mdp.bkspc]
         rows.append(
             {
@@ -123,14 +135,12 @@ def setting(preset: RecoveryPreset, epsilon: float, alpha: float, gamma: float, 
                 "alpha": alpha,
                 "gamma": gamma,
                 "eta": eta,
-                "stay": reach[:, 0].tolist(),
-                "check": float((final_strings(task.mdp, policy) * task.support).sum(-1).sub(reach[:, 0]).abs().max()),
-                "after_mistake": {
-                    str(k): (mistakes[:, i] * reach).sum(-1).tolist() for i, k in enumerate(preset.depths)
-                },
-                "deletes": {str(k): (mistakes[:, i] * deleted).sum(-1).tolist() for i, k in enumerate(preset.depths)},
-                "backspace_off_data": ((deleted * off).sum(-1) / off.sum(-1)).tolist(),
-                "residual": residual,
+                "stay": numbers(reach[:, 0], known),
+                "check": largest((final_strings(task.mdp, policy) * task.support).sum(-1).sub(reach[:, 0]).abs()),
+                "after_mistake": by_depth(preset, mistakes, reach, known),
+                "deletes": by_depth(preset, mistakes, deleted, known),
+                "backspace_off_data": numbers((deleted * off).sum(-1) / off.sum(-1), known),
+                "residual": largest(residual),
             }
         )
     return rows
@@ -157,9 +167,13 @@ def as_trained(preset: RecoveryPreset, eta: float) -> list[dict[str, object]]:
     family = full(task.mdp)
     logits = start_near(task.data, 0.99)
     begin = torch.cat([logits.flatten(-2), torch.zeros_like(logits[..., 0])], dim=-1)
+    cloned = torch.softmax(logits, dim=-1)
+    unsolved = torch.full_like(begin[:, 0], torch.inf)
+    start = Fit(begin, cloned, unsolved, unsolved, unsolved > 0.0)
     rows = []
     for alpha in preset.trained_alphas:
-        fit = fit_j(
+        search = functools.partial(
+            fit_j,
             family,
             task.mdp,
             task.data,
@@ -173,17 +187,16 @@ def as_trained(preset: RecoveryPreset, eta: float) -> list[dict[str, object]]:
             rounds=10,
             max_iterations=preset.trained_iterations,
         )
+        fit = attempt(search, start)
         reach = finish_probability(task, fit.policy)
         rows.append(
             {
                 "method": "as_trained",
                 "alpha": alpha,
                 "eta": eta,
-                "stay": reach[:, 0].tolist(),
-                "after_mistake": {
-                    str(k): (mistakes[:, i] * reach).sum(-1).tolist() for i, k in enumerate(preset.depths)
-                },
-                "gradient": float(fit.gradient.max()),
+                "stay": numbers(reach[:, 0], fit.finite),
+                "after_mistake": by_depth(preset, mistakes, reach, fit.finite),
+                "gradient": largest(fit.gradient),
             }
         )
     return rows

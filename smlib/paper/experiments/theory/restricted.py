@@ -5,8 +5,9 @@ probability that a generated string is one of the data's; beside it, the total v
 distributions of finished strings, which a policy cannot lower by dropping modes.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from smlib.theory.datasets import data_occupancy, random_strings, support
 from smlib.theory.flow import Flow, final_strings, flow
 from smlib.theory.matching import occupancy_divergence
 from smlib.theory.mdp import EditMDP
+from smlib.theory.optimise import NoFiniteStartError
 from smlib.theory.policies import PolicyClass, policy_class
 from smlib.theory.restricted import Fit, fit_direct, fit_j, fit_mle
 
@@ -62,11 +64,11 @@ class Problems:
     finished: Tensor
 
 
-def problems(preset: RestrictedPreset) -> Problems:
-    """Data sets 0..datasets-1."""
+def problems(preset: RestrictedPreset, seeds: Sequence[int] | None = None) -> Problems:
+    """Data sets 0..datasets-1, or those of the given seeds."""
     mdp = EditMDP(preset.tokens, preset.max_len, backspace=False)
     pairs, ends, masks, finished = [], [], [], []
-    for seed in range(preset.datasets):
+    for seed in range(preset.datasets) if seeds is None else seeds:
         strings = random_strings(mdp, preset.strings, seed, shortest=preset.shortest, longest=preset.longest)
         rho = data_occupancy(mdp, strings, preset.gamma)
         pairs.append(torch.from_numpy(rho.pairs))
@@ -80,15 +82,32 @@ def problems(preset: RestrictedPreset) -> Problems:
 
 
 def measure(task: Problems, fit: Fit, gamma: float) -> dict[str, object]:
-    """Lists over data sets: `stay`, `tv` of finished strings, the chi2-mixture divergence, the last gradient."""
+    """Lists over data sets: `stay`, `tv` of finished strings, the chi2-mixture divergence, the last gradient.
+
+    None stands where no start could be searched from, and for a number that is not finite.
+    """
     ends = final_strings(task.mdp, fit.policy)
     rho = flow(task.mdp, fit.policy, gamma)
     return {
-        "stay": (ends * task.support).sum(-1).tolist(),
-        "tv": ((ends - task.finished).abs().sum(-1) / 2.0).tolist(),
-        "chi2_mixture": occupancy_divergence("chi2_mixture")(rho, task.data).tolist(),
-        "gradient": fit.gradient.tolist(),
+        "stay": numbers((ends * task.support).sum(-1), fit.finite),
+        "tv": numbers((ends - task.finished).abs().sum(-1) / 2.0, fit.finite),
+        "chi2_mixture": numbers(occupancy_divergence("chi2_mixture")(rho, task.data), fit.finite),
+        "gradient": numbers(fit.gradient, fit.finite),
     }
+
+
+def numbers(values: Tensor, known: Tensor) -> list[float | None]:
+    """The entries [B] as a result holds them: None where not `known` [B] or not finite."""
+    kept = (known & values.isfinite()).tolist()
+    return [value if keep else None for value, keep in zip(values.tolist(), kept, strict=True)]
+
+
+def attempt(search: Callable[[], Fit], begin: Fit) -> Fit:
+    """The fit that a search finds, or `begin` marked as no fit if not one data set has a start to search from."""
+    try:
+        return search()
+    except NoFiniteStartError:
+        return replace(begin, finite=torch.zeros_like(begin.finite))
 
 
 def starts(family: PolicyClass, mle: Fit, count: int) -> Tensor:
@@ -109,21 +128,25 @@ def _direct(
     return fit_direct(family, task.mdp, task.data, divergence, preset.gamma, begin, seen=seen, **budget)  # type: ignore[arg-type]
 
 
-def study_family(preset: RestrictedPreset, name: str) -> dict[str, object]:
-    """MLE, direct minimisation of each divergence, and J for each phi and alpha, for one policy class."""
-    task = problems(preset)
+def study_family(preset: RestrictedPreset, name: str, seeds: Sequence[int] | None = None) -> dict[str, object]:
+    """MLE, direct minimisation of each divergence, and J for each phi and alpha, for one policy class.
+
+    `seeds` chooses data sets, as in `problems`.
+    """
+    task = problems(preset, seeds)
     family = policy_class(name, task.mdp)
     options = {"max_iterations": preset.iterations, "tolerance": preset.tolerance}
     mle = fit_mle(family, task.data, starts=preset.starts, max_iterations=2 * preset.iterations)
     begin = starts(family, mle, preset.starts)
     rows: list[dict[str, object]] = [{"method": "mle", "alpha": None, **measure(task, mle, preset.gamma)}]
     for divergence in preset.directs:
-        fit = _direct(family, task, preset, divergence, begin)
+        fit = attempt(functools.partial(_direct, family, task, preset, divergence, begin), mle)
         rows.append({"method": f"direct {divergence}", "alpha": 0.0, **measure(task, fit, preset.gamma)})
     for objective in preset.objectives:
         record, mixture = J_OBJECTIVES[objective]
         for alpha in preset.alphas:
-            fit = fit_j(
+            search = functools.partial(
+                fit_j,
                 family,
                 task.mdp,
                 task.data,
@@ -134,6 +157,7 @@ def study_family(preset: RestrictedPreset, name: str) -> dict[str, object]:
                 mixture=mixture,
                 **options,  # type: ignore[arg-type]
             )
+            fit = attempt(search, mle)
             rows.append({"method": f"J {objective}", "alpha": alpha, **measure(task, fit, preset.gamma)})
     return {"family": name, "title": family.title, "parameters": family.size, "rows": rows}
 
@@ -149,16 +173,16 @@ def study_critic(preset: RestrictedPreset, name: str = "position_last") -> dict[
     for divergence in preset.critic_divergences:
         for k in preset.critics:
             buckets = last_k(task.mdp, k)
-            fit = _direct(family, task, preset, divergence, begin, buckets.push)
+            fit = attempt(functools.partial(_direct, family, task, preset, divergence, begin, buckets.push), mle)
             rows.append(
                 {
                     "critic": k,
                     "divergence": divergence,
-                    "seen_at_mle": seen_divergence(divergence, buckets, at_mle, task.data).tolist(),
-                    "seen": fit.value.tolist(),
+                    "seen_at_mle": numbers(seen_divergence(divergence, buckets, at_mle, task.data), mle.finite),
+                    "seen": numbers(fit.value, fit.finite),
                     **measure(task, fit, preset.gamma),
                 }
             )
-        fit = _direct(family, task, preset, divergence, begin)
+        fit = attempt(functools.partial(_direct, family, task, preset, divergence, begin), mle)
         rows.append({"critic": None, "divergence": divergence, **measure(task, fit, preset.gamma)})
     return {"family": name, "title": family.title, "rows": rows}

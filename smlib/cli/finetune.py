@@ -1,0 +1,153 @@
+"""`smlib finetune`: a language model of your own on data of your own, from options or a YAML file.
+
+The options are the fields of `FinetuneArguments` and of `smlib.training.trainer_config.SequenceMatchConfig`, by
+transformers' `HfArgumentParser`; in a file given by `--config` they have the same names, and options on the command
+line win. It runs alone or under `accelerate launch -m smlib finetune` with one process.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from smlib.files import ResultError
+
+PASSED_ON = {"ignore_unknown_options": True, "help_option_names": []}
+"""Settings of the command: its options are none of typer's, and neither is its help."""
+
+
+@dataclass
+class FinetuneArguments:
+    """What is trained on what; all else is in `SequenceMatchConfig`."""
+
+    model: str | None = field(
+        default=None,
+        metadata={
+            "aliases": ["--model_name_or_path"],
+            "help": "smollm2, a folder, or a name on the hub: any causal language model of transformers.",
+        },
+    )
+    dataset: str | None = field(
+        default=None,
+        metadata={
+            "aliases": ["--dataset_name"],
+            "help": "A .jsonl, .json or .parquet file, or a name on the hub; its columns are text, or prompt and "
+            "completion, or messages, or prompt and actions.",
+        },
+    )
+    dataset_split: str = field(default="train", metadata={"help": "Of a data set on the hub."})
+    eval_dataset: str | None = field(default=None, metadata={"help": "Held-out data, the same way."})
+    eval_split: str = field(default="test", metadata={"help": "Of held-out data on the hub."})
+    streaming: bool = field(default=False, metadata={"help": "Read the data as they are needed; needs max_steps."})
+    use_peft: bool = field(default=False, metadata={"help": "Train low-rank adapters and leave the weights alone."})
+    lora_r: int = field(default=16, metadata={"help": "Their rank."})
+    lora_alpha: int = field(default=16, metadata={"help": "They are scaled by this over their rank."})
+    lora_dropout: float = field(default=0.0, metadata={"help": "Dropout of their inputs."})
+    lora_target_modules: list[str] | None = field(
+        default=None, metadata={"help": "Names of the layers that get them; left out: every linear one."}
+    )
+    lora_unembedding: bool = field(default=False, metadata={"help": "Train the unembedding as well (App. E)."})
+
+
+def finetune(
+    arguments: Annotated[
+        list[str] | None, typer.Argument(help="Options and their values, see --help.", show_default=False)
+    ] = None,
+) -> None:
+    """Fine-tune any causal language model on your own data, with deletion; `--help` lists all options.
+
+    Example: smlib finetune --model smollm2 --dataset my.jsonl --method sm
+    """
+    run(arguments or [])
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Trains and saves, as the arguments say; raises `ResultError` for what cannot be done."""
+    from transformers import HfArgumentParser
+
+    from smlib.training.algorithm_1 import NonFiniteLossError
+    from smlib.training.trainer_config import SequenceMatchConfig
+
+    kinds = (FinetuneArguments, SequenceMatchConfig)
+    parser = HfArgumentParser(
+        kinds,
+        prog="smlib finetune",
+        description="Fine-tune a causal language model with SequenceMatch. Options may stand in a YAML file, --config.",
+    )
+    parser.set_defaults(debug=[])  # transformers' parser makes None of it, which its own type does not allow
+    if "-h" in arguments or "--help" in arguments:
+        parser.print_help()
+        return
+    given, config = _without_config(list(arguments))
+    known = {f.name for kind in kinds for f in fields(kind) if f.init}
+    try:
+        what, args = parser.parse_args_into_dataclasses([*(_from_yaml(config, known) if config else []), *given])
+        _train(what, args)
+    except (ValueError, TypeError, OSError, ModuleNotFoundError, RuntimeError, NonFiniteLossError) as error:
+        raise ResultError(str(error)) from error
+
+
+def _train(what: FinetuneArguments, args: Any) -> None:
+    from smlib.data.rows import rows_of
+    from smlib.policies.loading import Lora
+    from smlib.training.trainer import SequenceMatchTrainer
+
+    if what.model is None or what.dataset is None:
+        missing = "model" if what.model is None else "dataset"
+        raise ValueError(
+            f"there is no {missing}: name one with --{missing}, as in smlib finetune --model smollm2 --dataset my.jsonl"
+        )
+    targets = tuple(what.lora_target_modules or ()) or None
+    lora = Lora(what.lora_r, what.lora_alpha, what.lora_dropout, what.lora_unembedding, targets)
+    train = rows_of(what.dataset, split=what.dataset_split, streaming=what.streaming)
+    held_out = None if what.eval_dataset is None else rows_of(what.eval_dataset, split=what.eval_split)
+    trainer = SequenceMatchTrainer(what.model, args, train, held_out, peft_config=lora if what.use_peft else None)
+    resume = args.resume_from_checkpoint
+    trainer.train(resume_from_checkpoint=True if str(resume).lower() == "true" else resume)
+    trainer.save_model()
+    if args.push_to_hub:
+        trainer.push_to_hub()
+    if trainer.is_world_process_zero():
+        print(f"saved in {args.output_dir}; try: smlib generate --model {args.output_dir} --prompt '...'")
+
+
+def _without_config(arguments: list[str]) -> tuple[list[str], str | None]:
+    """The arguments without `--config FILE`, and the file."""
+    for i, argument in enumerate(arguments):
+        if argument.startswith("--config="):
+            return [*arguments[:i], *arguments[i + 1 :]], argument.removeprefix("--config=")
+        if argument == "--config":
+            if i + 1 == len(arguments):
+                raise ResultError("--config is followed by no file: name a YAML file")
+            return [*arguments[:i], *arguments[i + 2 :]], arguments[i + 1]
+    return arguments, None
+
+
+def _from_yaml(path: str, known: set[str]) -> list[str]:
+    """The options of a YAML file as they would stand on the command line."""
+    import yaml
+
+    try:
+        stored = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}; name a YAML file with --config") from error
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(stored, dict):
+        raise ValueError(f"{path} holds a {type(stored).__name__}: expected one option a line, such as `method: sm`")
+    strange = [str(name) for name in stored if name not in known]
+    if strange:
+        raise ValueError(f"{path} has unknown options: {', '.join(strange)}; `smlib finetune --help` lists those known")
+    options: list[str] = []
+    for name, value in stored.items():
+        if value is None:
+            continue
+        options.append(f"--{name}")
+        if isinstance(value, list):
+            options += [str(item) for item in value]
+        else:
+            options.append(json.dumps(value) if isinstance(value, dict) else str(value))
+    return options

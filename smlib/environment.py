@@ -1,0 +1,121 @@
+"""Environment variables by which accelerate, torch and transformers change what is computed, without a word.
+
+None of them stands in a configuration, and so in no hash of a run. Each is dealt with in one of three ways:
+
+* `PASSED`: the value is given explicitly by the code that it would change, so that the variable has no effect;
+* `REFUSED`: training ends with an error that names the variable, since it would become another computation;
+* `RECORDED`: it is one of the reasons why last digits differ between two machines. It stands in a result's provenance.
+
+Variables that choose where files are kept, what is logged, or how a process is watched are left alone.
+"""
+
+import os
+from collections.abc import Mapping
+from types import MappingProxyType
+
+PASSED: Mapping[str, str] = MappingProxyType(
+    {
+        "ACCELERATE_MIXED_PRECISION": "16-bit or 8-bit passes",
+        "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "gradients divided by a number of steps",
+        "ACCELERATE_DYNAMO_BACKEND": "a compiled model",
+        "ACCELERATE_DYNAMO_MODE": "how it is compiled",
+        "ACCELERATE_DYNAMO_USE_FULLGRAPH": "how it is compiled",
+        "ACCELERATE_DYNAMO_USE_DYNAMIC": "how it is compiled",
+        "ACCELERATE_DYNAMO_USE_REGIONAL_COMPILATION": "how it is compiled",
+        "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "pickled code in checkpoints would be run",
+    }
+)
+"""Variables without effect -> what they would change."""
+
+REFUSED: Mapping[str, str] = MappingProxyType(
+    {
+        "ACCELERATE_USE_FSDP": "the model would be split over processes",
+        "ACCELERATE_USE_DEEPSPEED": "DeepSpeed would take the place of the optimiser",
+        "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM would take the place of the model",
+        "ACCELERATE_USE_PARALLELISM_CONFIG": "the model would be split over processes",
+        "ACCELERATE_USE_SAGEMAKER": "training would be split over processes",
+        "ACCELERATE_DOWNCAST_BF16": "weights would be rounded to 16 bits",
+        "XLA_USE_BF16": "weights would be rounded to 16 bits",
+        "XLA_DOWNCAST_BF16": "weights would be rounded to 16 bits",
+        "ACCELERATE_BYPASS_DEVICE_MAP": "a model that is split over devices would be moved to one",
+    }
+)
+"""Switches -> what would happen if they were on."""
+
+PROCESSES = (
+    "WORLD_SIZE",
+    "LOCAL_WORLD_SIZE",
+    "PMI_SIZE",
+    "OMPI_COMM_WORLD_SIZE",
+    "MV2_COMM_WORLD_SIZE",
+    "ACCELERATE_NUM_PROCESSES",
+)
+"""Numbers of processes that a launcher sets; training runs in one."""
+
+RECORDED = (
+    # the device
+    "ACCELERATE_USE_CPU",
+    "ACCELERATE_TORCH_DEVICE",
+    "CUDA_VISIBLE_DEVICES",
+    "PYTORCH_ENABLE_MPS_FALLBACK",
+    # instruction sets and kernels of the CPU
+    "ATEN_CPU_CAPABILITY",
+    "DNNL_DEFAULT_FPMATH_MODE",
+    "DNNL_MAX_CPU_ISA",
+    "LD_PRELOAD",
+    "MKL_CBWR",
+    "MKL_DEBUG_CPU_TYPE",
+    "MKL_DISABLE_FAST_MM",
+    "MKL_ENABLE_INSTRUCTIONS",
+    "NPY_DISABLE_CPU_FEATURES",
+    "ONEDNN_DEFAULT_FPMATH_MODE",
+    "ONEDNN_MAX_CPU_ISA",
+    "OPENBLAS_CORETYPE",
+    # kernels of the GPU
+    "CUBLAS_WORKSPACE_CONFIG",
+    "FLASH_ATTENTION_DETERMINISTIC",
+    "NVIDIA_TF32_OVERRIDE",
+    "PYTORCH_TUNABLEOP_ENABLED",
+    "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE",
+    "TORCH_BLAS_PREFER_CUBLASLT",
+    "TORCH_CUDNN_V8_API_DISABLED",
+    # how transformers and torch choose among ways of computing the same
+    "PYTORCH_JIT",
+    "TORCH_COMPILE_DISABLE",
+    "TRANSFORMERS_DISABLE_DEEPGEMM_LINEAR",
+    "TRANSFORMERS_SDPA_FORCE_GQA",
+    "USE_HUB_KERNELS",
+)
+"""Variables that can change last digits."""
+
+OFF = ("", "0", "false", "no", "off", "n", "f")
+
+
+class RefusedEnvironmentError(RuntimeError):
+    """An environment variable that would make a run into another one; the message names it."""
+
+
+def check_environment(environment: Mapping[str, str] = os.environ) -> None:
+    """Whether a run in this environment is what its configuration says.
+
+    Raises:
+        RefusedEnvironmentError: one of `REFUSED` is on, or one of `PROCESSES` counts more than one.
+    """
+    for name, effect in REFUSED.items():
+        if environment.get(name, "").lower() not in OFF:
+            raise RefusedEnvironmentError(
+                f"the environment has {name}={environment[name]}, by which {effect}; training runs in one process on "
+                f"one device, as its configuration says: `unset {name}`"
+            )
+    for name in PROCESSES:
+        count = environment.get(name, "")
+        if count.strip() not in ("", "0", "1"):
+            raise RefusedEnvironmentError(
+                f"training runs in one process on one device, and the environment has {name}={count}: start it without "
+                f"`accelerate launch`, `torchrun` or mpirun, or `unset {name}`"
+            )
+
+
+def recorded(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """Those of `RECORDED` that are set."""
+    return {name: environment[name] for name in RECORDED if environment.get(name)}

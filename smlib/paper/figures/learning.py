@@ -1,0 +1,103 @@
+"""What fine-tuning teaches a base that has not read the task: accuracy against passes, samples beside greedy ones."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from smlib.paper.figures.style import PALETTE, counted, figure, method_style
+
+Study = Mapping[str, Any]
+RULES = {"t1": "temperature 1", "greedy": "greedy"}
+TITLES = {
+    "t1": "temperature 1",
+    "greedy": "greedy",
+    "greedy_exclude": "greedy, no repeats",
+    "no_backspace": "temperature 1, <bkspc> forbidden",
+    "top_p": "top-p 0.9",
+    "truncation": "law of perfect edits",
+}
+
+
+def curves(study: Study) -> Figure:
+    """Validation accuracy against passes over the training questions: every seed thin, their mean thick.
+
+    Args:
+        study: of `experiments.arithmetic.learning`; of its cells the three of the claims are drawn.
+    """
+    made, axes = figure(1, len(RULES), height=3.8, sharey=True)
+    chosen = [cell for cell in study["cells"] if _is_headline(cell["cell"], study)]
+    for ax, (rule, title) in zip(axes, RULES.items(), strict=True):
+        if study["base"]:
+            ax.axhline(study["base"][rule], color=PALETTE["grey"], linestyle="--", lw=1.5, label="before")
+        for cell in chosen:
+            style = method_style(cell["cell"].split("-")[0]).kwargs()
+            x = np.array(cell["curves"][0]["step"]) * study["passes"] / study["steps"]
+            seeds = np.array([curve[rule] for curve in cell["curves"]])
+            for own in seeds if len(seeds) > 1 else ():
+                ax.plot(x, own, color=style["color"], lw=0.7, alpha=0.5)
+            label = f"{style.pop('label')} ({counted(len(seeds), 'seed')})"
+            ax.plot(x, seeds.mean(0), label=label, markersize=4, **style)
+        ax.set_title(title)
+        ax.set_xlabel("passes over the questions")
+    axes[0].set_ylabel("accuracy, validation")
+    made.suptitle(finding(study), fontsize=11)
+    handles, labels = axes[0].get_legend_handles_labels()
+    made.legend(handles, labels, loc="outside lower center", ncols=2)
+    return made
+
+
+def finding(study: Study) -> str:
+    """One sentence on the plan's claims, with what is missing for a decision."""
+    tested = [claim for claim in study["claims"] if "difference" in claim]
+    if not tested:
+        return f"{study['done']} of {study['planned']} planned runs are there: nothing to compare yet"
+    shown = ", ".join(
+        f"{c['claim']}: {100 * c['difference']:+.1f} points ({100 * c['low']:+.1f} to {100 * c['high']:+.1f})"
+        + (f", {c['outcome']}" if "outcome" in c else "")
+        for c in tested
+    )
+    if all(claim["decided"] for claim in study["claims"]):
+        return shown
+    few = min(claim["n_seeds"] for claim in study["claims"])
+    return f"undecided, {few} of {study['seeds']} seeds. {shown}"
+
+
+def accuracies(study: Study) -> pd.DataFrame:
+    """Test accuracy of every cell that is there under every decoding rule, ± half a 95 % interval."""
+    rows = {}
+    for cell in study["cells"]:
+        values = {TITLES[rule]: _shown(estimate) for rule, estimate in cell["test"].items()}
+        rows[cell["cell"]] = {"seeds": f"{cell['n_seeds']} of {study['seeds']}", **values}
+    return pd.DataFrame.from_dict(rows, orient="index").fillna("—").rename_axis("run")
+
+
+def taught(study: Study) -> pd.DataFrame:
+    """What fine-tuning teaches: before, after, and the gap between greedy answers and samples, validation questions."""
+    rows: dict[str, Mapping[str, str]] = {}
+    if study["base"]:
+        rows["before"] = _gap([study["base"]["t1"]], [study["base"]["greedy"]])
+    for cell in study["cells"]:
+        last = {rule: [curve[rule][-1] for curve in cell["curves"]] for rule in RULES}
+        rows[cell["cell"]] = _gap(last["t1"], last["greedy"])
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("model")
+
+
+def _gap(t1: Sequence[float], greedy: Sequence[float]) -> Mapping[str, str]:
+    means = float(np.mean(t1)), float(np.mean(greedy))
+    shown = {RULES["t1"]: means[0], RULES["greedy"]: means[1], "greedy − temperature 1": means[1] - means[0]}
+    return {title: f"{value:.3f}" for title, value in shown.items()}
+
+
+def _is_headline(cell: str, study: Study) -> bool:
+    level = study["claims"][0]["level"]
+    return cell == "mle" or cell.endswith(f"-ground_truth-{level}")
+
+
+def _shown(estimate: Mapping[str, Any]) -> str:
+    if estimate["low"] is None or estimate["high"] is None:
+        return f"{estimate['value']:.3f}"
+    half = max(estimate["high"] - estimate["value"], estimate["value"] - estimate["low"])
+    return f"{estimate['value']:.3f} ± {half:.3f}"

@@ -1,0 +1,170 @@
+"""What a step of Algorithm 1 is trained on: demonstrations of the data, and rollouts from the replay buffer.
+
+`Batches` is the part of Algorithm 1 that both loops share, `smlib.training.algorithm_1.train` and the trainer in the
+conventions of transformers. It keeps no generator: noise, draws and rollouts follow from the seed and the step.
+"""
+
+import contextlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from smlib.edits.actions import Trajectory
+from smlib.edits.packing import PackedBatch, pack
+from smlib.generation.sampling import SamplingConfig
+from smlib.objectives.losses import Loss, Sizes, sizes
+from smlib.objectives.methods import get_method
+from smlib.policies.policy import Policy
+from smlib.training.configuration import TrainConfig
+from smlib.training.dataset import Dataset
+from smlib.training.preflight import check_fits
+from smlib.training.rollouts import Entry, EpochOrder, ReplayBuffer, RolloutSource, refill_interval
+
+Groups = list[list[Trajectory]]
+"""Trajectories by what they share, see `pack`."""
+
+
+class NonFiniteLossError(FloatingPointError):
+    """The loss is NaN or infinite; the message names the step, the parts and the file with the batch."""
+
+
+@dataclass(frozen=True)
+class StepBatch:
+    """The batch of one step, in the parts that it is processed in.
+
+    Attributes:
+        groups: the trajectories of each part. packed: the same as inputs, on the device.
+        whole: sizes of the batch of which they are parts; None if there is only one.
+        entries: the entries of the buffer that were drawn, with or without a rollout.
+        sampled: whether their rollouts are in the batch.
+    """
+
+    groups: list[Groups]
+    packed: list[PackedBatch]
+    whole: Sizes | None
+    entries: list[Entry]
+    sampled: bool
+
+
+class Batches:
+    """T_data ~ D and T_model ~ B, step after step.
+
+    Args:
+        policy: samples the rollouts. data: the training set. config: all parameters.
+    """
+
+    def __init__(self, policy: Policy, data: Dataset, config: TrainConfig) -> None:
+        self.policy, self.data, self.config = policy, data, config
+        self.method = get_method(config.objective.method)
+        in_order = bool(getattr(data, "in_order", False))
+        self.buffer = ReplayBuffer(len(data), config.buffer_size, config.seed, in_order=in_order)
+        self.order = EpochOrder(len(data), config.seed, 5, in_order=in_order)
+        self.interval = refill_interval(config.batch_size, config.refill, config.times_seen)
+        self.rollouts = _source(policy, data, config)
+
+    def begin(self) -> None:
+        """Fills the buffer with the first examples; a run that resumes has them from its checkpoint."""
+        self.buffer.enter(self.buffer.size, 0)
+
+    def sampling(self, k: int) -> bool:
+        """Whether step k learns from rollouts."""
+        return self.method.rollouts and self.config.objective.beta(k) < 1.0
+
+    def populate(self, k: int) -> None:
+        """New examples in the place of the oldest where they are due, and a rollout for each that has none yet.
+
+        When rollouts start, that is all of them.
+        """
+        if k and k % self.interval == 0:
+            self.buffer.enter(self.config.refill, k)
+        if self.sampling(k):
+            self.buffer.populate([e for e in self.buffer.entries if e.rollout is None], self.rollouts, k)
+
+    def draw(self, k: int, device: torch.device | str) -> StepBatch:
+        """The batch of step k: demonstrations with fresh noise, and as many rollouts once there are any.
+
+        Raises:
+            ValueError: trajectories that do not fit the model's context.
+        """
+        config, data, sampling = self.config, self.data, self.sampling(k)
+        entries = self.buffer.draw(config.batch_size, k)
+        examples = [e.example if config.paired else self.order[k * len(entries) + i] for i, e in enumerate(entries)]
+        rng = np.random.default_rng([config.seed, 3, k, 0])  # the 0 keeps the noise of earlier runs
+        parts: list[Groups] = []
+        packed: list[PackedBatch] = []
+        for part in np.array_split(np.arange(len(entries)), config.accumulation):
+            groups = [[demonstration(examples[i], data, config, rng)] for i in part]
+            flags = [[False] for _ in part]
+            if sampling and config.paired:
+                groups = [[*group, _rollout(entries[i])] for group, i in zip(groups, part, strict=True)]
+                flags = [[False, True] for _ in part]
+            elif sampling:
+                groups += [[_rollout(entries[i])] for i in part]
+                flags += [[True] for _ in part]
+            parts.append(groups)
+            laid = pack(groups, self.policy.space, model=flags, row_len=config.row_len)
+            check_fits(self.policy, laid)
+            packed.append(laid.to(device))
+        whole = sizes(packed) if config.accumulation > 1 else None
+        return StepBatch(parts, packed, whole, entries, sampling)
+
+
+@contextlib.contextmanager
+def dropout_of_step(
+    seed: int, step: int, device: torch.device, going_on: torch.Tensor | None = None
+) -> Iterator[list[torch.Tensor]]:
+    """Lets torch's generators follow from seed and step, for dropout; the caller's are left as they were.
+
+    Args:
+        going_on: the state at the end of the batch's last part, where its parts are processed one by one.
+
+    Yields:
+        A list that holds the state at the end, once that is reached.
+    """
+    cuda = device.type == "cuda"
+    end: list[torch.Tensor] = []
+    with torch.random.fork_rng(devices=[device] if cuda else []):
+        if going_on is None:
+            torch.manual_seed(int(np.random.default_rng([seed, 6, step, 0]).integers(2**63)))
+        elif cuda:
+            torch.cuda.set_rng_state(going_on, device)
+        else:
+            torch.set_rng_state(going_on)
+        yield end
+        end.append(torch.cuda.get_rng_state(device) if cuda else torch.get_rng_state())
+
+
+def _source(policy: Policy, data: Dataset, config: TrainConfig) -> RolloutSource:
+    """T ~ l_theta, as the run asks for them."""
+    how = SamplingConfig(
+        max_new_tokens=config.rollout_tokens,
+        execution_noise=config.rollout_noise,
+        noise_burst=config.rollout_burst,
+    )
+    relabel = config.objective.method == "dagger"
+    return RolloutSource(policy, data, how, config.seed, batch_size=config.rollout_batch, relabel=relabel)
+
+
+def demonstration(example: int, data: Dataset, config: TrainConfig, rng: np.random.Generator) -> Trajectory:
+    """A data trajectory, with fresh noise if the method takes any."""
+    eta = config.eta if get_method(config.objective.method).noise else 0.0
+    return data.demonstration(example, rng, eta, config.burst)
+
+
+def _rollout(entry: Entry) -> Trajectory:
+    assert entry.rollout is not None
+    return entry.rollout
+
+
+def stop(loss: Loss, step: int, groups: Sequence[Sequence[Trajectory]], folder: Path) -> None:
+    """Writes the batch of a loss that is none into the folder of the run, and raises `NonFiniteLossError`."""
+    path = folder / f"nonfinite-step-{step}.json"
+    dump = [[{"prompt": t.prompt.tolist(), "labels": t.labels.tolist(), "realised": t.realised.tolist()} for t in g]
+            for g in groups]  # fmt: skip
+    path.write_text(json.dumps(dump))
+    parts = ", ".join(f"{name} = {value.item():.4g}" for name, value in loss.parts.items())
+    raise NonFiniteLossError(f"the loss is {loss.total.item()} at step {step}: {parts}; the batch is in {path}")

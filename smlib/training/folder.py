@@ -1,0 +1,90 @@
+"""The folder of a run: one that can be written to, and by one process at a time."""
+
+import errno
+import fcntl
+import os
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+LOCK = ".lock"
+
+_held: dict[Path, int] = {}
+"""Folders that this process holds, with the descriptor of each lock."""
+
+
+class FolderInUseError(RuntimeError):
+    """Another process trains in the folder; the message names both."""
+
+
+def usable_folder(folder: Path | str) -> Path:
+    """The folder of a run, made if it is not there, in which a file can be made.
+
+    Raises:
+        OSError: of the kind that the system raised, with the folder and the reason.
+    """
+    work = Path(folder)
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=work).close()
+    except OSError as error:
+        why = "it is a file" if work.is_file() else os.strerror(error.errno or 0)
+        raise type(error)(f"{work} cannot be the folder of a run: {why}; name one that can be written to") from error
+    return work
+
+
+def hold(folder: Path) -> bool:
+    """Lets no other process train in the folder, until `release` or the end of this one, however it ends.
+
+    Returns:
+        Whether it was held before, by this process: a cell that was interrupted and is run again holds it still.
+
+    Raises:
+        FolderInUseError: another process holds it.
+    """
+    key = folder.resolve()
+    if key in _held:
+        return True
+    handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+            who = os.read(handle, 20).decode("ascii", "replace").strip()
+            os.close(handle)
+            raise FolderInUseError(
+                f"{folder} is being trained in by another process{f', number {who}' if who else ''}: name another "
+                "folder, or wait until it has ended"
+            ) from None
+        # Some network file systems have no locks.
+        warnings.warn(
+            f"{folder} cannot be locked ({os.strerror(error.errno or 0)}): train in it once at a time", stacklevel=3
+        )
+    os.ftruncate(handle, 0)
+    os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
+    _held[key] = handle
+    return False
+
+
+def release(folder: Path) -> None:
+    """Lets others train in the folder again."""
+    handle = _held.pop(folder.resolve(), None)
+    if handle is not None:
+        os.close(handle)
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """`hold` for the length of a block; one inside another does nothing.
+
+    Raises:
+        FolderInUseError: another process holds it.
+    """
+    outer = hold(folder)
+    try:
+        yield
+    finally:
+        if not outer:
+            release(folder)

@@ -1,0 +1,135 @@
+"""The files of a `SequenceMatchTrainer`: checkpoints that resume exactly, and the policy. No pickle of ours.
+
+`checkpoint-40` holds a policy that `load_policy` reads, and what resuming takes besides: the trained weights, the
+optimiser and the schedule, the replay buffer, and the run that they belong to. transformers writes
+`trainer_state.json` last, so that a checkpoint without it is one that a kill has torn.
+"""
+
+import json
+import os
+import re
+import shutil
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+
+from smlib.data.tokenizers import TextTokenizer
+from smlib.files import plain, write_atomically
+from smlib.policies.loading import save_policy
+from smlib.policies.policy import SAVED, Policy
+from smlib.training.checkpoints import CheckpointError, trainable
+from smlib.training.rollouts import ReplayBuffer
+
+WEIGHTS, BUFFER, RUN = "trainable.safetensors", "buffer.npz", "sequencematch.json"
+STATE = "trainer_state.json"  # transformers' own, the last file of a checkpoint
+
+
+def place_policy(policy: Policy, tokenizer: TextTokenizer, folder: Path) -> None:
+    """Saves a policy among whatever else is in `folder`; `policy.json`, by which it is known, comes last."""
+    scratch = folder / ".policy"
+    shutil.rmtree(scratch, ignore_errors=True)
+    try:
+        save_policy(policy, tokenizer, scratch)
+        (folder / SAVED).unlink(missing_ok=True)
+        for made in sorted(scratch.iterdir(), key=lambda path: path.name == SAVED):
+            target = folder / made.name
+            if target.is_dir():
+                shutil.rmtree(target)
+            os.replace(made, target)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def save_run(folder: Path, policy: Policy, buffer: ReplayBuffer, identity: dict[str, Any]) -> None:
+    """What a checkpoint holds beside the policy, the optimiser and the schedule."""
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file({n: p.detach().cpu().contiguous() for n, p in trainable(policy).items()}, folder / WEIGHTS)
+    np.savez(folder / BUFFER, allow_pickle=False, **buffer.state_dict())
+    write_atomically(folder / RUN, json.dumps(identity, indent=1, sort_keys=True))
+
+
+def load_weights(folder: Path, policy: Policy) -> None:
+    """Puts the trained weights of a checkpoint in place; raises `CheckpointError` where they do not fit."""
+    try:
+        tensors = load_file(folder / WEIGHTS)
+    except Exception as error:
+        raise CheckpointError(f"{folder} has no readable {WEIGHTS} ({error}): name another checkpoint") from error
+    parameters = trainable(policy)
+    if parameters.keys() != tensors.keys():
+        raise CheckpointError(f"{folder} holds other parameters than the model: {set(parameters) ^ set(tensors)}")
+    with torch.no_grad():
+        for name, value in tensors.items():
+            parameters[name].copy_(value)
+
+
+def load_buffer(folder: Path, policy: Policy, buffer: ReplayBuffer) -> None:
+    """Restores the replay buffer; raises `CheckpointError` for a file that cannot be read."""
+    try:
+        with np.load(folder / BUFFER, allow_pickle=False) as arrays:
+            state = dict(arrays)
+        buffer.load_state_dict(state, policy.space)
+    except Exception as error:
+        raise CheckpointError(f"{folder} has no readable {BUFFER} ({error}): name another checkpoint") from error
+
+
+def check_same_run(folder: Path, identity: dict[str, Any]) -> None:
+    """Raises `CheckpointError`, naming what differs, where a checkpoint belongs to another run."""
+    try:
+        found = json.loads((folder / RUN).read_text())
+    except (OSError, json.JSONDecodeError) as error:
+        raise CheckpointError(
+            f"{folder} is no checkpoint of SequenceMatchTrainer that can be resumed ({error}); save_only_model leaves "
+            "none. Name another checkpoint, or start anew without resume_from_checkpoint"
+        ) from error
+    before, now = _flat(found), _flat(identity)
+    changed = [f"{name} was {before.get(name)!r} and is {now.get(name)!r}"
+               for name in sorted(before.keys() | now.keys()) if before.get(name) != now.get(name)]  # fmt: skip
+    if changed:
+        raise CheckpointError(
+            f"{folder} belongs to another run: {'; '.join(changed)}. Resume with the arguments, the data and the model "
+            "that it was started with (a model in memory that has been trained since is another one), or start anew in "
+            "another output_dir"
+        )
+
+
+def newest_checkpoint(folder: Path) -> Path:
+    """The newest complete checkpoint in the folder of a run; one that a kill has torn is passed over with a warning.
+
+    Raises:
+        ValueError: there is none.
+    """
+    found = [(int(m[1]), p) for p in folder.glob("checkpoint-*") if (m := re.fullmatch(r"checkpoint-(\d+)", p.name))]
+    for _, path in sorted(found, reverse=True):
+        if _complete(path):
+            return path
+        warnings.warn(f"{path} is incomplete and is passed over: its process was killed while it was written",
+                      stacklevel=3)  # fmt: skip
+    raise ValueError(
+        f"resume_from_checkpoint=True, and {folder} holds no checkpoint (checkpoint-10, ...): leave it out to start, "
+        "or name the folder of one"
+    )
+
+
+def _complete(path: Path) -> bool:
+    try:
+        json.loads((path / STATE).read_text())
+    except (OSError, json.JSONDecodeError):
+        return False
+    return True
+
+
+def _flat(value: Any, at: str = "") -> dict[str, Any]:
+    if not isinstance(value, dict):
+        return {at: value}
+    return {
+        name: leaf for key, item in value.items() for name, leaf in _flat(item, f"{at}.{key}" if at else key).items()
+    }
+
+
+def identity_of(config: object, start: str) -> dict[str, Any]:
+    """What makes a run the one that it is: its parameters, and a hash of what it starts from."""
+    return {"config": plain(config), "model_and_data": start}

@@ -1,0 +1,205 @@
+"""The parameters of `SequenceMatchTrainer`: those of transformers' `TrainingArguments`, and those of Algorithm 1.
+
+    args = SequenceMatchConfig(output_dir="runs/mine", method="sm", max_steps=1000, report_to="tensorboard")
+
+What both have goes by transformers' name: `max_steps`, `per_device_train_batch_size`, `gradient_accumulation_steps`,
+`max_grad_norm`, `logging_steps`, `save_steps`. `train_config` is the same run as `smlib.training.algorithm_1.train`
+takes it.
+"""
+
+# ruff: noqa: RUF009 (each field is declared by `_option`, which makes a fresh `field` with its help)
+
+import math
+import sys
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import torch
+from transformers import SchedulerType, TrainingArguments
+from transformers.training_args import OptimizerNames
+
+from smlib.objectives.methods import ObjectiveConfig, get_method
+from smlib.training.configuration import TrainConfig
+
+ETA = 0.1
+"""Noise level of the demonstrations where none is asked for and the data have no mistakes of their own."""
+
+DTYPES = ("float32", "bfloat16", "float16", "float64")
+
+FOREIGN: dict[str, tuple[object, str]] = {
+    "label_smoothing_factor": (0.0, "the objectives have no smoothed form"),
+    "neftune_noise_alpha": (None, "noise on the embeddings is no part of the edit MDP; mistakes come with eta"),
+    "auto_find_batch_size": (False, "the replay buffer is drawn from by the batch; set per_device_train_batch_size"),
+    "use_liger_kernel": (False, "its fused head knows no <bkspc>; chunk bounds the memory of the logits"),
+    "torch_compile": (False, "packed batches change their shape from step to step"),
+    "deepspeed": (None, "training runs in one process on one device"),
+    "dataloader_num_workers": (0, "a batch holds rollouts of the present policy and cannot be made ahead"),
+}
+"""Arguments of transformers that have no meaning here: what they have to be, and why."""
+
+
+def _option(default: Any, text: str, choices: tuple[str, ...] | None = None) -> Any:
+    return field(default=default, metadata={"help": text, **({"choices": list(choices)} if choices else {})})
+
+
+@dataclass
+class SequenceMatchConfig(TrainingArguments):
+    """Parameters of a run. The help of `smlib finetune --help` and of each field below says what they mean.
+
+    Other defaults than transformers': AdamW with betas (0.9, 0.95), weight decay 0.01, a cosine schedule after a
+    warm-up of a tenth of the steps, a row in the log every 10 steps (Appendix E, and README's list of what the paper
+    leaves open).
+
+    Raises:
+        ValueError: a value out of range, an unknown method or divergence, an argument that has no meaning here.
+    """
+
+    output_dir: str | None = _option("runs/finetune", "Where checkpoints and the policy go.")
+    learning_rate: float = _option(1e-4, "Of AdamW, after the warm-up.")
+    lr_scheduler_type: SchedulerType | str = _option("cosine", "Shape of the learning rate.")
+    warmup_steps: float = _option(0.1, "Steps of linear warm-up; below 1 a share of all.")
+    weight_decay: float = _option(0.01, "Of matrices; norms, biases and the row of <bkspc> have none.")
+    adam_beta2: float = _option(0.95, "AdamW's second beta.")
+    optim: OptimizerNames | str = _option("adamw_torch", "The optimiser.")
+    logging_steps: float = _option(10, "Steps between two rows of the log.")
+
+    # The objective
+    method: str = _option("sm", "mle, bc, sm, iqlearn, dagger, direct, gail or unlikelihood.")
+    divergence: str = _option("chi2", "Of sm and direct: chi2, js, forward_kl, reverse_kl, hellinger, tv.")
+    alpha: float = _option(0.01, "Entropy weight.")
+    gamma: float = _option(0.998, "Discount.")
+    mixture: bool | None = _option(None, "The mixture regulariser over rollouts; left out: with chi2 and no other.")
+    mixture_weight: float = _option(0.25, "Its weight.")
+    bc_steps: float = _option(0.5, "Steps of behavioural cloning alone; below 1 a share of all.")
+    anneal_steps: float = _option(0.1, "Steps over which its weight then falls; below 1 a share of all.")
+    beta_floor: float = _option(0.2, "Where its weight ends.")
+    unlikelihood_weight: float = _option(1.0, "Weight of the unlikelihood term.")
+    without_backspace: bool = _option(False, "Train a method that deletes without <bkspc>, as an ablation; eta is 0.")
+
+    # Demonstrations and rollouts
+    eta: float | None = _option(None, "Rate of mistakes in demonstrations; left out 0.1, or 0 for data with their own.")
+    burst: int = _option(1, "Tokens in a row that a mistake has.")
+    noise: str = _option("vocabulary", "Law of the mistakes' tokens.", ("vocabulary", "unigram"))
+    buffer_size: int = _option(1_000, "Places of the replay buffer.")
+    times_seen: float = _option(8.0, "How often a rollout is learned from, on average.")
+    refill: int = _option(128, "Rollouts that are sampled at a time.")
+    paired: bool = _option(False, "Take the data from the examples whose rollouts are drawn; they share their prompts.")
+    rollout_tokens: int = _option(128, "Longest rollout after its prompt.")
+    rollout_noise: float = _option(0.0, "Rate of execution noise in rollouts.")
+    rollout_burst: int = _option(1, "Tokens in a row that such a mistake has.")
+    rollout_batch: int | None = _option(None, "Rollouts side by side; left out: as many as 32,768 tokens make.")
+
+    # Data
+    max_length: int | None = _option(1024, "Longest state in tokens; left out: the model's context.")
+    max_prompt_length: int | None = _option(
+        None, "Longest prompt in tokens, cut from the left; left out: half of that."
+    )
+    mistakes: str = _option(
+        "noise",
+        "What a deleted token of a demonstration with its own <bkspc> is: noise (the label is what follows its "
+        "deletion) or chosen (it is learned).",
+        ("noise", "chosen"),
+    )
+    backspace_token: str = _option("<bkspc>", "How <bkspc> is spelt in the data and in the log; no token of the model.")
+    eos_token: str | None = _option(None, "The token that ends a text, for tokenisers that name none.")
+    chat_template_path: str | None = _option(None, "A Jinja file, for tokenisers without a chat template.")
+
+    # Memory and loading
+    bkspc_rate: float = _option(10.0, "Learning rate of the row of <bkspc>, in multiples of the others'.")
+    row_len: int | None = _option(None, "Slots of a packed row; left out: the longest block.")
+    chunk: int | None = _option(512, "States whose logits are held at a time; a negative number: all.")
+    dtype: str | None = _option(
+        None, "Of the weights, when the model is loaded here; left out: float32, or as a policy was saved.", DTYPES
+    )
+    load_in_4bit: bool = _option(False, "Load the weights in 4 bits (NF4); needs adapters.")
+    offset_head: bool = _option(True, "Add the offset head of Appendix E.")
+    local_files_only: bool = _option(False, "Never ask the hub.")
+
+    # Trackers
+    edits_steps: int = _option(100, "Steps between two looks at what the policy writes and deletes; 0 for none.")
+    edits_prompts: int = _option(2, "How many prompts are looked at.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.chunk is not None and self.chunk < 0:
+            self.chunk = None
+        for name, (needed, why) in FOREIGN.items():
+            found = getattr(self, name, needed)
+            if found != needed and found:
+                raise ValueError(f"{name}={found!r} has no meaning here: {why}. Leave it out")
+        if getattr(self, "fsdp", None):
+            raise ValueError("fsdp has no meaning here: training runs in one process on one device. Leave it out")
+        for name in ("bc_steps", "anneal_steps", "edits_steps", "edits_prompts"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        for name in ("noise", "mistakes", "dtype"):
+            known = next(f for f in fields(self) if f.name == name).metadata["choices"]
+            if getattr(self, name) is not None and getattr(self, name) not in known:
+                raise ValueError(f"unknown {name} {getattr(self, name)!r}; known: {', '.join(known)}")
+        if self.load_best_model_at_end and self.save_only_model:
+            raise ValueError("load_best_model_at_end needs whole checkpoints: leave out save_only_model")
+        self.train_config(10_000)  # whatever is out of range is said before a model is loaded
+
+    def loading(self) -> dict[str, Any]:
+        """Options of `load_policy`."""
+        dtype = None if self.dtype is None else getattr(torch, self.dtype)
+        return {"dtype": dtype, "four_bit": self.load_in_4bit, "local_files_only": self.local_files_only}
+
+    def train_config(self, steps: int, eta: float | None = None) -> TrainConfig:
+        """The same run as `train` takes it, of so many steps.
+
+        Args:
+            eta: noise level, where the data decide on it.
+
+        Raises:
+            ValueError, TypeError: what `TrainConfig` and `ObjectiveConfig` say.
+        """
+        method = get_method(self.method)
+        goal = ObjectiveConfig(
+            method=self.method,
+            divergence=self.divergence,
+            alpha=self.alpha,
+            gamma=self.gamma,
+            mixture=self.mixture,
+            mixture_weight=self.mixture_weight,
+            bc_steps=_count(self.bc_steps, steps),
+            anneal_steps=_count(self.anneal_steps, steps),
+            beta_floor=self.beta_floor,
+            unlikelihood_weight=self.unlikelihood_weight,
+        )
+        level = next(e for e in (self.eta, eta, 0.0 if self.without_backspace else ETA) if e is not None)
+        config = TrainConfig(
+            objective=goal,
+            steps=steps,
+            batch_size=self.per_device_train_batch_size * self.gradient_accumulation_steps,
+            learning_rate=self.learning_rate,
+            warmup_steps=self.get_warmup_steps(steps),
+            weight_decay=self.weight_decay,
+            clip_norm=self.max_grad_norm or sys.float_info.max,
+            eta=level if method.noise else 0.0,
+            burst=self.burst,
+            buffer_size=self.buffer_size,
+            times_seen=self.times_seen,
+            refill=self.refill,
+            rollout_tokens=self.rollout_tokens,
+            rollout_noise=self.rollout_noise,
+            rollout_burst=self.rollout_burst,
+            row_len=self.row_len,
+            chunk=self.chunk,
+            accumulation=self.gradient_accumulation_steps,
+            log_every=1,
+            checkpoint_every=0,
+            seed=self.seed,
+            bkspc_rate=self.bkspc_rate,
+            paired=self.paired,
+            rollout_batch=self.rollout_batch,
+        )
+        ours = {f.name: f.default for f in fields(self)}
+        untouched = all(getattr(self, n) == ours[n] for n in ("buffer_size", "times_seen", "refill", "rollout_noise"))
+        # A critic needs rollouts of the present policy; whoever asks for others is told so by `check_on_policy`.
+        return config.on_policy() if method.critic and untouched else config
+
+
+def _count(steps: float, of: int) -> int:
+    """Steps as a number; below 1 they are a share, as transformers has it for its warm-up."""
+    return int(steps) if steps >= 1 else math.ceil(steps * of)

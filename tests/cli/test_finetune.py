@@ -1,0 +1,164 @@
+"""`smlib finetune`: options and YAML are one run, alone and under `accelerate launch`; what cannot be is said."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from smlib.cli.app import app
+from smlib.cli.finetune import run
+from smlib.files import ResultError
+from smlib.policies.loading import load_policy
+from tests.support.finetuning import prompted
+from tests.support.models import saved_model
+
+SHORT = {
+    "max_steps": 8,
+    "per_device_train_batch_size": 2,
+    "bc_steps": 3,
+    "anneal_steps": 2,
+    "buffer_size": 4,
+    "refill": 2,
+    "times_seen": 2.0,
+    "rollout_tokens": 6,
+    "max_length": 32,
+    "logging_steps": 1,
+    "save_steps": 4,
+    "edits_steps": 4,
+    "report_to": "none",
+    "use_cpu": True,
+    "disable_tqdm": True,
+    "local_files_only": True,
+}
+
+
+@pytest.fixture
+def case(tmp_path):
+    """A model, a data file, and the options of a short run on them."""
+    saved_model(tmp_path / "base")
+    (tmp_path / "rows.jsonl").write_text("\n".join(json.dumps(row) for row in prompted()))
+    return {"model": str(tmp_path / "base"), "dataset": str(tmp_path / "rows.jsonl"), **SHORT}
+
+
+def options(case, **changes):
+    return [word for name, value in {**case, **changes}.items() for word in (f"--{name}", str(value))]
+
+
+def history(folder, step=8):
+    state = json.loads((folder / f"checkpoint-{step}" / "trainer_state.json").read_text())
+    timed = {"actions_per_second", "eval_runtime"}
+    return [{k: v for k, v in row.items() if k not in timed} for row in state["log_history"]]
+
+
+def test_options_and_a_file_are_the_same_run(case, tmp_path, capsys):
+    run(options(case, output_dir=tmp_path / "a", method="sm"))
+    out = capsys.readouterr().out
+    assert f"saved in {tmp_path / 'a'}; try: smlib generate --model" in out
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump({**case, "method": "bc", "seed": None}))
+    run(["--config", str(tmp_path / "run.yaml"), "--method", "sm", "--output_dir", str(tmp_path / "b")])
+    assert history(tmp_path / "a") == history(tmp_path / "b")
+    assert any("edits" in row for row in history(tmp_path / "a"))
+    policy, tokenizer = load_policy(tmp_path / "a")
+    assert policy.config.backspace
+    assert tokenizer.encode("w3") == [6]
+
+
+def test_the_example_runs_and_explains_every_line(case, tmp_path, repository):
+    example = repository / "docs" / "examples" / "finetune.yaml"
+    stored = yaml.safe_load(example.read_text())
+    kept = ("per_device_train_batch_size", "anneal_steps", "buffer_size", "refill", "times_seen")
+    small = {k: v for k, v in case.items() if k not in kept}
+    run(["--config", str(example), *options(small, output_dir=tmp_path / "run", eval_dataset=case["dataset"])])
+    args = json.loads((tmp_path / "run" / "training_args.json").read_text())
+    assert args["gradient_accumulation_steps"] == stored["gradient_accumulation_steps"] == 2
+    policy, _ = load_policy(tmp_path / "run")
+    assert any("lora_" in name for name, _ in policy.named_parameters())
+    assert example.read_text().count("#") > 15
+
+
+def test_a_run_is_resumed(case, tmp_path):
+    run(options(case, output_dir=tmp_path / "run", save_total_limit=5))
+    whole = history(tmp_path / "run")
+    for name in ("trainer_state.json", "buffer.npz"):
+        (tmp_path / "run" / "checkpoint-8" / name).unlink()
+    with pytest.warns(UserWarning, match="checkpoint-8 is incomplete"):
+        run(options(case, output_dir=tmp_path / "run", resume_from_checkpoint="true"))
+    assert history(tmp_path / "run") == whole
+
+
+@pytest.mark.slow
+def test_accelerate_launch_with_one_process_is_the_same_run(case, tmp_path, repository):
+    run(options(case, output_dir=tmp_path / "plain"))
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "1", "--cpu"]
+    launch += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "-m", "smlib", "finetune"]
+    subprocess.run(
+        [*launch, *options(case, output_dir=tmp_path / "launched")],
+        check=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(repository), "OMP_NUM_THREADS": "1"},
+    )
+    assert history(tmp_path / "plain") == history(tmp_path / "launched")
+    for name in ("lm/model.safetensors", "policy.safetensors"):
+        assert (tmp_path / "plain" / name).read_bytes() == (tmp_path / "launched" / name).read_bytes()
+
+
+def test_help_lists_every_option():
+    shown = CliRunner().invoke(app, ["finetune", "--help"])
+    assert shown.exit_code == 0
+    for option in (
+        "--model",
+        "--dataset",
+        "--method",
+        "--rollout_tokens",
+        "--gradient_accumulation_steps",
+        "--use_peft",
+    ):
+        assert option in shown.output
+    assert "finetune" in CliRunner().invoke(app, ["--help"]).output
+
+
+def test_the_command_passes_its_options_on_in_their_order(monkeypatch):
+    given = []
+    monkeypatch.setattr("smlib.cli.finetune.run", lambda arguments: given.extend(arguments))
+    options = ["--config", "run.yaml", "--model=x", "--lora_target_modules", "q", "v", "--use_peft", "--seed", "-1"]
+    assert CliRunner().invoke(app, ["finetune", *options]).exit_code == 0
+    assert given == options
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"method": "ppo"}, "unknown method 'ppo'; known: mle"),
+        ({"model": "nobody/nothing"}, "no model 'nobody/nothing'"),
+        ({"dataset": "nowhere.jsonl"}, "there is no file nowhere.jsonl"),
+        ({"modle": "x"}, "modle"),
+        ({"streaming": True, "max_steps": -1}, "so an epoch has none either: set max_steps"),
+        ({"lora_r": 0}, "r must be at least 1, got 0"),
+        ({"backspace_token": "w7"}, "choose another spelling with backspace_token"),
+    ],
+)
+def test_what_cannot_be_is_said(case, tmp_path, changes, message):
+    with pytest.raises(ResultError, match=message):
+        run(options(case, output_dir=tmp_path / "run", **changes))
+
+
+def test_files_that_are_none_are_refused(tmp_path):
+    with pytest.raises(ResultError, match="there is no model: name one with --model"):
+        run([])
+    with pytest.raises(ResultError, match=r"nothing.yaml cannot be read"):
+        run(["--config", str(tmp_path / "nothing.yaml")])
+    (tmp_path / "run.yaml").write_text("method: sm\nmetod: bc\n")
+    with pytest.raises(ResultError, match="has unknown options: metod; `smlib finetune --help` lists"):
+        run([f"--config={tmp_path / 'run.yaml'}"])
+    (tmp_path / "run.yaml").write_text("- method\n")
+    with pytest.raises(ResultError, match="holds a list: expected one option a line"):
+        run(["--config", str(tmp_path / "run.yaml")])
+    (tmp_path / "run.yaml").write_text("method: [")
+    with pytest.raises(ResultError, match="is no YAML"):
+        run(["--config", str(tmp_path / "run.yaml")])
+    with pytest.raises(ResultError, match="--config is followed by no file"):
+        run(["--config"])

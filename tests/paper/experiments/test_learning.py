@@ -1,0 +1,157 @@
+"""The learning regime: its plan, what is decided when, and what a half-finished queue shows."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from smlib.data.mixture import MIXTURES
+from smlib.files import read_json
+from smlib.paper.experiments.arithmetic import grid, learning
+from smlib.paper.experiments.runs import finetuning
+from smlib.paper.experiments.runs.finetuning import FineTuneConfig, fine_tune, fine_tuned
+from smlib.paper.experiments.runs.kept import kept_policy
+from smlib.paper.experiments.runs.pretraining import PretrainConfig, pretrained
+from smlib.paper.experiments.tasks import mathematics, queue
+from smlib.paper.figures import learning as figures
+from smlib.paper.results import run_cached
+from smlib.training.algorithm_1 import TrainConfig
+from tests.support.made_up_runs import bits
+
+RATES = {"mle": 0.3, "bc": 0.5, "sm": 0.7}
+
+
+def put(label: str, config: FineTuneConfig, folder) -> None:
+    """A finished run that nobody trained, where `fine_tune` would leave it."""
+    method, rng = label.split("-")[0], np.random.default_rng([*label.encode()])
+
+    def compute(_):
+        def answers(n):
+            return {
+                d: {"correct": bits(rng, n, RATES[method]), "accuracy": RATES[method], "backspace_rate": 0.1}
+                for d in config.decodings
+            }
+
+        steps = list(range(config.training.eval_every, config.training.steps + 1, config.training.eval_every))
+        curves = {f"val_{d}": [RATES[method]] * len(steps) for d in config.curve}
+        return {
+            "history": {"step": [1], "val_step": steps, **curves},
+            "val": answers(config.n_val),
+            "test": answers(config.n_test),
+        }
+
+    own = finetuning._identity(config, "full", True, ())
+    run_cached(learning.ITEM, label, compute=compute, results_dir=folder, **own)
+
+
+def test_the_plan_has_the_most_telling_runs_first_and_every_run_once():
+    plan = list(learning.cells("full"))
+    assert len(plan) == 70
+    assert set(plan) == set(learning.preset("full").grid())
+    first = [f"{cell}-s{seed}" for seed in range(5) for cell in ("mle", "bc-ground_truth-0.2", "sm-ground_truth-0.2")]
+    assert plan[:15] == first
+    assert [k for k in plan[15:] if k.endswith("-s0")] == plan[15 : 15 + 11]  # then seeds outermost
+
+
+@pytest.mark.parametrize("name", ["smoke", "quick", "full"])
+def test_every_base_is_apart_from_the_task_and_every_run_looks_at_the_validation_questions(name):
+    chosen = learning.preset(name)
+    assert chosen.base.mixture is not None
+    assert all(config.base == chosen.base for config in learning.cells(name).values())
+    for label, config in learning.cells(name).items():
+        assert ("no_backspace" in config.curve) == (not label.startswith("mle"))
+        assert config.training.steps % config.training.eval_every == 0
+
+
+def test_tables_6_and_7_have_the_same_regime_with_mixtures_of_their_own():
+    for item, task in mathematics.TASKS.items():
+        runs = mathematics.cells(item, "full", "learning")
+        assert {c.base.mixture for c in runs.values()} == {MIXTURES[task]}
+        assert {(c.training.steps, c.training.learning_rate) for c in runs.values()} == {(6_000, 1e-3)}
+        assert {c.training.seed for c in runs.values()} == {0, 1, 2}
+        assert all(c.n_train <= c.base.mixture.apart for c in runs.values())
+        assert all(c.base.mixture is None for c in mathematics.cells(item, "full").values())
+    with pytest.raises(ValueError, match="unknown regime 'none'; known: known, learning"):
+        mathematics.cells("tab6", "full", "none")
+
+
+def test_figure_3_rests_on_what_is_complete():
+    assert learning.figure_3("full") == grid.preset("full")  # until the plan's runs are all committed
+    assert learning.figure_3("quick") == learning.preset("quick")
+
+
+def test_the_old_regime_keeps_its_runs():
+    assert grid.preset("full").base == PretrainConfig()
+    assert len(grid.run("full", processes=1)) == 30  # read, not trained: the identities are what they were
+
+
+def test_nothing_is_decided_before_every_seed_is_there(tmp_path):
+    configs = learning.cells("full")
+    for label in list(configs)[:12]:
+        put(label, configs[label], tmp_path)
+    study = learning.study("full", tmp_path)
+    assert (study["done"], study["planned"], study["seeds"]) == (12, 70, 5)
+    assert [(c["n_seeds"], c["decided"]) for c in study["claims"]] == [(4, False)] * 3
+    assert all("outcome" not in claim for claim in study["claims"])
+    assert figures.finding(study).startswith("undecided, 4 of 5 seeds. BC > MLE: +")
+    for label in list(configs)[12:15]:
+        put(label, configs[label], tmp_path)
+    study = learning.study("full", tmp_path)
+    assert [c["outcome"] for c in study["claims"]] == ["confirmed"] * 3
+    assert all(c["p_holm"] >= c["p_value"] for c in study["claims"])
+    assert "undecided" not in figures.finding(study)
+    written = learning.write("full", tmp_path)
+    assert read_json(written) == json.loads(json.dumps(study))
+
+
+def test_what_is_there_is_drawn_and_what_is_not_is_said(tmp_path):
+    empty = learning.study("full", tmp_path)
+    assert figures.finding(empty) == "0 of 70 planned runs are there: nothing to compare yet"
+    configs = learning.cells("full")
+    for label in ("mle-s0", "bc-ground_truth-0.2-s0", "mle-s1"):
+        put(label, configs[label], tmp_path)
+    study = learning.latest("smoke", tmp_path)  # smoke has no run: the full preset's
+    assert study["preset"] == "full"
+    drawn = figures.curves({**study, "base": {"t1": 0.03, "greedy": 0.02}})
+    labels = drawn.axes[0].get_legend_handles_labels()[1]
+    assert labels == ["before", "MLE (2 seeds)", "BC (1 seed)"]
+    assert max(drawn.axes[0].lines[-1].get_xdata()) == pytest.approx(38.4)
+    table = figures.accuracies(study)
+    assert table.loc["mle", "seeds"] == "2 of 5"
+    assert table.loc["mle", "temperature 1, <bkspc> forbidden"] == "—"
+    assert figures.taught(study).loc["mle", "greedy − temperature 1"] == "0.000"
+
+
+def test_the_queue_trains_what_is_missing_and_keeps_what_it_is_asked_to(tmp_path, capsys):
+    arguments = ["--preset", "smoke", "--results-dir", str(tmp_path), "--only", "mle-s0"]
+    queue.main([*arguments, "--weights-dir", str(tmp_path / "weights")])
+    config = learning.cells("smoke")["mle-s0"]
+    run = fine_tuned(config, "mle-s0", item="fig3", preset="smoke", results_dir=tmp_path)
+    assert run["history"]["val_step"] == [6.0, 12.0]
+    assert len(run["history"]["val_t1"]) == 2
+    assert not kept_policy(config, "mle-s0", tmp_path / "weights").config.backspace
+    assert kept_policy(config, "other", tmp_path / "weights") is None
+    queue.main(arguments)
+    assert capsys.readouterr().out.splitlines()[-1] == "0 runs trained"
+    assert fine_tune(config, "mle-s0", item="fig3", preset="smoke", results_dir=tmp_path) == run
+
+
+def test_what_the_queue_cannot_do_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="the plan has no run called mle-s9; it has mle-s0"):
+        queue.train("fig3", "smoke", tmp_path, only=["mle-s9"])
+    with pytest.raises(ValueError, match="limit must be at least 1, got 0"):
+        queue.train("fig3", "smoke", tmp_path, limit=0)
+
+
+def test_a_base_that_would_know_the_task_is_refused():
+    with pytest.raises(ValueError, match="a base model for mul that reads mul knows the task"):
+        PretrainConfig(task="mul", mixture=MIXTURES["add_or_sub_in_base"])
+    config = dataclasses.replace(learning.preset("smoke").run("mle"), n_train=1_001, n_val=5, n_test=5)
+    with pytest.raises(ValueError, match=r"stays apart from the first 1,000 training questions .* there are 1,001"):
+        pretrained(config.base, config.task(), preset="smoke")
+
+
+def test_a_curve_needs_to_know_when(tmp_path):
+    with pytest.raises(ValueError, match=r"curve=\(\) and eval_every=5: give both, or neither"):
+        FineTuneConfig(training=TrainConfig(eval_every=5))

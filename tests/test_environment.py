@@ -1,0 +1,90 @@
+"""Environment variables that would change what is computed: without effect, refused, or recorded."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from smlib.environment import PASSED, PROCESSES, RECORDED, REFUSED, RefusedEnvironmentError, check_environment, recorded
+from smlib.paper.results import run_cached
+from smlib.screen import visible
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_switch_that_makes_another_run_is_refused_when_it_is_on(name: str) -> None:
+    for off in ("", "0", "false", "False", "no"):
+        check_environment({name: off})
+    with pytest.raises(RefusedEnvironmentError, match=f"{name}=true, by which .*: `unset {name}`"):
+        check_environment({name: "true"})
+
+
+@pytest.mark.parametrize("name", PROCESSES)
+def test_one_process_is_fine_and_two_are_not(name: str) -> None:
+    check_environment({name: "1"})
+    for many in ("2", "many"):
+        with pytest.raises(RefusedEnvironmentError, match=f"{name}={many}: start it without"):
+            check_environment({name: many})
+
+
+def test_no_variable_is_dealt_with_twice() -> None:
+    every = [*PASSED, *REFUSED, *PROCESSES, *RECORDED]
+    assert len(every) == len(set(every))
+
+
+def test_what_is_recorded_stands_in_a_runs_provenance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in RECORDED:
+        monkeypatch.delenv(name, raising=False)
+
+    def origin(name: str) -> dict[str, object]:
+        made = run_cached(
+            "fig3", name, {}, lambda _: {}, preset="smoke", seeds=[0], version_key="data", results_dir=tmp_path
+        )
+        assert isinstance(made.provenance, dict)
+        return made.provenance
+
+    assert "environment" not in origin("without")
+    monkeypatch.setenv("MKL_CBWR", "COMPATIBLE")
+    assert recorded() == {"MKL_CBWR": "COMPATIBLE"} == origin("with")["environment"]
+
+
+def test_accelerates_variables_change_no_byte_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Mixed precision and accumulation steps in the environment changed the loss, and divided gradients by four."""
+    from smlib.cli.workbench import TaskDemonstrations, _new, settings_for
+    from smlib.training.algorithm_1 import train
+
+    settings = settings_for("sm", steps=4, eta=0.1, alpha=0.1, gamma=0.9, seed=0, questions=40)
+    task = settings.load_task()
+    data = TaskDemonstrations(task, task.train, settings.noise)
+
+    def history(folder: str) -> list[dict[str, object]]:
+        _forget_accelerates_state()
+        return train(_new(settings, task), data, settings.training, tmp_path / folder).history
+
+    plain = history("plain")
+    settings_of_a_launcher = {
+        "ACCELERATE_MIXED_PRECISION": "bf16",
+        "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "4",
+        "ACCELERATE_DYNAMO_BACKEND": "eager",
+    }
+    assert set(settings_of_a_launcher) <= set(PASSED)
+    for name, value in settings_of_a_launcher.items():
+        monkeypatch.setenv(name, value)
+    again = history("again")
+    assert json.dumps(plain) == json.dumps(again)
+    assert np.isfinite([row["loss"] for row in plain]).all()
+
+
+def _forget_accelerates_state() -> None:
+    """A process keeps the first settings that it was given; a user's process has none yet."""
+    from accelerate.state import AcceleratorState, GradientState, PartialState
+
+    for state in (AcceleratorState, GradientState, PartialState):
+        state._shared_state.clear()
+
+
+def test_text_of_a_file_is_shown_and_not_obeyed() -> None:
+    assert visible("a\x1b[2Jb\x07\u202ec\r\n") == r"a\x1b[2Jb\x07\u202ec\r\n"
+    assert visible("two\nlines\tand a tab", newlines=True) == "two\nlines\tand a tab"
+    assert visible("χ² ≥ 0 — “so” می‌خواهم 👩‍🔬 <bkspc>") == "χ² ≥ 0 — “so” می‌خواهم 👩‍🔬 <bkspc>"
+    assert visible(3.5) == "3.5"

@@ -1,0 +1,46 @@
+"""The documents' code is what a reader would run: the lines of docs/your-own-model.md, on a small model."""
+
+import json
+import re
+
+import numpy as np
+
+from smlib.cli.finetune import FinetuneArguments
+from smlib.training.trainer_config import SequenceMatchConfig
+from tests.support.finetuning import prompted
+from tests.support.models import saved_model
+
+
+def blocks(text, kind):
+    return re.findall(rf"```{kind}\n(.*?)```", text, re.DOTALL)
+
+
+def test_the_ten_lines_train_and_generate(repository, tmp_path, monkeypatch, capsys):
+    train, generate = blocks((repository / "docs" / "your-own-model.md").read_text(), "python")
+    lines = [line for line in train.splitlines() if line.strip()]
+    assert len(lines) <= 10
+    monkeypatch.chdir(tmp_path)
+    saved_model(tmp_path / "base")
+    (tmp_path / "my.jsonl").write_text("\n".join(json.dumps(row) for row in prompted()))
+    small = "max_steps=4, max_length=32, rollout_tokens=6, buffer_size=4, refill=4, bc_steps=1, use_cpu=True, "
+    train = train.replace('"smollm2"', '"base"').replace("max_steps=200, ", small)
+    scope = {}
+    exec(train, scope)
+    assert scope["trainer"].state.global_step == 4
+    assert list((tmp_path / "runs" / "mine").rglob("events.*"))
+    exec(generate.replace("max_new_tokens=32", "max_new_tokens=6"), scope)
+    assert isinstance(scope["written"].trajectories[0].realised, np.ndarray)
+    assert capsys.readouterr().out.strip()
+
+
+def test_options_and_links_of_the_documents_exist(repository):
+    known = {*FinetuneArguments.__dataclass_fields__, *SequenceMatchConfig.__dataclass_fields__, "config"}
+    for page in sorted((repository / "docs").glob("*.md")):
+        text = page.read_text()
+        for block in blocks(text, "bash"):
+            for line in block.splitlines():
+                if "smlib finetune" in line:
+                    used = set(re.findall(r"--(\w+)", line.partition("smlib finetune")[2]))
+                    assert used <= known, page
+        for target in re.findall(r"\]\(([^)#]+)\)", text):
+            assert target.startswith("http") or (page.parent / target).exists(), f"{page.name}: {target}"
