@@ -32,7 +32,7 @@ def write_checkpoint(
     merge: bool,
     dtype: str | None,
     check: bool,
-    facts: Mapping[str, Any],
+    facts: Mapping[str, str],
     results: Sequence[str],
 ) -> Path:
     """Writes `out` from the policy in `source`; see `export_policy`.
