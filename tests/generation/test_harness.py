@@ -69,15 +69,15 @@ def test_a_text_longer_than_the_context_is_scored_in_windows(pair):
 def test_answers_are_final_states_and_deletions_cost_no_pass(pair):
     policy, tokenizer = pair
     lm = PolicyLM(policy, tokenizer, seed=5)
-    contexts = ["w1 w2", "w5", "w7 w8 w9"]
+    contexts = ["w1 w2", "w5", "w7 w8 w9"] * 4
     options = {"until": [], "do_sample": True, "temperature": 1.0, "max_gen_toks": 8}
     answers = lm.generate_until([request("generate_until", c, options) for c in contexts])
     prompts = [[1, *tokenizer.encode(c)] for c in contexts]
-    drawn = sample(policy, prompts, SamplingConfig(max_new_tokens=8), [5, 6, 7])
+    drawn = sample(policy, prompts, SamplingConfig(max_new_tokens=8), range(5, 17))
     assert answers == [tokenizer.decode(final_state(t, policy.space)) for t in drawn.trajectories]
     cost = lm.costs["task"]
     assert drawn.stats.backspaces > 0
-    assert cost.forward_passes == drawn.stats.insertions + 3
+    assert cost.forward_passes == drawn.stats.insertions + 12
     assert cost.tokens == drawn.stats.actions - drawn.stats.forced_eos
     assert cost.standing == sum(len(final_state(t, policy.space)) for t in drawn.trajectories)
 

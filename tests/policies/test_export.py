@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -360,7 +361,7 @@ def test_the_decoding_loop_stands_alone_and_names_a_transformers_that_is_too_old
     assert "import smlib" not in source
     assert "from smlib" not in source
     compile(source, "generate.py", "exec")
-    monkeypatch.setattr(transformers, "__version__", "4.57.3")
+    monkeypatch.setitem(sys.modules, "transformers", SimpleNamespace(__version__="4.57.3"))
     with pytest.raises(
         ImportError, match=r"needs transformers 5\.0\.0 or newer, found 4\.57\.3: pip install --upgrade"
     ):
