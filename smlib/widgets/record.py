@@ -4,7 +4,7 @@ A record is a dict of JSON types. The live widget lengthens one, the static twin
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -202,11 +202,6 @@ def record(
 def kind(action: int, space: ActionSpace) -> str:
     """`insert`, `delete` or `end`."""
     return {space.bkspc: "delete", space.eos: "end"}.get(action, "insert")
-
-
-def labels(recorded: Mapping[str, Any]) -> Iterator[str]:
-    """The executed actions of a record, as they are printed."""
-    return (str(step["executed"]) for step in recorded["steps"])
 
 
 def _finite(number: float) -> float | None:
