@@ -15,6 +15,7 @@ from smlib.cli.checks import told
 from smlib.cli.workbench import finished
 from smlib.data.tokenizers import TextTokenizer
 from smlib.files import ResultError, canonical_json, read_json
+from smlib.policies import shipped
 from smlib.policies.export import export_policy
 from smlib.policies.loading import load_policy
 from smlib.policies.model_card import Card
@@ -22,6 +23,8 @@ from smlib.policies.policy import Policy
 
 FACTS = "card.json"
 """What whoever trained a policy may leave beside it: fields of `Card`."""
+KINDS: Mapping[str, type] = {"results": dict, "limits": tuple}
+"""The fields of `Card` that are no text."""
 
 
 def write_checkpoint(
@@ -45,7 +48,7 @@ def write_checkpoint(
     """
     disable_progress_bar()
     measured = dict(_result(text) for text in results)
-    policy, tokenizer, card = _read(source)
+    policy, tokenizer, card = _shipped(source.name) if _ships(source) else _read(source)
     asked = ["smlib", "export", source.name, out.name, *_options(sys.argv)]
     given: dict[str, Any] = dict(facts)
     card = replace(card, results={**card.results, **measured}, export=shlex.join(asked), **given)
@@ -60,6 +63,28 @@ def write_checkpoint(
             card=card,
             check=check,
         )
+
+
+def _ships(source: Path) -> bool:
+    """Whether this is the name of a policy that comes with smlib, and not that of a folder here."""
+    return str(source) in shipped.names() and not source.exists()
+
+
+def _shipped(name: str) -> tuple[Policy, TextTokenizer, Card]:
+    """A policy that comes with smlib, its tokeniser and what its card says."""
+    made = shipped.card(name)
+    measured = {f"{made.measured['split']} accuracy, {rule}": v for rule, v in made.measured["accuracy"].items()}
+    card = Card(
+        title=f"{name}: {made.summary}",
+        method=made.method,
+        data=f"{made.difficulty} questions of the task {made.task} (mathematics-dataset)",
+        command=made.command,
+        results=measured,
+        base="none: its base model was trained from nothing",
+        licence="apache-2.0",
+        limits=made.limits,
+    )
+    return *shipped.load(name), card
 
 
 def _read(source: Path) -> tuple[Policy, TextTokenizer, Card]:
@@ -92,6 +117,14 @@ def _with_facts(card: Card, folder: Path) -> Card:
     unknown = sorted(set(stored) - known)
     if unknown:
         raise ResultError(f"{folder / FACTS} has the fields {unknown}: expected some of {sorted(known)}")
+    if isinstance(stored.get("limits"), list):
+        stored = {**stored, "limits": tuple(stored["limits"])}  # type: ignore[arg-type]
+    strange = [name for name, value in stored.items() if not isinstance(value, KINDS.get(name, str))]
+    if strange:
+        raise ResultError(
+            f"{folder / FACTS}: {strange[0]} is {stored[strange[0]]!r}, expected a text (for results a mapping from "
+            "names to numbers, for limits a list of sentences)"
+        )
     return replace(card, **stored)  # type: ignore[arg-type]
 
 

@@ -27,15 +27,16 @@ class FinetuneArguments:
         default=None,
         metadata={
             "aliases": ["--model_name_or_path"],
-            "help": "smollm2, a folder, or a name on the hub: any causal language model of transformers.",
+            "help": "smollm2, a folder, or (with --local_files_only false) a name on the hub: any causal "
+            "language model.",
         },
     )
     dataset: str | None = field(
         default=None,
         metadata={
             "aliases": ["--dataset_name"],
-            "help": "A .jsonl, .json or .parquet file, or a name on the hub; its columns are text, or prompt and "
-            "completion, or messages, or prompt and actions.",
+            "help": "A .jsonl, .json or .parquet file, or (as above) a name on the hub; its columns are text, or "
+            "prompt and completion, or messages, or prompt and actions.",
         },
     )
     dataset_split: str = field(default="train", metadata={"help": "Of a data set on the hub."})
@@ -102,8 +103,10 @@ def _train(what: FinetuneArguments, args: Any) -> None:
         )
     targets = tuple(what.lora_target_modules or ()) or None
     lora = Lora(what.lora_r, what.lora_alpha, what.lora_dropout, what.lora_unembedding, targets)
-    train = rows_of(what.dataset, split=what.dataset_split, streaming=what.streaming)
-    held_out = None if what.eval_dataset is None else rows_of(what.eval_dataset, split=what.eval_split)
+    hub = not args.local_files_only
+    train = rows_of(what.dataset, split=what.dataset_split, streaming=what.streaming, download=hub)
+    evaluated = what.eval_dataset
+    held_out = None if evaluated is None else rows_of(evaluated, split=what.eval_split, download=hub)
     trainer = SequenceMatchTrainer(what.model, args, train, held_out, peft_config=lora if what.use_peft else None)
     resume = args.resume_from_checkpoint
     trainer.train(resume_from_checkpoint=True if str(resume).lower() == "true" else resume)

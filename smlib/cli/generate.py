@@ -75,6 +75,14 @@ def generate(
             "name a policy (`smlib policies` lists those that come with smlib, `smlib train` makes others), or a "
             "language model with --model; one of the two"
         )
+    if demo and policy is None:
+        from smlib.cli.recorded import introduce, recording
+
+        introduce(recording())  # before torch is imported, which takes most of a first minute
+        from smlib.cli.showcase import write_again
+
+        write_again(recording())
+        return
     from smlib.generation.sampling import SamplingConfig
     from smlib.policies import shipped
 
@@ -91,9 +99,10 @@ def generate(
         raise ResultError(str(error)) from error
     seeds = range(seed, seed + count)
     if demo:
-        from smlib.cli.showcase import DEMO, demonstrate
+        from smlib.cli.showcase import demonstrate
 
-        demonstrate(policy or DEMO, max_new_tokens=config.max_new_tokens)
+        assert policy is not None
+        demonstrate(policy, max_new_tokens=config.max_new_tokens)
     elif model is not None:
         from smlib.cli.workbench import write_text
 

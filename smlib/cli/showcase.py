@@ -3,24 +3,27 @@
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 
 import numpy as np
+from numpy.typing import NDArray
 from transformers.utils.logging import disable_progress_bar
 
 from smlib.cli.checks import check_sampling
+from smlib.cli.recorded import MARK, PAUSE, RECORD, Recording
 from smlib.data.mathematics import Example, as_prompt
 from smlib.data.tasks import Task, load_task
-from smlib.edits.actions import Trajectory, final_state, replay
-from smlib.files import ResultError
+from smlib.data.tokenizers import TextTokenizer
+from smlib.edits.actions import ActionSpace, Trajectory, final_state, replay
+from smlib.files import ResultError, canonical_json, write_atomically
 from smlib.generation.sampling import SamplingConfig, sample
-from smlib.generation.streaming import show, stream
+from smlib.generation.streaming import Decode, show, stream
 from smlib.policies import shipped
+from smlib.policies.policy import Policy
 
 DEMO = "sm-arithmetic"
 CANDIDATES = 256
 """Completions of a question among which the demonstration looks for one that corrects itself."""
-PAUSE = 0.25
-"""Seconds between two actions of the demonstration in a terminal, where the model itself would be too fast to watch."""
 
 
 def write_shipped(name: str, prompt: str, config: SamplingConfig, seeds: Sequence[int]) -> list[Trajectory]:
@@ -40,7 +43,7 @@ def write_shipped(name: str, prompt: str, config: SamplingConfig, seeds: Sequenc
     return [show(stream(policy, ids, config, seed), policy.space, tokenizer.decode) for seed in seeds]
 
 
-def demonstrate(name: str = DEMO, *, max_new_tokens: int = 24) -> Trajectory:
+def demonstrate(name: str, *, max_new_tokens: int = 24) -> Trajectory:
     """Shows a completion in which a policy deletes a wrong token that it wrote, and ends with the right answer.
 
     The question is the first validation question, in their fixed order, at which one of the first `CANDIDATES` seeds
@@ -50,6 +53,51 @@ def demonstrate(name: str = DEMO, *, max_new_tokens: int = 24) -> Trajectory:
         ResultError: a policy that cannot delete; none of the first questions has such a completion.
     """
     disable_progress_bar()
+    policy, tokenizer, root, chosen = _search(name, max_new_tokens)
+    print(f"{name}, seed {chosen}: the first completion of this question that takes back a wrong token and ends right.")
+    config = SamplingConfig(max_new_tokens=max_new_tokens)
+    written = show(_paced(stream(policy, root, config, chosen)), policy.space, tokenizer.decode)
+    deletions = int((written.realised == policy.space.bkspc).sum())
+    answer = tokenizer.decode(final_state(written, policy.space).tolist())
+    print(f"It wrote {len(written) - 1 - deletions} tokens and deleted {deletions} of them. Its answer is {answer}.")
+    return written
+
+
+def write_again(run: Recording) -> Trajectory:
+    """Lets the policy of a record answer its question with its seed, and says whether it did the same."""
+    disable_progress_bar()
+    policy, tokenizer = shipped.load(run.policy)
+    ids = np.array([tokenizer.bos, *tokenizer.encode(run.question)], np.int32)
+    config = SamplingConfig(max_new_tokens=run.max_new_tokens)
+    written = show(_paced(stream(policy, ids, config, run.seed)), policy.space, tokenizer.decode)
+    if _actions(written, policy.space, tokenizer.decode) == run.actions:
+        print("The model has just written it here: the same actions as in the record.")
+    else:
+        print("Here the model did something else: processors differ in the last digits of a probability.")
+    return written
+
+
+def record(name: str = DEMO, *, max_new_tokens: int = 24) -> Recording:
+    """The run that `demonstrate` shows, as a record; see there for how it is chosen and what is raised."""
+    policy, tokenizer, root, seed = _search(name, max_new_tokens)
+    (written,) = sample(policy, [root], SamplingConfig(max_new_tokens=max_new_tokens), [seed]).trajectories
+    return Recording(
+        policy=name,
+        seed=seed,
+        question=tokenizer.decode(root[1:].tolist()),
+        actions=_actions(written, policy.space, tokenizer.decode),
+        answer=tokenizer.decode(final_state(written, policy.space).tolist()),
+        max_new_tokens=max_new_tokens,
+    )
+
+
+def _actions(trajectory: Trajectory, space: ActionSpace, decode: Decode) -> tuple[str, ...]:
+    """The actions as a record spells them."""
+    return tuple(MARK if a == space.bkspc else decode([a]) for a in trajectory.realised.tolist() if a != space.eos)
+
+
+def _search(name: str, max_new_tokens: int) -> tuple[Policy, TextTokenizer, NDArray[np.int32], int]:
+    """The policy, its tokeniser, and the prompt and the seed that `demonstrate` shows."""
     policy, tokenizer = shipped.load(name)
     if not policy.config.backspace:
         raise ResultError(f"{name} cannot delete, so there is nothing to demonstrate; {DEMO} can")
@@ -62,15 +110,8 @@ def demonstrate(name: str = DEMO, *, max_new_tokens: int = 24) -> Trajectory:
         found = sample(policy, [root] * CANDIDATES, config, seeds).trajectories
         chosen = next((s for s in seeds if _corrected(found[s], example, task)), None)
         if chosen is not None:
-            break
-    else:
-        raise ResultError(f"{name} corrected itself in none of {len(task.val)} questions")
-    print(f"{name}, seed {chosen}: the first completion of this question that takes back a wrong token and ends right.")
-    written = show(_paced(stream(policy, root, config, chosen)), policy.space, tokenizer.decode)
-    deletions = int((written.realised == policy.space.bkspc).sum())
-    answer = tokenizer.decode(final_state(written, policy.space).tolist())
-    print(f"It wrote {len(written) - 1 - deletions} tokens and deleted {deletions} of them. Its answer is {answer}.")
-    return written
+            return policy, tokenizer, np.asarray(root, np.int32), chosen
+    raise ResultError(f"{name} corrected itself in none of {len(task.val)} questions")
 
 
 def _corrected(trajectory: Trajectory, example: Example, task: Task) -> bool:
@@ -89,4 +130,8 @@ def _paced(steps: Iterator[Trajectory]) -> Iterator[Trajectory]:
     for step in steps:
         yield step
         if sys.stdout.isatty():
-            time.sleep(PAUSE)
+            time.sleep(PAUSE)  # the model itself would be too fast to watch
+
+
+if __name__ == "__main__":
+    write_atomically(RECORD, canonical_json(asdict(record())))

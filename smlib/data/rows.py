@@ -26,22 +26,24 @@ class Rows:
     begin: Callable[[], Iterator[Row]]
 
 
-def rows_of(source: Any, *, split: str = "train", streaming: bool = False) -> Rows:
+def rows_of(source: Any, *, split: str = "train", streaming: bool = False, download: bool = False) -> Rows:
     """The rows of whatever `source` is.
 
     Args:
         source: `Rows`; a list of dictionaries; the path of a JSONL, JSON or parquet file; a `datasets.Dataset` or
             `IterableDataset`; anything else that can be iterated over again and again; a data set's name on the hub.
         split: of a data set on the hub. streaming: read a file or a data set on the hub as it is needed.
+        download: let a name ask the hub.
 
     Raises:
-        FileNotFoundError: no such file. ModuleNotFoundError: a name on the hub without `datasets`.
+        FileNotFoundError: no such file; a name on the hub without `download`. ModuleNotFoundError: a name on the hub
+            without `datasets`.
         TypeError: another kind of source. ValueError: no rows; a file that is damaged or of an unknown kind; splits.
     """
     if isinstance(source, Rows):
         return source
     if isinstance(source, str | os.PathLike):
-        return _named(str(source), split, streaming)
+        return _named(str(source), split, streaming, download)
     if isinstance(source, Mapping):
         raise ValueError(
             f"the data set has the splits {', '.join(map(str, source))}: give one of them, such as dataset['train']"
@@ -70,7 +72,7 @@ def _checked(name: str, columns: Sequence[str] | None, number: int | None, begin
     return Rows(name, tuple(columns or first), number, begin)
 
 
-def _named(name: str, split: str, streaming: bool) -> Rows:
+def _named(name: str, split: str, streaming: bool, download: bool) -> Rows:
     path = Path(name)
     if path.is_file():
         if path.suffix not in SUFFIXES:
@@ -80,6 +82,11 @@ def _named(name: str, split: str, streaming: bool) -> Rows:
         return _checked(name, None, number, lambda: begin(path))
     if path.suffix in SUFFIXES or path.is_dir() or name[:1] in ("/", ".", "~"):
         raise FileNotFoundError(f"there is no file {name}: expected a file that ends in one of {', '.join(SUFFIXES)}")
+    if not download:
+        raise FileNotFoundError(
+            f"there is no file {name}, and the hub is not asked for a data set of that name unless you say so: "
+            "rows_of(..., download=True), or smlib finetune --local_files_only false"
+        )
     try:
         import datasets
     except ModuleNotFoundError as error:

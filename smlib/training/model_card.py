@@ -1,11 +1,18 @@
 """The card of a policy that is pushed to the hub: method, base, parameters, numbers, how to load it."""
 
+import re
+import shlex
+import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from math import isfinite
+from pathlib import Path
 from typing import Any
 
 from smlib import __version__
-from smlib.files import canonical_json
+from smlib.files import canonical_json, write_atomically
 from smlib.objectives.methods import get_method
+from smlib.policies.model_card import UNKNOWN, Card, licence_of
 from smlib.policies.policy import Policy
 from smlib.training.configuration import TrainConfig
 
@@ -42,12 +49,9 @@ def model_card(
     name: str | None, policy: Policy, config: TrainConfig, history: Sequence[Mapping[str, Any]], examples: int
 ) -> str:
     """The text of `README.md`."""
-    source = getattr(policy.lm, "smlib_source", None)
-    base = getattr(source, "name", "") or ""
+    base = _base(policy)
     on_hub = base and not base.startswith(("/", ".")) and base != "smollm2"
-    last = {k: v for row in history for k, v in row.items() if isinstance(v, int | float)}
-    shown = [k for k in last if k.startswith("eval_") and not k.endswith(("runtime", "per_second"))]
-    rows = "".join(f"| {k} | {last[k]:.4g} |\n" for k in shown)
+    rows = "".join(f"| {name} | {value:.4g} |\n" for name, value in _held_out(history).items())
     return CARD.format(
         name=name or "policy",
         base_line=f"base_model: {base}\n" if on_hub else "",
@@ -57,3 +61,46 @@ def model_card(
         numbers=f"| on held-out data | |\n|---|---|\n{rows}\n" if rows else "",
         config=canonical_json(config),
     )
+
+
+def write_facts(
+    path: Path, policy: Policy, config: TrainConfig, history: Sequence[Mapping[str, Any]], examples: int
+) -> None:
+    """Writes the `card.json` that `smlib export` reads: fields of `smlib.policies.model_card.Card`.
+
+    The command is that of this process, with the names of files and not their folders, which are one machine's own.
+    """
+    base = _base(policy)
+    facts = Card(
+        title=f"A policy with <bkspc>, trained by {get_method(config.objective.method).title}",
+        method=f"{config.objective.method}, {config.steps} steps: {canonical_json(config, indent=None)}",
+        data=f"{examples} examples, noise level {config.eta}",
+        command=shlex.join([_program(), *(_without_folders(text) for text in sys.argv[1:])]),
+        results=_held_out(history),
+        base=Path(base).name or UNKNOWN,
+        licence=licence_of(base) if base else UNKNOWN,
+    )
+    known = {name: value for name, value in asdict(facts).items() if value and value != UNKNOWN}
+    write_atomically(path, canonical_json(known))
+
+
+def _base(policy: Policy) -> str:
+    """The name or folder of the model that training started from; empty where it was built in memory."""
+    return getattr(getattr(policy.lm, "smlib_source", None), "name", "") or ""
+
+
+def _held_out(history: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """The last finite value of each number that was measured on held-out data."""
+    last = {k: float(v) for row in history for k, v in row.items() if isinstance(v, int | float) and isfinite(v)}
+    return {k: v for k, v in last.items() if k.startswith("eval_") and not k.endswith(("runtime", "per_second"))}
+
+
+def _program() -> str:
+    """The name of what runs: a script's, or that of a package run by `python -m`."""
+    script = Path(sys.argv[0])
+    return script.parent.name if script.name == "__main__.py" else script.name
+
+
+def _without_folders(argument: str) -> str:
+    """An argument of a command, an absolute path in it cut to its last name."""
+    return re.sub(r"(?<![\w.~-])/(?:[^/=\s]+/)*([^/=\s]+)/?$", r"\1", argument)

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from smlib.data.columns import from_columns
+from smlib.data.rows import rows_of
 from smlib.data.tokenizers import TextTokenizer
 from smlib.objectives.methods import get_method
 from smlib.training.dataset import Dataset
@@ -28,7 +29,7 @@ def read_data(source: Any, tokenizer: TextTokenizer, context: int | None, args: 
     batch = args.per_device_train_batch_size * args.gradient_accumulation_steps
     places = args.max_steps * batch + args.buffer_size + args.refill if args.max_steps > 0 else None
     return from_columns(
-        source,
+        rows_of(source, download=not args.local_files_only),
         tokenizer,
         max_length=longest,
         max_prompt_length=args.max_prompt_length,

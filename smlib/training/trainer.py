@@ -31,7 +31,7 @@ from smlib.training import run_files
 from smlib.training.batches import Batches, dropout_of_step, stop
 from smlib.training.checkpoints import run_identity
 from smlib.training.evaluation import held_out
-from smlib.training.model_card import model_card
+from smlib.training.model_card import model_card, write_facts
 from smlib.training.module import PolicyUnderTraining
 from smlib.training.parameters import critic_apart, decayed_apart, drop_idle_gradients
 from smlib.training.preflight import (
@@ -50,8 +50,9 @@ class SequenceMatchTrainer(Trainer):
     """Trains a causal language model to write and to delete.
 
     Args:
-        model: a name (the hub is asked unless `args.local_files_only`), a folder, a causal language model of
-            transformers (loaded with `attn_implementation="sdpa"`), with adapters of peft or without, or a `Policy`.
+        model: a name (the hub is asked only with `local_files_only=False` in `args`), a folder, a causal language
+            model of transformers (loaded with `attn_implementation="sdpa"`), with adapters of peft or without, or a
+            `Policy`.
         args: a `SequenceMatchConfig`; its defaults when omitted.
         train_dataset: columns as `smlib.data.columns` reads them (a `datasets` data set, streaming or not, a list of
             rows, a JSONL or parquet file), or a data set of smlib (`smlib.training.dataset.Dataset`).
@@ -236,6 +237,8 @@ class SequenceMatchTrainer(Trainer):
         folder.mkdir(parents=True, exist_ok=True)
         run_files.place_policy(self.policy, self.tokenizer, folder)
         (folder / "training_args.json").write_text(self.args.to_json_string())
+        told = (self.policy, self.train_config, self.state.log_history, len(self.data))
+        write_facts(folder / "card.json", *told)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)

@@ -113,7 +113,7 @@ class SequenceMatchConfig(TrainingArguments):
     )
     load_in_4bit: bool = _option(False, "Load the weights in 4 bits (NF4); needs adapters.")
     offset_head: bool = _option(True, "Add the offset head of Appendix E.")
-    local_files_only: bool = _option(False, "Never ask the hub.")
+    local_files_only: bool = _option(True, "Never ask the hub; false fetches a model or data set by its name.")
 
     # Trackers
     edits_steps: int = _option(100, "Steps between two looks at what the policy writes and deletes; 0 for none.")

@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 from smlib.cli import app as cli
 from smlib.files import ResultError
+from smlib.policies import shipped
 from smlib.policies.export import action_logits
 from smlib.policies.loading import load_policy, save_policy
 from tests.cli.test_workbench import small_policy
@@ -46,6 +47,17 @@ def test_a_saved_policy_and_its_card(tmp_path: Path) -> None:
     assert str(tmp_path) not in card
 
 
+def test_a_policy_that_ships_by_its_name(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    export("sm-arithmetic", out)  # the example of the command's help
+    policy, _ = shipped.load("sm-arithmetic")
+    model = transformers.AutoModelForCausalLM.from_pretrained(out, dtype=torch.float32)
+    torch.testing.assert_close(model(TOKENS).logits[0], action_logits(policy, TOKENS), rtol=0, atol=1e-5)
+    card = (out / "README.md").read_text()
+    for expected in ("Method: sm", "python -m smlib.paper.shipping sm-arithmetic", "validation accuracy, t1"):
+        assert expected in card
+
+
 def test_what_smlib_train_left(tmp_path: Path) -> None:
     policy = small_policy(tmp_path / "run")
     export(tmp_path / "run", tmp_path / "out", "--bkspc-token", "<undo>", "--dtype", "bfloat16")
@@ -73,6 +85,9 @@ def test_what_cannot_be_exported_is_one_line(tmp_path: Path) -> None:
     assert "no model" in said(tmp_path / "nothing", out)
     (tmp_path / "mine" / "card.json").write_text(json.dumps({"metod": "sm"}))
     assert "has the fields ['metod']: expected some of" in said(tmp_path / "mine", out)
+    for wrong in ({"method": 5}, {"limits": "none"}, {"results": [0.5]}):
+        (tmp_path / "mine" / "card.json").write_text(json.dumps(wrong))
+        assert f"{next(iter(wrong))} is {next(iter(wrong.values()))!r}, expected a text" in said(tmp_path / "mine", out)
     (tmp_path / "mine" / "card.json").unlink()
     assert not out.exists()
     out.mkdir()

@@ -67,6 +67,19 @@ def test_options_and_a_file_are_the_same_run(case, tmp_path, capsys):
     assert tokenizer.encode("w3") == [6]
 
 
+def test_the_run_leaves_what_the_card_of_an_export_says(case, tmp_path, monkeypatch):
+    given = options(case, output_dir=tmp_path / "run", method="bc", eval_strategy="steps", eval_steps=8)
+    given += ["--eval_dataset", case["dataset"]]
+    monkeypatch.setattr(sys, "argv", ["/somewhere/smlib/__main__.py", "finetune", *given])
+    run(given)
+    monkeypatch.undo()
+    CliRunner().invoke(app, ["export", str(tmp_path / "run"), str(tmp_path / "out")], catch_exceptions=False)
+    card = (tmp_path / "out" / "README.md").read_text()
+    for said in ("Method: bc, 8 steps", "examples, noise level 0.1", "| eval_loss |", "smlib finetune --model base"):
+        assert said in card
+    assert str(tmp_path) not in card
+
+
 def test_the_example_runs_and_explains_every_line(case, tmp_path, repository):
     example = repository / "docs" / "examples" / "finetune.yaml"
     stored = yaml.safe_load(example.read_text())

@@ -6,7 +6,6 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import click
@@ -15,6 +14,7 @@ import typer
 from typer.testing import CliRunner
 
 from smlib.cli import app as cli
+from smlib.cli import recorded, showcase
 from smlib.data.mathematics import as_prompt
 from smlib.files import ResultError
 from smlib.policies import shipped
@@ -56,20 +56,39 @@ def test_generate_by_name() -> None:
     assert example.startswith(shipped.card("sm-arithmetic").example)
 
 
-def test_the_demonstration_shows_a_deletion_and_a_right_answer() -> None:
-    begun = time.monotonic()
+def test_the_demonstration_shows_a_deletion_and_a_right_answer_and_the_model_does_the_same() -> None:
     shown = runner.invoke(cli.app, ["generate", "--demo"], catch_exceptions=False).stdout
-    assert time.monotonic() - begun < 60  # ten seconds on a machine that does nothing else
+    record, again = re.findall(r"Solution: (.*)", shown)
+    answer = re.search(r"Its answer is (.+)\. Loading", shown)
+    assert answer is not None
+    assert "<bkspc>" in record
+    written = record
+    while "<bkspc>" in written:  # every token of an answer is one character
+        written = re.sub(r"(?:^|[^>])<bkspc>", "", written, count=1)
+    assert written == answer[1]
+    assert ("the same actions" in shown) == (again == record)
+
+
+def test_the_record_is_the_first_such_completion_and_needs_no_torch() -> None:
+    assert showcase.record() == recorded.recording()
+    show = "from smlib.cli import recorded; recorded.introduce(recorded.recording())"
+    code = f"import sys; {show}; print('torch' in sys.modules)"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert "<bkspc>" in shown
+    assert shown.splitlines()[-1] == "False"
+
+
+def test_a_demonstration_of_another_policy_is_searched_for() -> None:
+    shown = runner.invoke(cli.app, ["generate", "burst-arithmetic", "--demo"], catch_exceptions=False).stdout
     told = re.search(r"wrote (\d+) tokens and deleted (\d+) of them\. Its answer is (.+)\.", shown)
     assert told is not None
     assert 0 < int(told[2]) < int(told[1])
-    text = re.search(r"Solution: (.*)", shown)
-    assert text is not None
-    written = text[1]
-    while "<bkspc>" in written:  # every token of an answer is one character
-        written = re.sub(r"(?:^|[^>])<bkspc>", "", written, count=1)
-    assert written == told[3]
+
+
+def test_a_damaged_record_says_how_to_get_it_back(tmp_path: Path) -> None:
+    (tmp_path / "demo.json").write_text('{"policy": "sm-arithmetic"}')
+    with pytest.raises(ResultError, match=r"is no recorded run: actions, .*git checkout --"):
+        recorded.recording(tmp_path / "demo.json")
 
 
 def test_what_cannot_be_shown_is_said() -> None:

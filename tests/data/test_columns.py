@@ -278,6 +278,11 @@ def test_datasets_is_asked_for_by_name_where_it_is_missing(monkeypatch):
 
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(ModuleNotFoundError, match=r"someone/edits is no file here.*pip install 'smlib\[datasets\]'"):
+        rows_of("someone/edits", download=True)
+
+
+def test_the_hub_is_asked_for_no_data_unless_one_says_so():
+    with pytest.raises(FileNotFoundError, match="no file someone/edits, and the hub is not asked"):
         rows_of("someone/edits")
 
 
