@@ -15,7 +15,7 @@ FRESH ?=
 TEST_WORKERS ?= 2
 TEST_ARGS ?=
 STAMP := $(VENV)/.installed
-EXTRAS := dev,text,translation,datasets,trackers
+EXTRAS := dev,text,translation,datasets,trackers,cluster
 
 .DEFAULT_GOAL := help
 .PHONY: help install reproduce status test lint format lab smollm2 clean distclean

@@ -1,5 +1,6 @@
 """`smlib reproduce`: rebuild figures and tables."""
 
+import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -52,6 +53,14 @@ def reproduce(
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Repeat finished runs, or go on with a --fresh that was stopped.")
     ] = False,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            help="Compute independent runs on a Ray cluster: auto for the one that this machine belongs to, or "
+            "HOST:PORT such as 10.0.0.1:6379. Default: here, side by side.",
+            show_default=False,
+        ),
+    ] = None,
     results_dir: ResultsDir = None,
     figures_dir: FiguresDir = None,
     runs_dir: Annotated[
@@ -79,6 +88,8 @@ def reproduce(
     ids = [get_item(part.strip()).id for given in only or [] for part in given.split(",") if part.strip()]
     if only and not ids:
         raise ResultError(f"--only names no item; known: {', '.join(ITEMS)}")
+    if ray is not None:
+        _use_cluster(ray)
     results, figures = place(results_dir, "results"), place(figures_dir, "figures")
     unfinished = fresh_round(preset, results)
     from smlib.paper.reproduce import Outcome, Reproduction, Task, plan
@@ -136,6 +147,15 @@ def reproduce(
     if failed:
         console.print(f"[red]{len(failed)} failed[/]; the notebooks as far as they came are in {work.folder}")
         raise typer.Exit(1)
+
+
+def _use_cluster(address: str) -> None:
+    """Has the notebooks send their runs to a cluster that answers; raises `ResultError` before one has begun."""
+    from smlib.paper.experiments.runs.cluster import check_address
+    from smlib.paper.experiments.runs.executor import RAY
+
+    check_address(address)
+    os.environ[RAY] = address
 
 
 def _record(outcome: "Outcome") -> dict[str, object]:

@@ -18,6 +18,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
 from smlib.files import (
@@ -45,6 +46,7 @@ __all__ = [
     "VERDICTS",
     "FreshRound",
     "Item",
+    "NotCachedError",
     "ResultError",
     "Run",
     "begin_fresh",
@@ -56,9 +58,11 @@ __all__ = [
     "item_path",
     "ledger",
     "load_run",
+    "locked",
     "project_root",
     "provenance",
     "read_item",
+    "reading_only",
     "resolve",
     "run_cached",
     "write_item",
@@ -67,6 +71,23 @@ __all__ = [
 SCHEMA = 1
 SHARED = "shared"
 """A folder beside the items' for runs that several of them use, such as the pretrained model."""
+
+
+_READING_ONLY: ContextVar[bool] = ContextVar("reading_only", default=False)
+
+
+class NotCachedError(ResultError):
+    """A run would have to be computed where results are only read."""
+
+
+@contextmanager
+def reading_only() -> Iterator[None]:
+    """Within it `run_cached` raises `NotCachedError` instead of computing what is not there."""
+    before = _READING_ONLY.set(True)
+    try:
+        yield
+    finally:
+        _READING_ONLY.reset(before)
 
 
 class Run(dict[str, object]):
@@ -108,7 +129,8 @@ def run_cached(
     result, such as weights: without it the result counts as absent too. Processes that ask for the same run at the same
     time wait for one another, so it is computed once.
 
-    Raises `ResultError` for an unknown item, preset or version key, a NaN or infinity in the result (named), and a
+    Raises `NotCachedError` within `reading_only()` where it would compute, and
+    `ResultError` for an unknown item, preset or version key, a NaN or infinity in the result (named), and a
     file at that name which is torn or belongs to another config or code version: it is left as it is.
     """
     identity = _identity(item, name, config, preset, seeds, version_key)
@@ -123,7 +145,9 @@ def run_cached(
 
     if finished():  # without the lock, which would write: a checkout that cannot be written to can be read
         return load_run(path, expect=identity)
-    with _lock(folder / "scratch" / f".{path.stem}.lock"):
+    if _READING_ONLY.get():
+        raise NotCachedError(f"{path} is not there, and nothing is to be computed here")
+    with locked(folder / "scratch" / f".{path.stem}.lock"):
         if finished():  # by a process that held the lock
             return load_run(path, expect=identity)
         scratch = folder / "scratch" / path.stem
@@ -222,7 +246,7 @@ def _kept_at(identity: Mapping[str, object], results_dir: str | os.PathLike[str]
 
 
 @contextmanager
-def _lock(path: Path) -> Iterator[None]:
+def locked(path: Path) -> Iterator[None]:
     """Hold an exclusive lock that the system releases when the process ends, however it ends."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "w") as stream:

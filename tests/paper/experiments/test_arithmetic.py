@@ -23,7 +23,8 @@ from smlib.paper.experiments.runs.answers import (
     sampling_config,
     wrong_prefixes,
 )
-from smlib.paper.experiments.runs.finetuning import fine_tune, in_parallel, objective
+from smlib.paper.experiments.runs.executor import in_parallel
+from smlib.paper.experiments.runs.finetuning import fine_tune, objective
 from smlib.paper.experiments.runs.language_models import LanguageModel
 from smlib.paper.experiments.runs.pretraining import (
     BASE,

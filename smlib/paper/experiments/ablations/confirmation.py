@@ -22,7 +22,8 @@ from smlib.paper.experiments.arithmetic import grid as arithmetic
 from smlib.paper.experiments.arithmetic.grid import ArithmeticPreset
 from smlib.paper.experiments.judging import scores
 from smlib.paper.experiments.judging.verdicts import outcome
-from smlib.paper.experiments.runs.finetuning import FineTuneConfig, fine_tune, in_parallel
+from smlib.paper.experiments.runs.executor import in_parallel
+from smlib.paper.experiments.runs.finetuning import FineTuneConfig, fine_tune
 from smlib.paper.experiments.tasks import mathematics
 from smlib.paper.results import Run, check_preset
 

@@ -20,7 +20,8 @@ from smlib.paper.experiments.ablations import study as ablations
 from smlib.paper.experiments.arithmetic import grid as arithmetic
 from smlib.paper.experiments.judging import scores
 from smlib.paper.experiments.judging.verdicts import holm
-from smlib.paper.experiments.runs.finetuning import FineTuneConfig, fine_tune, in_parallel
+from smlib.paper.experiments.runs.executor import in_parallel
+from smlib.paper.experiments.runs.finetuning import FineTuneConfig, fine_tune
 from smlib.paper.results import Run, check_preset
 
 VARIANTS: Mapping[str, Mapping[str, Any]] = MappingProxyType({"direct": {}, "direct-tv": {"divergence": "tv"}})

@@ -22,7 +22,8 @@ from smlib.paper.experiments.judging import scores
 from smlib.paper.experiments.judging.findings import finding, summary
 from smlib.paper.experiments.judging.verdicts import RULE, Comparison, judge
 from smlib.paper.experiments.overhead.method_costs import method_costs
-from smlib.paper.experiments.runs.finetuning import REMOVALS, FineTuneConfig, fine_tune, in_parallel
+from smlib.paper.experiments.runs.executor import in_parallel
+from smlib.paper.experiments.runs.finetuning import REMOVALS, FineTuneConfig, fine_tune
 from smlib.paper.results import Run, check_preset, write_item
 
 ITEM, KIND = "ablations", "ground_truth"

@@ -21,7 +21,8 @@ from smlib.objectives import divergences
 from smlib.paper.experiments.arithmetic import grid as arithmetic
 from smlib.paper.experiments.judging import scores
 from smlib.paper.experiments.judging.verdicts import RULE, Comparison, Judgement, judge
-from smlib.paper.experiments.runs.finetuning import FineTuneConfig, fine_tune, in_parallel
+from smlib.paper.experiments.runs.executor import in_parallel
+from smlib.paper.experiments.runs.finetuning import FineTuneConfig, fine_tune
 from smlib.paper.results import write_item
 
 ITEM = "g1"

@@ -8,7 +8,8 @@ from types import MappingProxyType
 from typing import Any
 
 from smlib.objectives.methods import get_method
-from smlib.paper.experiments.runs.finetuning import FineTuneConfig, fine_tune, in_parallel, objective
+from smlib.paper.experiments.runs.executor import in_parallel
+from smlib.paper.experiments.runs.finetuning import FineTuneConfig, fine_tune, objective
 from smlib.paper.experiments.runs.language_models import LanguageModel
 from smlib.paper.experiments.runs.pretraining import Base, PretrainConfig, TinyModel
 from smlib.paper.results import Run, check_preset

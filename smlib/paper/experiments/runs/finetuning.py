@@ -4,14 +4,8 @@ Every method gets the same base, the same questions in the same order and the sa
 the test split are computed once, at the end; only the validation split is looked at while choosing anything.
 """
 
-import ctypes
-import os
-import signal
-import sys
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
-from multiprocessing import get_context
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -38,9 +32,6 @@ OF_METHOD: Mapping[str, str] = MappingProxyType({"direct": "direct", "gail": "cr
 REMOVALS: Mapping[str, Callable[[Policy], Policy]] = MappingProxyType(
     {"offset_head": Policy.remove_offset_head, "backspace": Policy.forbid_backspace}
 )
-
-PR_SET_PDEATHSIG = 1
-"""Of `<sys/prctl.h>`: the signal that a process gets when its parent ends."""
 
 
 @dataclass(frozen=True)
@@ -259,45 +250,6 @@ def _curves(history: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
 def _bits(flags: Sequence[bool]) -> str:
     """A string of 0 and 1, one per question: compact, and paired tests can read it."""
     return "".join("1" if flag else "0" for flag in flags)
-
-
-def workers() -> int:
-    """Processes to run side by side: SMLIB_WORKERS, or the cores this process may use; one where there is a GPU."""
-    asked = os.environ.get("SMLIB_WORKERS")
-    if asked:
-        return max(1, int(asked))
-    return 1 if torch.cuda.is_available() else len(os.sched_getaffinity(0))
-
-
-def in_parallel(function: Callable[..., Any], calls: Sequence[Mapping[str, Any]], processes: int | None = None) -> list:
-    """`function(**call)` for each call, in fresh processes of one thread each, in the order of the calls.
-
-    One thread a process is the fastest way to spend two cores on small models, and keeps sums in a fixed order. On
-    Linux the processes end with their parent, however it ends.
-    """
-    count = min(processes or workers(), len(calls))
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    if count <= 1:
-        return [function(**call) for call in calls]
-    with ProcessPoolExecutor(
-        count, mp_context=get_context("spawn"), initializer=_start_worker, initargs=(os.getpid(),)
-    ) as pool:
-        futures = [pool.submit(function, **call) for call in calls]
-        return [future.result() for future in futures]
-
-
-def _start_worker(parent: int) -> None:
-    torch.set_num_threads(1)
-    _end_with(parent)
-
-
-def _end_with(parent: int) -> None:
-    """Have the system kill this process when its parent ends: left alone it would train on and hold its run's lock."""
-    if sys.platform != "linux":
-        return
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL))
-    if os.getppid() != parent:  # it ended before the system was asked
-        os._exit(1)
 
 
 def objective(method: str, *, steps: int, alpha: float, gamma: float, **options: Any) -> ObjectiveConfig:

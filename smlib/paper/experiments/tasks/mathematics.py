@@ -18,7 +18,8 @@ from smlib.paper.experiments.arithmetic import learning
 from smlib.paper.experiments.arithmetic.grid import ArithmeticPreset
 from smlib.paper.experiments.judging import scores
 from smlib.paper.experiments.judging.method_tables import METHODS, PAIRS, write_table
-from smlib.paper.experiments.runs.finetuning import FineTuneConfig, fine_tune, in_parallel
+from smlib.paper.experiments.runs.executor import in_parallel
+from smlib.paper.experiments.runs.finetuning import FineTuneConfig, fine_tune
 from smlib.paper.experiments.runs.pretraining import Base, PretrainConfig
 from smlib.paper.results import check_preset
 

@@ -28,7 +28,8 @@ from smlib.paper.experiments.arithmetic.grid import ArithmeticPreset
 from smlib.paper.experiments.judging import scores
 from smlib.paper.experiments.judging.method_tables import METHODS, PAIRS, write_table
 from smlib.paper.experiments.runs.answers import Answers, answer
-from smlib.paper.experiments.runs.finetuning import FineTuneConfig, in_parallel
+from smlib.paper.experiments.runs.executor import in_parallel
+from smlib.paper.experiments.runs.finetuning import FineTuneConfig
 from smlib.paper.experiments.runs.language_models import LanguageModel
 from smlib.paper.experiments.runs.pretraining import (
     BASE,

@@ -16,7 +16,7 @@ from smlib.edits.actions import Ids, Trajectory
 from smlib.evaluation import MauveSettings
 from smlib.generation.sampling import SamplingConfig, sample
 from smlib.objectives.methods import ObjectiveConfig, get_method
-from smlib.paper.experiments.runs.finetuning import in_parallel, workers
+from smlib.paper.experiments.runs.executor import in_parallel, workers
 from smlib.paper.experiments.runs.text_models import LLAMA_2, SCRATCH, ScratchModel, TextModel, build
 from smlib.paper.experiments.text.features import MINILM
 from smlib.paper.experiments.text.mauve import mauve_scores
