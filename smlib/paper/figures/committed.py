@@ -114,7 +114,9 @@ FIGURES: Mapping[str, tuple[str, Draw]] = MappingProxyType(
 )
 """Figure name -> the item whose file and runs it shows, and the function that draws them."""
 
-FROM_FORMULAS: Mapping[str, str] = MappingProxyType({"overview": "00_overview", "g1_phi": "07_divergences"})
+FROM_FORMULAS: Mapping[str, str] = MappingProxyType(
+    {"overview": "00_overview", "g1_phi": "07_divergences", "tree": "13_imitation_learning"}
+)
 """Figures that rest on no result -> the notebook whose first cells, up to the one that saves it, draw it."""
 
 
