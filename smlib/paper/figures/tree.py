@@ -2,7 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 from smlib.paper.figures.style import PALETTE, figure
 
@@ -11,7 +13,10 @@ LARGEST = 2_600.0
 
 
 def visits(
-    strings: Sequence[Sequence[int]], names: Sequence[str], writers: Mapping[str, Sequence[float]], known: Sequence[int]
+    strings: Sequence[Sequence[int]],
+    names: Sequence[str],
+    writers: Mapping[str, NDArray[np.float64]],
+    known: Sequence[int],
 ) -> Figure:
     """One panel a writer: every string is a node, its area the share of the writer's time that is spent there.
 
@@ -48,7 +53,7 @@ def visits(
     return made
 
 
-def alt_text(writers: Mapping[str, Sequence[float]], known: Sequence[int]) -> str:
+def alt_text(writers: Mapping[str, NDArray[np.float64]], known: Sequence[int]) -> str:
     """The figure in words."""
     shares = [
         f"{title}: {sum(share for i, share in enumerate(values) if i not in known):.2f} of the time off the paths"
