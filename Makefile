@@ -15,10 +15,10 @@ FRESH ?=
 TEST_WORKERS ?= 2
 TEST_ARGS ?=
 STAMP := $(VENV)/.installed
-EXTRAS := dev,text,translation,datasets,trackers,cluster
+EXTRAS := dev,text,translation,datasets,trackers,cluster,book
 
 .DEFAULT_GOAL := help
-.PHONY: help install reproduce status test lint format lab course smollm2 clean distclean
+.PHONY: help install reproduce status test lint format lab book course smollm2 clean distclean
 
 help:  ## this list
 	@grep -hE '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9]+):.*## */  make \1 — /'
@@ -54,6 +54,9 @@ format: $(STAMP)  ## rewrite code and notebooks into the form that lint accepts
 
 lab: $(STAMP)  ## open the notebooks in JupyterLab
 	$(BIN)/python -m jupyterlab notebooks/00_overview.ipynb
+
+book: $(STAMP)  ## build site/: the notebooks with their committed results, the docs, the reference; without a network
+	$(BIN)/python -m smlib.paper.book.build site
 
 course: $(STAMP)  ## write course/: the notebooks for students, with exercises to answer, and a key for teachers
 	$(BIN)/python -m smlib.paper.course.copies course

@@ -1,0 +1,118 @@
+"""A page a method: what it minimises, its code, what it costs, and where it wins or loses, from result files."""
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from smlib.files import ResultError
+from smlib.objectives.methods import METHODS
+from smlib.paper.ledger import read_item
+
+LOSSES: Mapping[str, tuple[str, str, str]] = {
+    "mle": (
+        r"-\frac{1}{N}\sum_i \log p_\theta(a_i \mid s_i) \quad\text{on clean data}",
+        "smlib/objectives/losses.py: likelihood",
+        "Ordinary next-token training. The data have no mistakes and the policy has no `<bkspc>`.",
+    ),
+    "bc": (
+        r"-\frac{1}{N}\sum_i \log p_\theta(a_i \mid s_i) \quad\text{on data with noise and its deletion}",
+        "smlib/objectives/losses.py: likelihood",
+        "Behavioural cloning of an expert who deletes: the data have mistakes put into them, labelled `<bkspc>`.",
+    ),
+    "sm": (
+        r"-\mathcal J = -\sum_i \gamma^i \frac{\phi(\alpha r_i)}{\alpha} + \tfrac12 \sum_\text{data} (\dots) + "
+        r"\tfrac12 \sum_\text{model} (\dots) + \tfrac{\alpha}{4}\sum_\text{model} \gamma^i r_i^2",
+        "smlib/objectives/losses.py: sequencematch",
+        "Equation 4 of the paper with the χ²-mixture by default; notebook 14 builds it term by term.",
+    ),
+    "iqlearn": (
+        r"-\sum_i \gamma^i \log p_\theta(a_i \mid s_i) + \tfrac{\alpha}{4} \sum_i \gamma^i r_i^2",
+        "smlib/objectives/losses.py: iqlearn",
+        "Equation 4 with χ² and the data alone: likelihood and a penalty on squared rewards. It samples nothing.",
+    ),
+    "dagger": (
+        r"-\frac{1}{N}\sum_i \log p_\theta(a^*(s_i) \mid s_i) \quad\text{on the policy's own states}",
+        "smlib/objectives/losses.py: likelihood, model=True",
+        "The expert says what is right at the states of the policy's own rollouts: the next token, or `<bkspc>`.",
+    ),
+    "direct": (
+        r"D\big(\rho_\theta, \rho_\text{data}\big) \quad\text{in closed form}",
+        "smlib/objectives/direct.py: path_divergence",
+        "Where a prompt has one right answer, the divergence of the occupancies is a function of the answer's "
+        "probability, and is minimised as it is. No sampling, no `<bkspc>`.",
+    ),
+    "gail": (
+        r"\min_\theta \max_r \; \mathbb E_\text{data}[\phi(r)] - \mathbb E_\theta[r]",
+        "smlib/objectives/adversarial.py",
+        "The imitation game with a critic of its own, from rollouts that are used once.",
+    ),
+    "unlikelihood": (
+        r"-\frac1N \sum_i \Big[\log p_\theta(a_i \mid s_i) + "
+        r"\sum_{c \in s_i} \log\big(1 - p_\theta(c \mid s_i)\big)\Big]",
+        "smlib/objectives/losses.py: unlikelihood",
+        "Likelihood, and every token that was already written is made less likely (Welleck et al. 2019).",
+    ),
+}
+"""Method -> its loss, where the code is, and what it is in plain words."""
+
+
+def page(method: str, results_dir: str | os.PathLike[str] = "results") -> str:
+    """The Markdown of a method's page."""
+    known = METHODS[method]
+    formula, code, words = LOSSES[method]
+    facts = {
+        "demonstrations": "with noise and its deletion" if known.noise else "clean",
+        "samples while training": "yes" if known.rollouts else "no",
+        "`<bkspc>`": "yes" if known.backspace else "no",
+        "blended with cloning at first": "yes" if known.annealed else "no",
+        "second network": "yes" if known.critic else "no",
+    }
+    rows = "\n".join(f"| {name} | {value} |" for name, value in facts.items())
+    return (
+        f"# {known.title}\n\n{words}\n\n$$\n{formula}\n$$\n\n| | |\n|---|---|\n{rows}\n\n"
+        f'Code: `{code}`. In a run: `ObjectiveConfig(method="{method}")`, or `smlib finetune --method {method}`.\n\n'
+        f"## What it costs\n\n{_cost(method, results_dir)}\n\n"
+        f"## Where it wins or loses\n\n{_accuracy(method, results_dir)}\n"
+    )
+
+
+def _cost(method: str, results_dir: str | os.PathLike[str]) -> str:
+    short = {"mle": "MLE /", "sm": "SM /"}.get(method)
+    rows = [
+        f"| {title}: {row['label']} | {row['ours']} | {row['paper']} |"
+        for item, title in (("tab3", "text"), ("tab4", "arithmetic"))
+        for row in _rows(item, results_dir)
+        if short and str(row["label"]).startswith(short)
+    ]
+    if not rows:
+        return "It has no row in Tables 3 and 4; [06](../notebooks/06_overhead.ipynb) has the parts of a step."
+    return "Seconds, from Tables 3 and 4:\n\n| | ours | the paper |\n|---|---|---|\n" + "\n".join(rows)
+
+
+def _accuracy(method: str, results_dir: str | os.PathLike[str]) -> str:
+    try:
+        details: Any = read_item("ablations", "full", results_dir)["details"]
+    except (ResultError, FileNotFoundError):
+        return "The ablations were not run."
+    found = {entry["name"]: (entry["title"], entry["accuracy"]["t1"]) for entry in details["methods"]}
+    own = {name for name in found if name == method or name.startswith(f"{method}-")}
+    if not own:
+        return "The ablations do not have it; [05](../notebooks/05_text_generation.ipynb) has it on text."
+    rows = [
+        f"| {f'**{title}**' if name in own else title} "
+        f"| {value['value']:.3f} | {value['low']:.3f} to {value['high']:.3f} | {value['n_seeds']} |"
+        for name, (title, value) in sorted(found.items(), key=lambda pair: -pair[1][1]["value"])
+    ]
+    return (
+        "Accuracy at temperature 1 on the arithmetic task's validation questions, from "
+        "[11](../notebooks/11_ablations.ipynb); the base model knew the task before:\n\n"
+        "| method | accuracy | 95 % interval | seeds |\n|---|---|---|---|\n" + "\n".join(rows)
+    )
+
+
+def _rows(item: str, results_dir: str | os.PathLike[str]) -> list[Mapping[str, Any]]:
+    try:
+        rows: Any = read_item(item, "full", results_dir)["rows"]
+    except (ResultError, FileNotFoundError):
+        return []
+    return list(rows)

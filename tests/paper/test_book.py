@@ -1,0 +1,71 @@
+"""The book: links lead somewhere, figures say where they are from, and the site builds without a warning."""
+
+import re
+from pathlib import Path, PurePosixPath
+
+import nbformat
+import pytest
+
+from smlib.files import ResultError
+from smlib.objectives.methods import METHODS
+from smlib.paper.book import badges, methods, reference
+from smlib.paper.book.build import lay_out
+from smlib.paper.book.pages import on_site
+from smlib.paper.figures.committed import FIGURES
+
+KNOWN = frozenset({"docs/running.md", "notebooks/04_arithmetic.ipynb", "figures/demo.png", "README.md"})
+
+
+@pytest.mark.parametrize(
+    ("written", "turned"),
+    [
+        ("[a](running.md#presets)", "[a](running.md#presets)"),
+        ("[04](../notebooks/04_arithmetic.ipynb)", "[04](../notebooks/04_arithmetic.ipynb)"),
+        ("![it](../figures/demo.png)", "![it](../figures/demo.png)"),
+        ("see [the code](../smlib/files.py).", "see `smlib/files.py`."),
+        ("[`99`](../notebooks/99_none.ipynb)", "`99`"),
+        ("[out](https://example.org/x.md)", "[out](https://example.org/x.md)"),
+        ("[up](#The-Start)", "[up](#the-start)"),
+        ("```text\n[a](../smlib/files.py)\n```\n", "```text\n[a](../smlib/files.py)\n```\n"),
+        ("```mermaid\ngraph\n```\n", "```text\ngraph\n```\n"),
+    ],
+)
+def test_links_lead_to_the_site_or_become_names(written: str, turned: str) -> None:
+    assert on_site(written, PurePosixPath("docs/x.md"), KNOWN) == turned
+
+
+def test_a_figure_says_its_file_its_commit_and_its_command() -> None:
+    cell = nbformat.v4.new_code_cell('fig = draw(item)\nsave(fig, "fig3", preset, figures_dir)\nfig')
+    formulas = nbformat.v4.new_code_cell('save(fig, "overview", preset, figures_dir)')
+    shown = badges.with_badges(nbformat.v4.new_notebook(cells=[cell, formulas]))
+    assert [c.cell_type for c in shown.cells] == ["code", "markdown", "code", "markdown"]
+    assert re.search(r"fig3\.json.* computed at commit `[0-9a-f]{9}`", shown.cells[1].source)
+    assert "smlib reproduce --preset full --only fig3" in shown.cells[1].source
+    assert "from no result file" in shown.cells[3].source
+
+
+def test_every_committed_figure_of_the_notebooks_gets_its_line(repository: Path) -> None:
+    line = badges.badge()
+    assert all(line(name) for name in FIGURES)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_has_its_page(method: str, repository: Path) -> None:
+    text = methods.page(method)
+    assert text.startswith(f"# {METHODS[method].title}\n")
+    (code,) = re.findall(r"Code: `(smlib/[\w/]+\.py)", text)
+    assert (repository / code).is_file()
+    assert f"--method {method}" in text
+    assert "nan" not in text.lower().split()
+
+
+def test_the_reference_has_what_the_library_offers() -> None:
+    assert set(methods.LOSSES) == set(METHODS)
+    text = reference.page("objectives")
+    for name in ("## smlib.objectives.losses", "### sequencematch", "def sequencematch(", "J = sum_data"):
+        assert name in text
+
+
+def test_a_notebook_that_was_not_executed_is_said(tmp_path: Path) -> None:
+    with pytest.raises(ResultError, match=r"is not there: execute the notebooks with `smlib reproduce --preset full`"):
+        lay_out(tmp_path / "source", tmp_path)
