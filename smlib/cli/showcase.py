@@ -5,7 +5,6 @@ import time
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-from transformers.utils.logging import disable_progress_bar
 
 from smlib.cli.checks import check_sampling
 from smlib.data.mathematics import Example, as_prompt
@@ -32,7 +31,6 @@ def write_shipped(name: str, prompt: str, config: SamplingConfig, seeds: Sequenc
     Raises:
         ResultError: an unknown name, missing weights, a prompt that fills the context, a seed that is none.
     """
-    disable_progress_bar()
     policy, tokenizer = shipped.load(name)
     question = as_prompt(prompt) or as_prompt(shipped.card(name).example)
     ids = np.array([tokenizer.bos, *tokenizer.encode(question)], np.int32)
@@ -49,7 +47,6 @@ def demonstrate(name: str = DEMO, *, max_new_tokens: int = 24) -> Trajectory:
     Raises:
         ResultError: a policy that cannot delete; none of the first questions has such a completion.
     """
-    disable_progress_bar()
     policy, tokenizer = shipped.load(name)
     if not policy.config.backspace:
         raise ResultError(f"{name} cannot delete, so there is nothing to demonstrate; {DEMO} can")

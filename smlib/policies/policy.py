@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from smlib.chatter import without_bars
 from smlib.edits.actions import ActionSpace
 from smlib.edits.packing import PackedBatch
 from smlib.files import whole_folder
@@ -208,7 +209,8 @@ class Policy(nn.Module):
             if hasattr(self.lm, "peft_config") and hasattr(self.lm, "smlib_source"):
                 # `load_policy` resizes no embeddings; peft would ask the hub for the base's vocabulary to see that.
                 options["save_embedding_layers"] = False
-            self.lm.save_pretrained(scratch / "lm", **options)
+            with without_bars():
+                self.lm.save_pretrained(scratch / "lm", **options)
             save_file({k: v.contiguous().cpu() for k, v in self.extra_state().items()}, scratch / "policy.safetensors")
             (scratch / SAVED).write_text(json.dumps({"format": FORMAT, **asdict(self.config)}, indent=1))
 
