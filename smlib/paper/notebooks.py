@@ -26,9 +26,9 @@ KERNELSPEC = {"display_name": "Python 3", "language": "python", "name": "python3
 def strip(notebook: Any) -> Any:
     """The notebook without outputs, execution counts and metadata that a run or an editor left (in place, and back).
 
-    Kept are the kernelspec, set to `python3`, cell ids, cell tags, and what is written for those who cannot see a picture:
-    a cell's `alt` and a text's attached pictures, whose words stand in the text. The words of a drawn figure are made
-    anew when it is drawn (`smlib.paper.figures.words`).
+    Kept are the kernelspec, set to `python3`, cell ids, cell tags, and what is written for those who cannot see a
+    picture: a cell's `alt` and a text's attached pictures, whose words stand in the text. The words of a drawn figure
+    are made anew when it is drawn (`smlib.paper.figures.words`).
     """
     notebook.metadata = nbformat.from_dict({"kernelspec": KERNELSPEC, "language_info": {"name": "python"}})
     for cell in notebook.cells:
