@@ -106,9 +106,8 @@ def reproduce(
         def report(outcome: Outcome) -> None:
             line = lines[outcome.task.name]
             progress.update(line, completed=progress.tasks[line].total or 1, total=progress.tasks[line].total or 1)
-            progress.console.print(
-                f"{outcome.task.name}: {outcome.status} ({_duration(outcome.seconds)}){_why(outcome)}"
-            )
+            ended = f"{outcome.task.name}: {outcome.status} ({_duration(outcome.seconds)}){_why(outcome)}"
+            progress.console.print(ended, highlight=False, soft_wrap=True)
             for said in outcome.runs:
                 progress.console.print(f"  {cell(said)}", highlight=False, soft_wrap=True)
 

@@ -17,7 +17,6 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from smlib.chatter import without_bars
 from smlib.edits.actions import ActionSpace
 from smlib.edits.packing import PackedBatch
 from smlib.files import whole_folder
@@ -26,7 +25,7 @@ from smlib.policies.decoder import decoder, last_hidden
 from smlib.policies.independence import independent_context
 from smlib.policies.offset_head import OffsetHead
 from smlib.policies.postprocessing import measured
-from smlib.policies.reading import load_lm
+from smlib.policies.reading import load_lm, save_lm
 from smlib.policies.requirements import check_model, fit_experts, max_positions, why_shorter
 from smlib.policies.unembedding import TrainedHead, is_matrix, picked_and_partition, recomputed, token_logits, wide
 from smlib.policies.window_checks import smallest_unkept
@@ -209,8 +208,7 @@ class Policy(nn.Module):
             if hasattr(self.lm, "peft_config") and hasattr(self.lm, "smlib_source"):
                 # `load_policy` resizes no embeddings; peft would ask the hub for the base's vocabulary to see that.
                 options["save_embedding_layers"] = False
-            with without_bars():
-                self.lm.save_pretrained(scratch / "lm", **options)
+            save_lm(self.lm, scratch / "lm", **options)
             save_file({k: v.contiguous().cpu() for k, v in self.extra_state().items()}, scratch / "policy.safetensors")
             (scratch / SAVED).write_text(json.dumps({"format": FORMAT, **asdict(self.config)}, indent=1))
 

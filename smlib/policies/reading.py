@@ -97,5 +97,11 @@ def load_lm(path: Path, dtype: torch.dtype | None = None) -> Any:
         ) from error
 
 
+def save_lm(lm: Any, path: Path, **options: Any) -> None:
+    """Writes a language model, or its adapters; options are those of its `save_pretrained`."""
+    with without_bars():
+        lm.save_pretrained(path, **options)
+
+
 def _few(names: list[str], most: int = 4) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -13,7 +13,7 @@ from smlib.paper.reproduce import Reproduction, plan
 NOTEBOOKS = sorted(p.name for p in (project_root() / "notebooks").glob("[0-9][0-9]_*.ipynb"))
 
 EXPECTED: tuple[str, ...] = ()
-"""Regular expressions for lines that a notebook may write to standard error, each with a comment that says why. None."""
+"""Regular expressions for lines that a notebook may write to standard error, each with a comment that says why."""
 
 
 def unexpected(executed):

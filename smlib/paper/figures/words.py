@@ -67,7 +67,7 @@ def _panel(axes: Axes, colours: Mapping[str, str]) -> Iterator[str]:
 
 
 def _series(axes: Axes, colours: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    """Names of the series and what is drawn of each; pieces of a name, such as one error bar a point, are one series."""
+    """Names of the series and what is drawn of each; pieces of a name, as one error bar a point, are one series."""
     found: dict[str, list[tuple[float, float]]] = {}
     bars: list[tuple[str, str]] = []
     curves: list[tuple[str, str]] = []
