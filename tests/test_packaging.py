@@ -2,8 +2,10 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
+import tarfile
 import tomllib
 from dataclasses import fields
 from importlib.metadata import PackageNotFoundError, version
@@ -308,3 +310,26 @@ def test_no_module_is_too_long(repository: Path) -> None:
     """One idea a module, under about 300 lines; a little slack, since a cut in the wrong place is worse."""
     lengths = {path: len(path.read_text().splitlines()) for path in (repository / "smlib").rglob("*.py")}
     assert not {path.name: length for path, length in lengths.items() if length > 320}
+
+
+@pytest.mark.slow
+def test_a_source_distribution_is_the_package_and_leaves_every_test_out(repository: Path, tmp_path: Path) -> None:
+    """Tests without their conftest and oracles would fail; with these they would need results and notebooks too."""
+    copy = tmp_path / "checkout"
+    kept = shutil.ignore_patterns(
+        ".git", ".venv*", "runs", "results", "figures", "notebooks", "__pycache__", "*.egg-info"
+    )
+    shutil.copytree(repository, copy, ignore=kept)
+    program = "from setuptools.build_meta import build_sdist; print(build_sdist('dist'))"
+    done = subprocess.run([sys.executable, "-c", program], cwd=copy, capture_output=True, text=True, check=True)
+    with tarfile.open(copy / "dist" / done.stdout.splitlines()[-1]) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    assert {"pyproject.toml", "README.md", "LICENSE", "constraints.txt", "smlib/__init__.py", "smlib/py.typed"} <= names
+    assert any(name.endswith(".safetensors") for name in names)
+    assert not [name for name in names if name.split("/")[0] in ("tests", "notebooks", "results", "figures", "docs")]
+
+
+def test_the_lowest_transformers_is_one_that_works(pyproject: dict[str, Any]) -> None:
+    """From 5.0 to 5.10 the layers of a cache have another signature, and sampling ends in a TypeError."""
+    (bound,) = [line for line in pyproject["project"]["dependencies"] if line.startswith("transformers")]
+    assert tuple(map(int, bound.partition(">=")[2].split("."))) >= (5, 14)

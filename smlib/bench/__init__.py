@@ -5,6 +5,8 @@ another, the quartiles, and the clock (`smlib.bench.timing`). Ratios that should
 (`sm_over_mle_...`), those that should be large are speed-ups.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 
 from smlib.bench import generation
@@ -35,19 +37,27 @@ TARGETS = {
 Figures = dict[str, dict[str, object]]
 
 
-def run(quick: bool = False) -> Figures:
+def run(quick: bool = False, tell: Callable[[str], None] = lambda part: None) -> Figures:
     """All figures. Under ten minutes on two cores, `quick` under two.
 
     Args:
         quick: fewer turns, and a shorter text context for the entries that allow it.
+        tell: called with the name of each part before it is measured.
     """
     found: Figures = {}
+    tell("training on arithmetic (1 of 7)")
     found |= training("arithmetic", ARITHMETIC, turns=5 if quick else 15, sampling_turns=1 if quick else 3)
+    tell("training on text (2 of 7)")
     found |= training("text1024", TEXT, turns=2 if quick else 5, sampling_turns=1)
+    tell("other ways to train (3 of 7)")
     found |= rivals(ARITHMETIC, turns=4 if quick else 10)
+    tell("sampling (4 of 7)")
     found |= sampling(turns=1 if quick else 3)
+    tell("packing (5 of 7)")
     found |= packing(turns=2 if quick else 5)
+    tell("memory (6 of 7)")
     found |= memory(TEXT)
+    tell("arithmetic intensity (7 of 7)")
     found |= arithmetic_intensity(ARITHMETIC, turns=4 if quick else 10)
     for name, (sense, bound) in TARGETS.items():
         found[name]["target"] = f"{sense} {bound:g}"

@@ -19,6 +19,7 @@ from smlib.cli.policies import policies
 from smlib.cli.report_readme import report_readme
 from smlib.cli.reproduce import reproduce
 from smlib.cli.status import status
+from smlib.cli.stopping import STATUS, Stopped
 from smlib.cli.train import train
 from smlib.files import ResultError
 from smlib.screen import visible
@@ -55,7 +56,10 @@ app.command(context_settings=PASSED_ON)(finetune)
 
 
 def main() -> None:
-    """The `smlib` command: an error of the user's or of the machine's is one line on stderr and exit status 2."""
+    """The `smlib` command: an error of the user's or of the machine's is one line on stderr and exit status 2.
+
+    Ctrl-C in a command that trains is one line too, with the command that goes on, and exit status 130.
+    """
     try:
         screen.prepare()
         try:
@@ -64,6 +68,8 @@ def main() -> None:
             sys.stdout.flush()
     except ResultError as error:
         _end(str(error))
+    except Stopped as stopped:
+        _end(str(stopped), STATUS)
     except BrokenPipeError:  # whoever reads, as `head` does, has seen enough
         screen.drop_output()
         raise SystemExit(0) from None
@@ -75,6 +81,6 @@ def main() -> None:
         _end(said)
 
 
-def _end(said: str) -> NoReturn:
+def _end(said: str, status: int = 2) -> NoReturn:
     print(f"smlib: {visible(' '.join(said.split()))}", file=sys.stderr)
-    raise SystemExit(2) from None
+    raise SystemExit(status) from None

@@ -1,6 +1,9 @@
 """`smlib bench`: speed and memory as ratios."""
 
 import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Annotated
 
 import typer
@@ -18,13 +21,26 @@ def bench(
     """
     import importlib
 
-    figures = importlib.import_module("smlib.bench").run(quick=quick)
+    with _told() as tell:
+        figures = importlib.import_module("smlib.bench").run(quick=quick, tell=tell)
     if as_json:
         print(json.dumps(figures, indent=1, ensure_ascii=False, allow_nan=False))
         return
     table = Table(title="smlib bench")
-    for column in ("name", "value", "unit", "baseline", "n"):
-        table.add_column(column)
+    table.add_column("name", no_wrap=True)  # what `--json` and the docs call it
+    for column in ("value", "unit", "baseline", "n"):
+        table.add_column(column, overflow="fold")
     for name, figure in figures.items():
         table.add_row(name, *(str(figure[key]) for key in ("value", "unit", "baseline", "n")))
     Console().print(table)
+
+
+@contextmanager
+def _told() -> Iterator[Callable[[str], None]]:
+    """What is measured at the moment, on standard error: a line that changes in a terminal, a line each in a log."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda part: print(f"measuring {part}", file=sys.stderr, flush=True)
+        return
+    with console.status("measuring") as status:
+        yield lambda part: status.update(f"measuring {part}")

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers.utils.logging import disable_progress_bar
 
 from smlib.cli.checks import told
 from smlib.cli.workbench import finished
@@ -46,7 +45,6 @@ def write_checkpoint(
     Raises:
         ResultError: what is wrong with the policy, the folder or the card.
     """
-    disable_progress_bar()
     measured = dict(_result(text) for text in results)
     policy, tokenizer, card = _shipped(source.name) if _ships(source) else _read(source)
     asked = ["smlib", "export", source.name, out.name, *_options(sys.argv)]

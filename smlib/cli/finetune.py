@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
+from smlib.cli.stopping import Stopped, command
 from smlib.files import ResultError
 
 PASSED_ON = {"ignore_unknown_options": True, "help_option_names": []}
@@ -109,12 +110,28 @@ def _train(what: FinetuneArguments, args: Any) -> None:
     held_out = None if evaluated is None else rows_of(evaluated, split=what.eval_split, download=hub)
     trainer = SequenceMatchTrainer(what.model, args, train, held_out, peft_config=lora if what.use_peft else None)
     resume = args.resume_from_checkpoint
-    trainer.train(resume_from_checkpoint=True if str(resume).lower() == "true" else resume)
+    try:
+        trainer.train(resume_from_checkpoint=True if str(resume).lower() == "true" else resume)
+    except KeyboardInterrupt as error:
+        raise Stopped(_where(trainer, resume)) from error
     trainer.save_model()
     if args.push_to_hub:
         trainer.push_to_hub()
     if trainer.is_world_process_zero():
         print(f"saved in {args.output_dir}; try: smlib generate --model {args.output_dir} --prompt '...'")
+
+
+def _where(trainer: Any, resume: Any) -> str:
+    """The step that a trainer reached, and the command that goes on from its newest checkpoint."""
+    from smlib.training.run_files import newest_checkpoint
+
+    reached = f"stopped at step {trainer.state.global_step} of {trainer.state.max_steps}"
+    try:
+        kept = newest_checkpoint(Path(trainer.args.output_dir))
+    except ValueError:
+        return f"{reached}, before the first checkpoint (--save_steps). Begin again with: {command()}"
+    more = () if resume else ("--resume_from_checkpoint", "true")
+    return f"{reached}; {kept} is its last checkpoint. Go on with: {command(*more)}"
 
 
 def _without_config(arguments: list[str]) -> tuple[list[str], str | None]:

@@ -2,7 +2,8 @@
 
 import os
 import sys
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -104,7 +105,10 @@ def reproduce(
     with _progress(console) as progress:
         lines = {task.name: progress.add_task(task.name, start=False, total=None) for task in tasks}
 
+        beat = Heartbeat(progress.console)
+
         def listen(task: Task, finished: int, total: int) -> None:
+            beat.at(task.name, finished, total)
             if finished == 0:
                 progress.start_task(lines[task.name])
             progress.update(lines[task.name], completed=finished, total=total)
@@ -112,7 +116,8 @@ def reproduce(
         def report(outcome: Outcome) -> None:
             line = lines[outcome.task.name]
             progress.update(line, completed=progress.tasks[line].total or 1, total=progress.tasks[line].total or 1)
-            progress.console.print(f"{outcome.task.name}: {outcome.status} ({_duration(outcome.seconds)})")
+            ended = f"{outcome.task.name}: {outcome.status} ({_duration(outcome.seconds)}){_why(outcome)}"
+            progress.console.print(ended, highlight=False, soft_wrap=True)
             for said in outcome.runs:
                 progress.console.print(f"  {cell(said)}", highlight=False, soft_wrap=True)
 
@@ -124,15 +129,16 @@ def reproduce(
             figures_dir=figures,
             runs_dir=None if runs_dir is None else runs_dir.absolute(),
             listener=listen,
+            waiting=beat,
         )
         outcomes = work.run(tasks, report)
     failed = [outcome.task.name for outcome in outcomes if outcome.failed]
     if as_json:
         print_json([_record(outcome) for outcome in outcomes])
         raise typer.Exit(1 if failed else 0)
-    table = Table(title=f"smlib reproduce --preset {preset}", show_lines=True)
-    for column in ("item", "notebook", "status", "time", "where", "why"):
-        table.add_column(column, overflow="fold")
+    table = Table(title=f"smlib reproduce --preset {preset}")
+    for column in ("item", "notebook", "status", "time"):
+        table.add_column(column, no_wrap=True)
     colours = {"done": "green", "failed": "red", "interrupted": "yellow", "no notebook": "red"}
     for outcome in outcomes:
         table.add_row(
@@ -140,11 +146,12 @@ def reproduce(
             outcome.task.name,
             f"[{colours[outcome.status]}]{outcome.status}[/]",
             _duration(outcome.seconds) if outcome.seconds else "—",
-            cell(outcome.where),
-            cell(outcome.why),
         )
     console.print(table)
     if failed:
+        for outcome in outcomes:
+            if outcome.failed:
+                console.print(f"{outcome.task.name}: {outcome.status}{_why(outcome)}", highlight=False, soft_wrap=True)
         console.print(f"[red]{len(failed)} failed[/]; the notebooks as far as they came are in {work.folder}")
         raise typer.Exit(1)
 
@@ -156,6 +163,43 @@ def _use_cluster(address: str) -> None:
 
     check_address(address)
     os.environ[RAY] = address
+
+
+def _why(outcome: "Outcome") -> str:
+    """Where and why a notebook failed, behind the word."""
+    where = f" at {outcome.where}" if outcome.where else ""
+    return f"{cell(where)}: {cell(outcome.why)}" if outcome.why else ""
+
+
+class Heartbeat:
+    """In a log, a line every half minute about each notebook that runs: its cell, and the run inside it if it tells."""
+
+    EVERY = 30.0
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.shown = not console.is_terminal and not os.environ.get("SMLIB_QUIET")
+        self._said = time.monotonic()
+        self._begun: dict[str, float] = {}
+        self._cells: dict[str, tuple[int, int]] = {}
+
+    def at(self, name: str, finished: int, total: int) -> None:
+        """A notebook has come to another cell."""
+        self._begun.setdefault(name, time.monotonic())
+        self._cells[name] = (finished, total)
+
+    def __call__(self, running: Mapping[str, str]) -> None:
+        """Called again and again while notebooks run, with their names and the latest line of a run in each."""
+        now = time.monotonic()
+        if not self.shown or now - self._said < self.EVERY:
+            return
+        self._said = now
+        for name, line in running.items():
+            if name in self._cells:
+                number, total = self._cells[name]
+                after = f" — {line}" if line else ""
+                text = f"{name}: cell {number + 1} of {total}, {_duration(now - self._begun[name])}{after}"
+                self.console.print(cell(text), highlight=False, soft_wrap=True)
 
 
 def _record(outcome: "Outcome") -> dict[str, object]:

@@ -7,7 +7,6 @@ from dataclasses import asdict
 
 import numpy as np
 from numpy.typing import NDArray
-from transformers.utils.logging import disable_progress_bar
 
 from smlib.cli.checks import check_sampling
 from smlib.cli.recorded import MARK, PAUSE, RECORD, Recording
@@ -35,7 +34,6 @@ def write_shipped(name: str, prompt: str, config: SamplingConfig, seeds: Sequenc
     Raises:
         ResultError: an unknown name, missing weights, a prompt that fills the context, a seed that is none.
     """
-    disable_progress_bar()
     policy, tokenizer = shipped.load(name)
     question = as_prompt(prompt) or as_prompt(shipped.card(name).example)
     ids = np.array([tokenizer.bos, *tokenizer.encode(question)], np.int32)
@@ -52,7 +50,6 @@ def demonstrate(name: str, *, max_new_tokens: int = 24) -> Trajectory:
     Raises:
         ResultError: a policy that cannot delete; none of the first questions has such a completion.
     """
-    disable_progress_bar()
     policy, tokenizer, root, chosen = _search(name, max_new_tokens)
     print(f"{name}, seed {chosen}: the first completion of this question that takes back a wrong token and ends right.")
     config = SamplingConfig(max_new_tokens=max_new_tokens)
@@ -65,7 +62,6 @@ def demonstrate(name: str, *, max_new_tokens: int = 24) -> Trajectory:
 
 def write_again(run: Recording) -> Trajectory:
     """Lets the policy of a record answer its question with its seed, and says whether it did the same."""
-    disable_progress_bar()
     policy, tokenizer = shipped.load(run.policy)
     ids = np.array([tokenizer.bos, *tokenizer.encode(run.question)], np.int32)
     config = SamplingConfig(max_new_tokens=run.max_new_tokens)

@@ -54,7 +54,7 @@ def status(
 def _print_table(rows: Sequence[Mapping[str, object]], shown_value: Callable[[Mapping[str, object]], str]) -> None:
     table = Table(title="smlib: the paper's figures and tables", show_lines=True)
     for column in ("id", "title", "preset", "paper", "ours", "verdict"):
-        table.add_column(column, overflow="fold")
+        table.add_column(column, overflow="fold", no_wrap=column in ("id", "preset"))  # what is typed again
     for row in rows:
         verdict = str(row["verdict"])
         table.add_row(

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from smlib.cli.options import folder_name, one_of
+from smlib.cli.stopping import stoppable
 
 MOST_QUESTIONS = 1_000_000
 """The generator makes about 3,000 a second, and all are held in memory."""
@@ -98,7 +99,8 @@ def train(
     settings = settings_for(
         method, steps=steps, eta=eta, alpha=alpha, gamma=gamma, seed=seed, learning_rate=rate, **options
     )
-    accuracy = fit(settings, folder, init)
+    with stoppable():
+        accuracy = fit(settings, folder, init)
     for decoding, share in accuracy.items():
         print(f"validation accuracy, {decoding}: {share:.3f} of {settings.validation} questions")
     print(f"saved in {folder}; try: smlib generate {folder} --prompt '...'")

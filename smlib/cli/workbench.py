@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 from safetensors import SafetensorError
-from transformers.utils.logging import disable_progress_bar
 
 from smlib.cli.checks import check_sampling, check_seed, told
 from smlib.data.continuations import inner_decoder
@@ -157,7 +156,6 @@ def fit(settings: Settings, folder: Path, init: Path | None = None) -> Mapping[s
     # All this before anything is written: a folder belongs to the settings in it.
     with told(ValueError, after="; --noise says which"):
         data = TaskDemonstrations(task, task.train, settings.noise)
-    disable_progress_bar()  # of loading and saving weights; training shows its own
     policy = _new(settings, task) if init is None else _earlier(init, settings, task)
     with _folder_of_its_own(folder):
         with told(OSError, before=f"{folder} cannot be written: "):
@@ -229,7 +227,6 @@ def write(folder: Path, prompt: str, config: SamplingConfig, seed: int) -> Traje
     Raises:
         ResultError: no finished policy, a damaged one, a prompt that fills its context, a seed that is none.
     """
-    disable_progress_bar()
     task = _task_of(folder)
     policy = _load(folder, task.space)
     ids = np.array([task.tokenizer.bos, *task.tokenizer.encode(as_prompt(prompt))], np.int32)
@@ -270,7 +267,6 @@ def write_text(
         ResultError: no such model, a model that cannot be a policy, a prompt that fills the model's context, a seed
             that is none.
     """
-    disable_progress_bar()
     with told(OSError, ModuleNotFoundError, ValueError, SafetensorError):
         policy, tokenizer = load_policy(model, local_files_only=not download)
     if not (Path(model) / SAVED).is_file():

@@ -10,6 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from smlib.chatter import without_bars, without_lines
+
+FEW_POINTS = r"^WARNING clustering \d+ points to \d+ centroids"
+"""What faiss writes for every clustering with fewer than 39 points a bucket. A bucket holds about ten texts here, as in
+the package's own default, and the score is averaged over clusterings."""
+
 
 @dataclass(frozen=True)
 class MauveSettings:
@@ -97,10 +103,11 @@ def _features(name: str, values: ArrayLike) -> NDArray[np.float64]:
 
 def _package_score(p: NDArray[np.float64], q: NDArray[np.float64], settings: MauveSettings, seed: int) -> float:
     compute_mauve = _package()
-    result = compute_mauve(
-        p_features=p, q_features=q, num_buckets=settings.num_buckets, mauve_scaling_factor=settings.scaling,
-        kmeans_explained_var=settings.explained_variance, seed=seed, verbose=False,
-    )  # fmt: skip
+    with without_lines(FEW_POINTS):
+        result = compute_mauve(
+            p_features=p, q_features=q, num_buckets=settings.num_buckets, mauve_scaling_factor=settings.scaling,
+            kmeans_explained_var=settings.explained_variance, seed=seed, verbose=False,
+        )  # fmt: skip
     return float(result.mauve)
 
 
@@ -142,7 +149,8 @@ def minilm_features(texts: Sequence[str], *, batch_size: int = 64, max_tokens: i
 
     folder = str(get_model_path())
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    model = AutoModel.from_pretrained(folder, local_files_only=True, dtype=torch.float32).eval()
+    with without_bars():
+        model = AutoModel.from_pretrained(folder, local_files_only=True, dtype=torch.float32).eval()
     order = sorted(range(len(texts)), key=lambda i: len(texts[i]))  # neighbours of like length: less padding
     rows = np.empty((len(texts), model.config.hidden_size), np.float32)
     for start in range(0, len(order), batch_size):

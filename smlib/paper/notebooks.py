@@ -17,19 +17,22 @@ from smlib.files import ResultError, write_atomically
 PARAMETERS = ("preset", "results_dir", "figures_dir")
 """What every notebook takes, and all that `smlib reproduce` passes."""
 
+KEPT = ("alt", "tags")
+"""What may stand in the metadata of a cell."""
+
 KERNELSPEC = {"display_name": "Python 3", "language": "python", "name": "python3"}
 
 
 def strip(notebook: Any) -> Any:
     """The notebook without outputs, execution counts and metadata that a run or an editor left (in place, and back).
 
-    Kept are the kernelspec, set to `python3`, cell ids, and cell tags.
+    Kept are the kernelspec, set to `python3`, cell ids, cell tags, and what is written for those who cannot see a
+    picture: a cell's `alt` and a text's attached pictures, whose words stand in the text. The words of a drawn figure
+    are made anew when it is drawn (`smlib.paper.figures.words`).
     """
     notebook.metadata = nbformat.from_dict({"kernelspec": KERNELSPEC, "language_info": {"name": "python"}})
     for cell in notebook.cells:
-        tags = cell.metadata.get("tags", [])
-        cell.metadata = nbformat.from_dict({"tags": tags} if tags else {})
-        cell.pop("attachments", None)
+        cell.metadata = nbformat.from_dict({name: cell.metadata[name] for name in KEPT if cell.metadata.get(name)})
         if cell.cell_type == "code":
             cell.outputs = []
             cell.execution_count = None
@@ -87,7 +90,7 @@ def _leftovers(notebook: Any) -> Iterator[str]:
             yield f"cell {i}: has outputs"
         if cell.get("execution_count"):
             yield f"cell {i}: has an execution count"
-        extra = set(cell.metadata) - {"tags"}
+        extra = set(cell.metadata) - set(KEPT)
         if extra:
             yield f"cell {i}: has metadata {', '.join(sorted(extra))}"
     extra = set(notebook.metadata) - {"kernelspec", "language_info"}

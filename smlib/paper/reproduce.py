@@ -10,7 +10,7 @@ import signal
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -30,6 +30,8 @@ KERNEL_START_SECONDS = 300
 KERNEL_START_ATTEMPTS = 3
 LAST = ("12_report", "00_overview")
 """Notebooks that read what the others write, in the order they run."""
+PLACE = "SMLIB_PROGRESS"
+"""Where trainings leave their latest line, see `smlib.training.progress`, which would load torch here."""
 ALONE = ("06_overhead",)
 """Notebooks that measure time: nothing runs beside them, whatever `jobs` is."""
 
@@ -106,9 +108,11 @@ class Reproduction:
         runs_dir: Path | None = None,
         execution_timeout: int | None = None,
         listener: Listener = lambda task, finished, total: None,
+        waiting: Callable[[Mapping[str, str]], None] = lambda running: None,
     ) -> None:
         """`fresh` repeats what was finished before it began, which may have been in a call that was killed
-        (`smlib.paper.fresh.FreshRound`); `execution_timeout` limits a cell, in seconds (None: no limit)."""
+        (`smlib.paper.fresh.FreshRound`); `execution_timeout` limits a cell, in seconds (None: no limit); `waiting` is
+        called about twice a second with the notebooks that run and the latest line of a training in each."""
         self.preset = check_preset(preset)
         if jobs < 1:
             raise ResultError(f"jobs is {jobs}; at least one notebook has to run at a time")
@@ -119,6 +123,7 @@ class Reproduction:
         self.folder = (runs_dir or project_root() / "runs") / preset
         self.execution_timeout = execution_timeout
         self.listener = listener
+        self.waiting = waiting
         self._stopped = threading.Event()
         self._kernels: dict[str, PapermillNotebookClient] = {}
         self._running: set[Future[Outcome]] = set()
@@ -166,6 +171,7 @@ class Reproduction:
             finished, self._running = wait(self._running, timeout=0.5, return_when=FIRST_COMPLETED)
             for future in finished:
                 yield future.result()
+            self.waiting({name: self._line(name) for name in list(self._kernels)})
 
     def stop(self) -> None:
         """End every kernel with its workers, and wait until `execute` has returned for each of them."""
@@ -198,6 +204,16 @@ class Reproduction:
         runs = () if why else self._runs(task)
         return Outcome(task, "failed" if why else "done", seconds, where if why else "", why, runs)
 
+    def _line(self, name: str) -> str:
+        """What a training inside a notebook said last."""
+        try:
+            return self._progress(name).read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError):
+            return ""
+
+    def _progress(self, name: str) -> Path:
+        return self.folder / "markers" / f"{name}.progress"
+
     def _marker(self, task: Task) -> Path:
         return self.folder / "markers" / f"{task.name}.json"
 
@@ -216,7 +232,8 @@ class Reproduction:
         if unknown:
             return "parameters cell", f"unknown parameter {', '.join(unknown)}; it takes {', '.join(known) or 'none'}"
         marker = self._marker(task)
-        marker.unlink(missing_ok=True)
+        for old in (marker, self._progress(task.name)):
+            old.unlink(missing_ok=True)
         marker.parent.mkdir(parents=True, exist_ok=True)
         try:
             papermill.execute_notebook(
@@ -227,7 +244,7 @@ class Reproduction:
                 progress_bar=False,
                 start_timeout=KERNEL_START_SECONDS,
                 execution_timeout=self.execution_timeout,
-                environment=self._environment(marker, alone=task.name in ALONE),
+                environment=self._environment(task),
                 kernels=self._kernels,
                 kernel_key=task.name,
                 watch=watch,
@@ -243,11 +260,12 @@ class Reproduction:
             return watch.where, "it ended without reaching smlib.paper.results.finish(...) in its last cell"
         return "", ""
 
-    def _environment(self, marker: Path, alone: bool) -> dict[str, str]:
+    def _environment(self, task: Task) -> dict[str, str]:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        threads = str(cores if alone else max(1, cores // self.jobs))
+        threads = str(cores if task.name in ALONE else max(1, cores // self.jobs))
         names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
-        environment = {**os.environ, **dict.fromkeys(names, threads), "SMLIB_FINISH_MARKER": str(marker)}
+        environment = {**os.environ, **dict.fromkeys(names, threads), "SMLIB_FINISH_MARKER": str(self._marker(task))}
+        environment[PLACE] = str(self._progress(task.name))
         # What a reader's own IPython and Python run at their start would run in every notebook.
         environment["IPYTHONDIR"] = str(self.folder / ".ipython")
         for name in ("PYTHONSTARTUP", ROUND):

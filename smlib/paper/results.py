@@ -10,7 +10,6 @@ The code's versions are `NUMERICS_VERSION`. Files hold no times: the same seed o
 bytes. Times go to `results/<preset>/timings.jsonl`.
 """
 
-import fcntl
 import os
 import resource
 import shutil
@@ -32,6 +31,7 @@ from smlib.files import (
     resolve,
     write_atomically,
 )
+from smlib.locks import lock
 from smlib.paper import checksums
 from smlib.paper.fresh import FreshRound, Standing, begin_fresh, fresh_round
 from smlib.paper.items import ITEMS, PRESETS, VERDICTS, Item, check_preset, get_item
@@ -250,7 +250,7 @@ def locked(path: Path) -> Iterator[None]:
     """Hold an exclusive lock that the system releases when the process ends, however it ends."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "w") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
+        lock(stream.fileno())
         yield
 
 

@@ -14,7 +14,6 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from transformers.utils.logging import disable_progress_bar
 
 from smlib.data.mathematics import SOLUTION
 from smlib.files import ResultError, canonical_json, plain, read_json, resolve, whole_folder, write_atomically
@@ -268,7 +267,6 @@ def main(
     results_dir: Annotated[str, typer.Option(help="Where the committed results are.")] = "results",
 ) -> None:
     """Train, check, round and measure the policies that ship with the package; about five minutes each."""
-    disable_progress_bar()  # of loading and saving weights; training shows its own
     chosen: Sequence[str] = names or tuple(RECIPES)
     for name in chosen:
         made = ship(name, results_dir)

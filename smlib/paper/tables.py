@@ -1,14 +1,96 @@
 """Result files to tables: the rows behind an item, the ledger, and how a value with its error bar is printed."""
 
+import html
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
+from pandas.io.formats.style import Styler
 
 from smlib.files import ResultError
 from smlib.paper.items import error_bar
 from smlib.paper.ledger import ledger, read_item
 from smlib.paper.readme import shown_value
+
+# pandas escapes a plain table and not a styled one, in which `<bkspc>` and `<eos>` would be tags that show nothing.
+pd.set_option("styler.format.escape", "html")
+
+OWN = {
+    "quick": "Your own run, preset quick: small and short.",
+    "smoke": "Your own run, preset smoke: its numbers mean nothing.",
+}
+COMMITTED = "The committed result, preset full."
+
+
+def styled(table: pd.DataFrame, white_space: str = "normal") -> Styler:
+    """A table of words: left-aligned, its lines broken, and whatever stands in it shown and not obeyed, labels too.
+
+    Args:
+        white_space: `pre-wrap` keeps the spaces of text that a model wrote.
+    """
+    shown = table.rename_axis(index=_escaped, columns=_escaped).style.format(escape="html")
+    for axis in (0, 1):
+        shown = shown.format_index(escape="html", axis=axis)
+    return shown.set_properties(**{"text-align": "left", "white-space": white_space, "vertical-align": "top"})
+
+
+@dataclass(frozen=True)
+class Beside:
+    """The committed table over a reader's own, each under a line that says which it is."""
+
+    committed: pd.DataFrame
+    own: pd.DataFrame
+    preset: str
+
+    def _repr_html_(self) -> str:
+        tables = ((COMMITTED, self.committed), (OWN[self.preset], self.own))
+        return "".join(f"<p><em>{html.escape(said)}</em></p>{table.to_html()}" for said, table in tables)
+
+    def __repr__(self) -> str:
+        return f"{COMMITTED}\n{self.committed}\n\n{OWN[self.preset]}\n{self.own}"
+
+
+def beside(
+    draw: Callable[..., pd.DataFrame],
+    own: Any,
+    item: str,
+    preset: str,
+    results_dir: str | os.PathLike[str] = "results",
+    *,
+    whole: bool = False,
+    **options: Any,
+) -> pd.DataFrame | Beside:
+    """A table of a reader's own run, and above it that of the committed result, whose numbers the text is about.
+
+    Args:
+        draw: makes a table of an item's details, as `own` are; of the whole item for `whole`.
+        preset: with `full` and `paper`, and where no result is committed, the own table stands alone.
+    """
+    table = draw(own, **options)
+    if preset not in OWN:
+        return table
+    try:
+        kept = read_item(item, "full", results_dir)
+    except ResultError:
+        return table
+    return Beside(draw(kept if whole else kept["details"], **options), table, preset)
+
+
+def verdict(own: Mapping[str, Any], item: str, preset: str, results_dir: str | os.PathLike[str] = "results") -> str:
+    """An item's verdict and why, the committed one first, and which preset each of them is of.
+
+    Args:
+        own: a study, with `verdict` and `why`, or an item's file, which has the reason among its details.
+    """
+    lines = [(preset, own)]
+    if preset in OWN:
+        with suppress(ResultError):  # nothing is committed
+            lines.insert(0, ("full", read_item(item, "full", results_dir)))
+    told = [(name, found["verdict"], found.get("why") or found["details"]["why"]) for name, found in lines]
+    return "\n".join(": ".join(line) for line in told)
 
 
 def with_error(value: float | str | None, error: float | str | None = None, digits: int = 2) -> str:
@@ -21,15 +103,20 @@ def with_error(value: float | str | None, error: float | str | None = None, digi
 
 def item_rows(item: str, preset: str, results_dir: str | os.PathLike[str] = "results", digits: int = 2) -> pd.DataFrame:
     """The table behind an item: a line a label, the paper's value beside ours with its error bar."""
-    rows = read_item(item, preset, results_dir)["rows"]
+    return rows_of(read_item(item, preset, results_dir), digits)
+
+
+def rows_of(item: Mapping[str, Any], digits: int = 2) -> pd.DataFrame:
+    """The same, of an item's file that has been read."""
+    rows = item["rows"]
     if not isinstance(rows, list) or not rows:
-        raise ResultError(f"{item} ({preset}) has no rows, only the one value in `smlib status`")
+        raise ResultError(f"{item['id']} ({item['preset']}) has no rows, only the one value in `smlib status`")
     return pd.DataFrame(
         {
             "paper": [with_error(row["paper"], None, digits) for row in rows],
             "ours": [with_error(row["ours"], row["error"], digits) for row in rows],
         },
-        index=pd.Index([row["label"] for row in rows], name=item),
+        index=pd.Index([row["label"] for row in rows], name=item["id"]),
     )
 
 
@@ -64,6 +151,10 @@ def from_records(records: Sequence[Mapping[str, object]], columns: Sequence[str]
         if missing:
             raise ResultError(f"record {number} lacks {', '.join(missing)}")
     return pd.DataFrame([{column: record[column] for column in columns} for record in records], columns=list(columns))
+
+
+def _escaped(name: Any) -> Any:
+    return html.escape(name) if isinstance(name, str) else name
 
 
 def _values(table: pd.DataFrame) -> list[list[object]]:

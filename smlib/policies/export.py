@@ -22,6 +22,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from smlib.chatter import without_bars
 from smlib.data.tokenizers import BKSPC_TEXT, TextTokenizer
 from smlib.files import whole_folder
 from smlib.policies.exported_tokenizer import with_bkspc
@@ -88,7 +89,7 @@ def export_policy(
     words = with_bkspc(tokenizer, vocab, bkspc)
     model = standard_model(policy, merge=merge, dtype=dtype)
     model.generation_config = _generation(policy, words)
-    with whole_folder(target, CODE) as scratch:
+    with whole_folder(target, CODE) as scratch, without_bars():
         model.save_pretrained(scratch)
         words.save_pretrained(scratch)
         if not merge:
@@ -184,9 +185,10 @@ def _check(policy: Policy, folder: Path, words: Any, bkspc: str) -> None:
             f"transformers opens the tokeniser as a {type(loaded).__name__}, which reads text otherwise than this "
             f"{type(words).__name__} or gives {bkspc} another id ({found}, expected {policy.space.bkspc})"
         )
-    model = AutoModelForCausalLM.from_pretrained(
-        folder, dtype="auto", local_files_only=True, trust_remote_code=False, use_safetensors=True
-    )
+    with without_bars():
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, dtype="auto", local_files_only=True, trust_remote_code=False, use_safetensors=True
+        )
     if (folder / ADAPTERS).is_dir():
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

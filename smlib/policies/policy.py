@@ -25,7 +25,7 @@ from smlib.policies.decoder import decoder, last_hidden
 from smlib.policies.independence import independent_context
 from smlib.policies.offset_head import OffsetHead
 from smlib.policies.postprocessing import measured
-from smlib.policies.reading import load_lm
+from smlib.policies.reading import load_lm, save_lm
 from smlib.policies.requirements import check_model, fit_experts, max_positions, why_shorter
 from smlib.policies.unembedding import TrainedHead, is_matrix, picked_and_partition, recomputed, token_logits, wide
 from smlib.policies.window_checks import smallest_unkept
@@ -208,7 +208,7 @@ class Policy(nn.Module):
             if hasattr(self.lm, "peft_config") and hasattr(self.lm, "smlib_source"):
                 # `load_policy` resizes no embeddings; peft would ask the hub for the base's vocabulary to see that.
                 options["save_embedding_layers"] = False
-            self.lm.save_pretrained(scratch / "lm", **options)
+            save_lm(self.lm, scratch / "lm", **options)
             save_file({k: v.contiguous().cpu() for k, v in self.extra_state().items()}, scratch / "policy.safetensors")
             (scratch / SAVED).write_text(json.dumps({"format": FORMAT, **asdict(self.config)}, indent=1))
 

@@ -1,10 +1,12 @@
 """Reading a language model from a folder or the hub: all of its weights, or an error that says which are missing."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from smlib.chatter import without_bars
 from smlib.policies.attention import BEYOND
 
 
@@ -53,15 +55,16 @@ def read_lm(where: str | Path, **options: Any) -> Any:
 def _read(where: str | Path, attention: str, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     from transformers import AutoModelForCausalLM
 
-    found: tuple[Any, dict[str, Any]] = AutoModelForCausalLM.from_pretrained(
-        where,
-        attn_implementation=attention,
-        trust_remote_code=False,
-        use_safetensors=True,
-        output_loading_info=True,
-        ignore_mismatched_sizes=True,  # they are named by `read_lm`, with the missing ones
-        **options,
-    )
+    with without_bars() if options.get("local_files_only", True) else nullcontext():  # a download shows how far it is
+        found: tuple[Any, dict[str, Any]] = AutoModelForCausalLM.from_pretrained(
+            where,
+            attn_implementation=attention,
+            trust_remote_code=False,
+            use_safetensors=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are named by `read_lm`, with the missing ones
+            **options,
+        )
     return found
 
 
@@ -92,6 +95,12 @@ def load_lm(path: Path, dtype: torch.dtype | None = None) -> Any:
         raise ValueError(
             f"{path} is damaged: its config.json does not describe its weights, or is no configuration ({why})"
         ) from error
+
+
+def save_lm(lm: Any, path: Path, **options: Any) -> None:
+    """Writes a language model, or its adapters; options are those of its `save_pretrained`."""
+    with without_bars():
+        lm.save_pretrained(path, **options)
 
 
 def _few(names: list[str], most: int = 4) -> str:

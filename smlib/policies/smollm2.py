@@ -10,6 +10,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from smlib.chatter import without_bars
+
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 TEXT_BOUNDARY = "<|endoftext|>"
 """What stands between documents in SmolLM2's pretraining; its chat turns are marked by other tokens."""
@@ -50,10 +52,9 @@ def smollm2_folder() -> Path:
 def _convert(weights: Path, target: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
-    from transformers.utils.logging import disable_progress_bar
 
-    disable_progress_bar()
-    lm: Any = AutoModelForCausalLM.from_pretrained(weights.parent, gguf_file=weights.name, dtype=torch.float32)
+    with without_bars():
+        lm: Any = AutoModelForCausalLM.from_pretrained(weights.parent, gguf_file=weights.name, dtype=torch.float32)
     # The weights are plain float32 now, while transformers still takes the model for a quantised one.
     lm.hf_quantizer = None
     lm.is_quantized = False
@@ -64,5 +65,6 @@ def _convert(weights: Path, target: Path) -> None:
     boundary = tokenizer.convert_tokens_to_ids(TEXT_BOUNDARY)
     for config in (lm.config, lm.generation_config):
         config.bos_token_id = config.eos_token_id = boundary
-    lm.save_pretrained(target)
+    with without_bars():
+        lm.save_pretrained(target)
     tokenizer.save_pretrained(target)

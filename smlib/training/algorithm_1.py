@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, SupportsFloat
 
 import torch
-from tqdm.auto import tqdm
 
 from smlib.environment import check_environment
 from smlib.objectives.adversarial import Critic
@@ -22,7 +21,7 @@ from smlib.training.checkpoints import TrainingState, load_checkpoint, run_ident
 from smlib.training.configuration import TrainConfig
 from smlib.training.dataset import Dataset
 from smlib.training.folder import hold, release, usable_folder
-from smlib.training.metrics import METRICS, MetricsLog, show_bar
+from smlib.training.metrics import METRICS, MetricsLog
 from smlib.training.parameters import critic_apart, decayed_apart, drop_idle_gradients
 from smlib.training.preflight import (
     check_on_policy,
@@ -32,6 +31,7 @@ from smlib.training.preflight import (
     say_coverage,
     settle_backspace,
 )
+from smlib.training.progress import Progress, telling_where_it_stopped
 
 __all__ = ["Dataset", "NonFiniteLossError", "TrainConfig", "TrainResult", "train"]
 
@@ -44,6 +44,7 @@ class TrainResult:
     history: list[dict[str, Any]]
 
 
+@telling_where_it_stopped
 def train(
     policy: Policy,
     data: Dataset,
@@ -62,7 +63,8 @@ def train(
         config: all parameters.
         folder: for checkpoints and `metrics.jsonl`; a run that was killed goes on from here.
         evaluate: called every `eval_every` steps (on a validation split, never the test set); its numbers are logged.
-        progress: show a bar; by default where there is a terminal or a live notebook to show it.
+        progress: show a bar; by default where there is a terminal or a live notebook to show it, and else a line every
+            half minute (`smlib.training.progress`). False: nothing.
         without_backspace: train a method that has `<bkspc>` without it (an ablation). It takes clean demonstrations.
 
     Raises:
@@ -112,9 +114,7 @@ def train(
         batches.begin()
 
     model.train()
-    bar = tqdm(
-        total=config.steps, initial=begin, disable=not show_bar(progress), desc=config.objective.method, mininterval=1.0
-    )
+    bar = Progress(config.objective.method, begin, config.steps, config.checkpoint_every, work, progress)
     for k in range(begin, config.steps):  # "for k in n_train do"
         # "if k mod k_sample = 0 then Populate B with trajectories T ~ l_theta; Remove oldest model sequences from B"
         batches.populate(k)
@@ -143,7 +143,7 @@ def train(
         done = k + 1
         if done % config.log_every == 0 or done == config.steps:
             log.write(done, {"beta": config.objective.beta(k), "lr": schedule.get_last_lr()[0], **loss_parts})
-            bar.set_postfix(loss=f"{loss_parts['loss']:.3f}", refresh=False)
+            bar.log(loss_parts["loss"])
         if evaluate is not None and config.eval_every and (done % config.eval_every == 0 or done == config.steps):
             log.write(done, {f"val_{name}": value for name, value in evaluate(policy).items()})
             model.train()

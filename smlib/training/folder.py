@@ -1,13 +1,14 @@
 """The folder of a run: one that can be written to, and by one process at a time."""
 
 import errno
-import fcntl
 import os
 import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from smlib.locks import lock
 
 LOCK = ".lock"
 
@@ -49,7 +50,7 @@ def hold(folder: Path) -> bool:
         return True
     handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock(handle, wait=False)
     except OSError as error:
         if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
             who = os.read(handle, 20).decode("ascii", "replace").strip()

@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from smlib.edits.packing import PackedBatch
 from smlib.generation.prompts import check_context, checked_prompt
+from smlib.kinds import lacking
 from smlib.objectives.methods import ObjectiveConfig, get_method
 from smlib.policies.policy import Policy
 from smlib.training.checkpoints import trainable
@@ -58,7 +59,7 @@ def check_run(policy: Policy, data: Dataset, config: Settings, evaluate: Callabl
         raise TypeError(
             f"the policy is a {type(policy).__name__}: expected a Policy, the first of the two that load_policy returns"
         )
-    if not isinstance(config, Settings):
+    if lacking(config, Settings):
         raise TypeError(f"the configuration is a {type(config).__name__}: expected a TrainConfig")
     check_data(data, config.objective.method, config.eta, config.rollout_noise)
     check_same_actions(policy, data)

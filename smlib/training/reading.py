@@ -6,6 +6,7 @@ from typing import Any
 from smlib.data.columns import from_columns
 from smlib.data.rows import rows_of
 from smlib.data.tokenizers import TextTokenizer
+from smlib.kinds import lacking
 from smlib.objectives.methods import get_method
 from smlib.training.dataset import Dataset
 from smlib.training.trainer_config import SequenceMatchConfig
@@ -21,8 +22,9 @@ def read_data(source: Any, tokenizer: TextTokenizer, context: int | None, args: 
     Raises:
         ValueError: no length of states to be had; what `from_columns` says.
     """
-    if isinstance(source, Dataset):
-        return source
+    if not lacking(source, Dataset):
+        kept: Dataset = source
+        return kept
     longest = min((n for n in (args.max_length, context) if n is not None), default=None)
     if longest is None:
         raise ValueError("the model's configuration names no context length: set max_length")

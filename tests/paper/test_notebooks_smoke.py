@@ -1,7 +1,9 @@
 """Every committed notebook runs to its last cell at `smoke`, as `smlib reproduce` would run it."""
 
 import json
+import re
 
+import nbformat
 import pytest
 
 from smlib.files import project_root
@@ -9,6 +11,31 @@ from smlib.paper.ledger import item_path
 from smlib.paper.reproduce import Reproduction, plan
 
 NOTEBOOKS = sorted(p.name for p in (project_root() / "notebooks").glob("[0-9][0-9]_*.ipynb"))
+
+EXPECTED: tuple[str, ...] = ()
+"""Regular expressions for lines that a notebook may write to standard error, each with a comment that says why."""
+
+
+def unexpected(executed):
+    """Lines on standard error of an executed notebook, and pictures without words, each with its cell."""
+    for number, cell in enumerate(executed.cells):
+        for output in cell.get("outputs", ()):
+            if output.output_type == "stream" and output.name == "stderr":
+                for line in output.text.splitlines():
+                    if line.strip() and not any(re.search(pattern, line) for pattern in EXPECTED):
+                        yield f"cell {number}: {line}"
+            if "image/png" in output.get("data", {}) and not output.metadata.get("image/png", {}).get("alt"):
+                yield f"cell {number}: a picture without words"
+
+
+def test_what_is_unexpected_is_named():
+    cell = nbformat.v4.new_code_cell("x")
+    picture = nbformat.v4.new_output("display_data", {"image/png": "aaaa"})
+    cell.outputs = [nbformat.v4.new_output("stream", name="stderr", text="WARNING clustering\n"), picture]
+    made = nbformat.v4.new_notebook(cells=[cell])
+    assert list(unexpected(made)) == ["cell 0: WARNING clustering", "cell 0: a picture without words"]
+    cell.outputs[1].metadata = nbformat.from_dict({"image/png": {"alt": "words"}})
+    assert len(list(unexpected(made))) == 1
 
 
 @pytest.mark.slow
@@ -27,6 +54,7 @@ def test_notebook_runs_at_smoke(name, tmp_path, monkeypatch):
     )
     [outcome] = work.run(tasks)
     assert outcome.status == "done", f"{outcome.where}: {outcome.why}"
+    assert list(unexpected(nbformat.read(work.folder / name, 4))) == []
     for item in tasks[0].items:
         content = json.loads(item_path(item, "smoke", tmp_path / "results").read_text())
         assert content["verdict"] in ("reproduced", "direction only", "not reproduced")

@@ -1,6 +1,7 @@
 """Committed figures and the result files they are redrawn from: what a reader sees is what `results/` holds."""
 
 import os
+import sys
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
@@ -22,6 +23,7 @@ from smlib.paper.figures import (
     theory,
     walkthrough,
 )
+from smlib.paper.figures.style import save
 from smlib.paper.ledger import read_item
 
 Item = Mapping[str, Any]
@@ -137,3 +139,14 @@ def redraw(name: str, preset: str = "full", results_dir: str | os.PathLike[str] 
     item_name, draw = FIGURES[name]
     item = read_item(item_name, preset, results_dir)
     return draw(item, runs_behind(item, preset, results_dir))
+
+
+def main(names: list[str]) -> int:
+    """`python -m smlib.paper.figures.committed [NAME ...]`: draw committed figures, and their words, again."""
+    for name in names or FIGURES:
+        save(redraw(name), name, "full")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -2,7 +2,6 @@
 
 import io
 import os
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,6 +86,24 @@ _RC = {
 # figures than the committed ones, or none. The backend stays as it was chosen.
 mpl.rcdefaults()
 
+SAVED = "smlib_saved"
+"""The attribute of a figure that has been saved, a `Saved`."""
+
+
+@dataclass(frozen=True)
+class Saved:
+    """Under which name, for which preset and where a figure was saved; its bytes, and its words.
+
+    The layout of a figure is moved a little by every drawing, so that another one would be another picture.
+    """
+
+    name: str
+    preset: str
+    figures_dir: str | os.PathLike[str]
+    data: bytes
+    words: str
+
+
 WIDTH = 7.0
 """Inches; the text width of a page."""
 
@@ -118,13 +135,21 @@ def figure(
 
 
 def _display_in_notebooks() -> None:
-    """Teach a running IPython to show a `Figure` as a picture, which it otherwise learns from pyplot alone."""
-    ipython = sys.modules.get("IPython")
-    shell = ipython.get_ipython() if ipython is not None else None
-    if shell is not None:
-        from IPython.core.pylabtools import select_figure_formats
+    """Teach a running IPython to show a `Figure` as it is saved; from pyplot it would learn another way."""
+    from smlib.paper.figures import showing
 
-        select_figure_formats(shell, {"png"}, bbox_inches=None)
+    shell = showing.running_shell()
+    if shell is not None:
+        showing.teach(shell)
+
+
+def png(made: Figure) -> bytes:
+    """The picture, in a notebook as in the file: ticks and labels are laid out when it is drawn, by the same rules."""
+    buffer = io.BytesIO()
+    with mpl.rc_context(_RC):
+        # Matplotlib would write its own version into the file.
+        made.savefig(buffer, format="png", metadata={"Software": None})
+    return buffer.getvalue()
 
 
 def figure_path(name: str, preset: str, figures_dir: str | os.PathLike[str] = "figures") -> Path:
@@ -136,12 +161,16 @@ def figure_path(name: str, preset: str, figures_dir: str | os.PathLike[str] = "f
 
 
 def save(made: Figure, name: str, preset: str, figures_dir: str | os.PathLike[str] = "figures") -> Path:
-    """Write a figure as PNG, atomically, and return its path; equal figures are equal bytes, and are left alone."""
-    buffer = io.BytesIO()
-    with mpl.rc_context(_RC):
-        # Matplotlib would write its own version into the file.
-        made.savefig(buffer, format="png", metadata={"Software": None})
+    """Write a figure as PNG, atomically, and return its path; its words go into a text file beside it.
+
+    Equal figures are equal bytes, and are left alone.
+    """
+    from smlib.paper.figures import showing, words
+
     path = figure_path(name, preset, figures_dir)
-    if path.is_file() and path.read_bytes() == buffer.getvalue():
-        return path  # a checkout that cannot be written to can be read
-    return write_atomically(path, buffer.getvalue())
+    said, data = words.in_words(made), png(made)
+    for file, content in ((path, data), (showing.alt_path(path), f"{said}\n".encode())):
+        if not file.is_file() or file.read_bytes() != content:  # a checkout that cannot be written to can be read
+            write_atomically(file, content)
+    setattr(made, SAVED, Saved(name, preset, figures_dir, data, said))
+    return path

@@ -132,6 +132,11 @@ def claim_table(comparisons: Sequence[Mapping[str, Any]], digits: int = 3) -> pd
     )
 
 
+def claims_of(study: Mapping[str, Any], digits: int = 3) -> pd.DataFrame:
+    """The comparisons of a study as a table."""
+    return claim_table(study["comparisons"], digits)
+
+
 def _half(cell: Mapping[str, Any]) -> float | None:
     if cell["low"] is None or cell["high"] is None:
         return None

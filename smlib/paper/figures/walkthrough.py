@@ -8,6 +8,7 @@ from matplotlib.patches import FancyBboxPatch
 
 from smlib.files import ResultError
 from smlib.paper.figures.style import PALETTE, figure
+from smlib.paper.figures.words import OWN
 
 BKSPC, EOS = "<bkspc>", "<eos>"
 
@@ -75,6 +76,7 @@ def walkthrough(item: Mapping[str, Any]) -> Figure:
     ax.set(xlim=(-1.6, len(actions) - 0.5), ylim=(-0.1, 1.6))
     ax.axis("off")
     ax.set_title(completion["question"].removesuffix(" Solution: "), fontsize=12)
+    setattr(made, OWN, alt_text(item))
     return made
 
 
