@@ -143,7 +143,7 @@ class Stepper:
                 law = batch.distribution(_ONE)
             look = Look(
                 state=self.state,
-                top=_most_probable(law[0].cpu(), space, batch.config.allow_backspace and _has_backspace(self.policy)),
+                top=_most_probable(law[0].cpu(), space, has_backspace(self.policy, batch.config)),
                 backspace=float(law[0, space.bkspc]),
                 value=float(logits.logsumexp(-1)),
                 forward_tokens=batch.stats.forward_tokens,
@@ -234,9 +234,9 @@ def steps(
         index += 1
 
 
-def _has_backspace(policy: SamplesActions) -> bool:
-    config = getattr(policy, "config", None)
-    return bool(getattr(config, "backspace", True))
+def has_backspace(policy: SamplesActions, config: SamplingConfig) -> bool:
+    """Whether the policy can delete, and the decoding lets it."""
+    return config.allow_backspace and bool(getattr(getattr(policy, "config", None), "backspace", True))
 
 
 def _check_action(action: int, space: ActionSpace, policy: SamplesActions, config: SamplingConfig) -> None:
@@ -244,7 +244,7 @@ def _check_action(action: int, space: ActionSpace, policy: SamplesActions, confi
         raise ValueError(
             f"{action} is no action: expected a token id in [0, {space.vocab_size}), or <bkspc>, {space.bkspc}"
         )
-    if action == space.bkspc and not (config.allow_backspace and _has_backspace(policy)):
+    if action == space.bkspc and not has_backspace(policy, config):
         raise ValueError("this policy has no <bkspc>: it was trained without, or allow_backspace is False")
 
 

@@ -248,6 +248,9 @@ class Reproduction:
         threads = str(cores if alone else max(1, cores // self.jobs))
         names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
         environment = {**os.environ, **dict.fromkeys(names, threads), "SMLIB_FINISH_MARKER": str(marker)}
+        environment["SMLIB_HEADLESS"] = (
+            "1"  # nobody looks on: the static twin of a widget, not its state, which dies with the kernel
+        )
         # What a reader's own IPython and Python run at their start would run in every notebook.
         environment["IPYTHONDIR"] = str(self.folder / ".ipython")
         for name in ("PYTHONSTARTUP", ROUND):
