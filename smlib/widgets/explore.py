@@ -1,9 +1,11 @@
 """One call for a notebook: the live stepper where somebody looks on, its static twin where nobody does."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from transformers.utils import logging
 
 from smlib.data.mathematics import as_prompt
 from smlib.data.tokenizers import TextTokenizer
@@ -11,6 +13,7 @@ from smlib.edits.noise_dynamics import TokenLaw
 from smlib.generation.decoding import SamplingConfig
 from smlib.generation.edit_batch import SamplesActions
 from smlib.policies import shipped
+from smlib.policies.policy import Policy
 from smlib.widgets.record import record
 from smlib.widgets.twin import frame, summary, write
 
@@ -76,13 +79,16 @@ def explore(
         ResultError: no such policy ships. ValueError: what `smlib.generation.steps.Stepper` refuses.
     """
     chosen = config or SamplingConfig(max_new_tokens=24)
+    known: SamplesActions
+    form: Callable[[str], str] = str
+    note = f"Seed {seed}."
     if isinstance(policy, str):
-        known, tokenizer = shipped.load(policy)
+        known, tokenizer = _quietly(policy)
+        form, note = as_prompt, f"{policy}, seed {seed}."
         if isinstance(prompt, str):
             prompt = as_prompt(prompt) or as_prompt(shipped.card(policy).example)
-        note, form = f"{policy}, seed {seed}.", as_prompt
     else:
-        (known, tokenizer), note, form = policy, f"Seed {seed}.", str
+        known, tokenizer = policy
     options: dict[str, Any] = {"noise_law": noise_law, "gamma": gamma}
     whole = record(known, tokenizer, prompt, chosen, seed, forced=forced, note=note, **options)
     if not (looked_at() if live is None else live):
@@ -90,3 +96,14 @@ def explore(
     from smlib.widgets.stepper import Stepper  # ipywidgets, which a recorded run does not need
 
     return Stepper(known, tokenizer, prompt, chosen, seed, form=form, fallback=whole, **options)
+
+
+def _quietly(name: str) -> tuple[Policy, TextTokenizer]:
+    """A policy that ships, without a bar for the milliseconds that its weights take."""
+    drawn = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        return shipped.load(name)
+    finally:
+        if drawn:
+            logging.enable_progress_bar()

@@ -75,8 +75,9 @@ export function tree(record, count) {
 export function mask(record, count, most = Infinity) {
   const all = record.slots.filter((slot) => slot.born < count), left = record.slotsLeftOut ?? 0, end = left + all.length;
   const slots = all.slice(Math.max(0, all.length - most)), first = end - slots.length;
-  const expiry = slots.map((slot) => (slot.deleted !== null && slot.deleted < count ? slot.expiry : end));
-  return { slots, first, end, expiry, sees: slots.map((_, i) => slots.map((_, j) => j <= i && first + i < expiry[j])) };
+  const gone = slots.map((slot) => slot.deleted !== null && slot.deleted < count);
+  const expiry = slots.map((slot, j) => (gone[j] ? slot.expiry : end));
+  return { slots, first, end, gone, expiry, sees: slots.map((_, i) => slots.map((_, j) => j <= i && first + i < expiry[j])) };
 }
 
 function drawTape(line, record, cursor) {
@@ -153,7 +154,7 @@ function drawLine(values, cursor, title, unit, seek, { range, diagonal, kinds = 
     dot.addEventListener("click", () => seek(i));
     svg.append(dot);
   }
-  return element("figure", { class: "sm-figure" }, element("figcaption", {}, `${title}: `, element("b", { text: `${diagonal ? values[cursor] : number(values[cursor])}${unit ? ` ${unit}` : ""}` })), svg);
+  return element("figure", { class: "sm-figure" }, element("figcaption", {}, `${title}: `, element("b", { text: `${diagonal ? values[cursor] : number(values[cursor])}${unit && Number.isFinite(values[cursor]) ? ` ${unit}` : ""}` })), svg);
 }
 
 function drawTree(record, cursor) {
@@ -196,19 +197,18 @@ function drawTree(record, cursor) {
 }
 
 function drawMask(record, cursor) {
-  const { slots, first, end, expiry, sees } = mask(record, cursor, 32), n = slots.length;
+  const { slots, first, end, gone, expiry, sees } = mask(record, cursor, 32), n = slots.length;
   const cell = n > 24 ? 8 : n > 16 ? 11 : 14, size = cell * n, room = 130;
   const svg = shape("svg", { viewBox: `0 0 ${size + room} ${size + 2}`, width: size + room, height: size + 2, role: "img", class: "sm-mask" });
-  const gone = slots.map((slot, j) => [slot, j]).filter(([, j]) => expiry[j] < end);
-  const words = gone.map(([slot, j]) => `slot ${first + j}, ${visible(slot.label)}, is hidden from slot ${expiry[j]} on`).join("; ");
+  const words = slots.map((slot, j) => [slot, j]).filter(([, j]) => gone[j]).map(([slot, j]) => `slot ${first + j}, ${visible(slot.label)}, is hidden from slot ${expiry[j]} on`).join("; ");
   svg.append(shape("title", {}, `Attention mask of ${end} slots. ${words || "Nothing was deleted"}.`));
   for (let i = 0; i < n; i++) {
     for (let j = 0; j <= i; j++) {
-      const x = 1 + j * cell, y = 1 + i * cell, side = cell - 1, dead = expiry[j] < end;
+      const x = 1 + j * cell, y = 1 + i * cell, side = cell - 1, dead = gone[j];
       svg.append(shape("rect", { x, y, width: side, height: side, class: `sm-cell ${sees[i][j] ? (dead ? "sm-once" : "sm-seen") : "sm-hidden"}` }));
       if (!sees[i][j]) svg.append(shape("line", { x1: x + 2, y1: y + side - 2, x2: x + side - 2, y2: y + 2, class: "sm-slash" }));
     }
-    const dead = expiry[i] < end, text = dead ? `${visible(slots[i].label)}  expiry ${expiry[i]}` : visible(slots[i].label);
+    const dead = gone[i], text = dead ? `${visible(slots[i].label)}  expiry ${expiry[i]}` : visible(slots[i].label);
     svg.append(shape("text", { x: (i + 1) * cell + 5, y: (i + 1) * cell - 2, class: dead ? "sm-row sm-dead" : "sm-row", style: `font-size:${Math.min(11, cell)}px` }, `${first + i} ${text}`));
   }
   const legend = element("p", { class: "sm-legend" });
