@@ -18,7 +18,7 @@ STAMP := $(VENV)/.installed
 EXTRAS := dev,text,translation,datasets,trackers,cluster,book
 
 .DEFAULT_GOAL := help
-.PHONY: help install reproduce status test lint format lab book course lowest smollm2 clean distclean
+.PHONY: help install reproduce status test browser lint format lab book course lowest smollm2 clean distclean
 
 help:  ## this list
 	@grep -hE '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9]+):.*## */  make \1 — /'
@@ -39,6 +39,9 @@ status: $(STAMP)  ## the ledger: the paper's value, ours, the verdict
 
 test: $(STAMP) lint  ## lint, then every test
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist worksteal $(TEST_ARGS)
+
+browser: $(STAMP)  ## the stepper and the notebooks in an installed Chromium (SMLIB_BROWSER names another)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 0 -m browser tests/browser $(TEST_ARGS)
 
 lint: $(STAMP)  ## ruff, mypy, the layer contracts, notebooks free of outputs
 	$(BIN)/python -m ruff check .

@@ -1,6 +1,7 @@
 """`smlib generate`: completions with their deletions."""
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -62,9 +63,17 @@ def generate(
         ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the first completion; the others count on from it.")] = 0,
+    html: Annotated[
+        Path | None,
+        typer.Option(
+            help="Also write a page on which the completion can be stepped through, such as out.html; of several, each "
+            "gets its seed in its name.",
+            show_default=False,
+        ),
+    ] = None,
     download: Annotated[bool, typer.Option("--download", help="Let --model ask the hub.")] = False,
 ) -> None:
-    """Write completions, with what was deleted struck out (in a pipe: with <bkspc> spelt out).
+    """Write completions action by action, with what was deleted struck out (in a pipe: with <bkspc> spelt out).
 
     Example: smlib generate sm-arithmetic --prompt "In base 7, what is 12 + 34?" -n 3
     """
@@ -81,7 +90,7 @@ def generate(
         introduce(recording())  # before torch is imported, which takes most of a first minute
         from smlib.cli.showcase import write_again
 
-        write_again(recording())
+        write_again(recording(), html=html)
         return
     from smlib.generation.sampling import SamplingConfig
     from smlib.policies import shipped
@@ -102,19 +111,18 @@ def generate(
         from smlib.cli.showcase import demonstrate
 
         assert policy is not None
-        demonstrate(policy, max_new_tokens=config.max_new_tokens)
+        demonstrate(policy, max_new_tokens=config.max_new_tokens, html=html)
     elif model is not None:
         from smlib.cli.workbench import write_text
 
-        write_text(model, prompt, config, seeds, download=download)
+        write_text(model, prompt, config, seeds, download=download, html=html)
     elif policy in shipped.names():
         from smlib.cli.showcase import write_shipped
 
         assert policy is not None
-        write_shipped(policy, prompt, config, seeds)
+        write_shipped(policy, prompt, config, seeds, html=html)
     else:
         from smlib.cli.workbench import write
 
         assert policy is not None
-        for number in seeds:
-            write(folder_name(policy), prompt, config, number)
+        write(folder_name(policy), prompt, config, seeds, html=html)

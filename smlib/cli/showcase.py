@@ -1,14 +1,14 @@
 """The policies that ship, at work: completions of a question, and a demonstration in which something is deleted."""
 
-import sys
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from smlib.cli.checks import check_sampling
+from smlib.cli.completions import complete
 from smlib.cli.recorded import MARK, PAUSE, RECORD, Recording
 from smlib.data.mathematics import Example, as_prompt
 from smlib.data.tasks import Task, load_task
@@ -16,7 +16,7 @@ from smlib.data.tokenizers import TextTokenizer
 from smlib.edits.actions import ActionSpace, Trajectory, final_state, replay
 from smlib.files import ResultError, canonical_json, write_atomically
 from smlib.generation.sampling import SamplingConfig, sample
-from smlib.generation.streaming import Decode, show, stream
+from smlib.generation.streaming import Decode
 from smlib.policies import shipped
 from smlib.policies.policy import Policy
 
@@ -25,11 +25,14 @@ CANDIDATES = 256
 """Completions of a question among which the demonstration looks for one that corrects itself."""
 
 
-def write_shipped(name: str, prompt: str, config: SamplingConfig, seeds: Sequence[int]) -> list[Trajectory]:
+def write_shipped(
+    name: str, prompt: str, config: SamplingConfig, seeds: Sequence[int], *, html: Path | None = None
+) -> list[Trajectory]:
     """Sample a completion for each seed from a policy that ships, and show each as it is written.
 
     Args:
         prompt: a question, completed by `as_prompt`; the example of the policy's card when empty.
+        html: where the page of each goes (`smlib.cli.completions.complete`).
 
     Raises:
         ResultError: an unknown name, missing weights, a prompt that fills the context, a seed that is none.
@@ -38,10 +41,10 @@ def write_shipped(name: str, prompt: str, config: SamplingConfig, seeds: Sequenc
     question = as_prompt(prompt) or as_prompt(shipped.card(name).example)
     ids = np.array([tokenizer.bos, *tokenizer.encode(question)], np.int32)
     check_sampling(policy, ids.size, config, seeds)
-    return [show(stream(policy, ids, config, seed), policy.space, tokenizer.decode) for seed in seeds]
+    return complete(policy, tokenizer, ids.tolist(), config, seeds, html=html, title=name)
 
 
-def demonstrate(name: str, *, max_new_tokens: int = 24) -> Trajectory:
+def demonstrate(name: str, *, max_new_tokens: int = 24, html: Path | None = None) -> Trajectory:
     """Shows a completion in which a policy deletes a wrong token that it wrote, and ends with the right answer.
 
     The question is the first validation question, in their fixed order, at which one of the first `CANDIDATES` seeds
@@ -53,19 +56,19 @@ def demonstrate(name: str, *, max_new_tokens: int = 24) -> Trajectory:
     policy, tokenizer, root, chosen = _search(name, max_new_tokens)
     print(f"{name}, seed {chosen}: the first completion of this question that takes back a wrong token and ends right.")
     config = SamplingConfig(max_new_tokens=max_new_tokens)
-    written = show(_paced(stream(policy, root, config, chosen)), policy.space, tokenizer.decode)
+    (written,) = complete(policy, tokenizer, root.tolist(), config, [chosen], html=html, title=name, pause=PAUSE)
     deletions = int((written.realised == policy.space.bkspc).sum())
     answer = tokenizer.decode(final_state(written, policy.space).tolist())
     print(f"It wrote {len(written) - 1 - deletions} tokens and deleted {deletions} of them. Its answer is {answer}.")
     return written
 
 
-def write_again(run: Recording) -> Trajectory:
+def write_again(run: Recording, *, html: Path | None = None) -> Trajectory:
     """Lets the policy of a record answer its question with its seed, and says whether it did the same."""
     policy, tokenizer = shipped.load(run.policy)
-    ids = np.array([tokenizer.bos, *tokenizer.encode(run.question)], np.int32)
+    ids = [tokenizer.bos, *tokenizer.encode(run.question)]
     config = SamplingConfig(max_new_tokens=run.max_new_tokens)
-    written = show(_paced(stream(policy, ids, config, run.seed)), policy.space, tokenizer.decode)
+    (written,) = complete(policy, tokenizer, ids, config, [run.seed], html=html, title=run.policy, pause=PAUSE)
     if _actions(written, policy.space, tokenizer.decode) == run.actions:
         print("The model has just written it here: the same actions as in the record.")
     else:
@@ -120,13 +123,6 @@ def _corrected(trajectory: Trajectory, example: Example, task: Task) -> bool:
     return any(
         action == task.space.bkspc and list(state[root:]) != answer[: len(state) - root] for state, action in visits
     )
-
-
-def _paced(steps: Iterator[Trajectory]) -> Iterator[Trajectory]:
-    for step in steps:
-        yield step
-        if sys.stdout.isatty():
-            time.sleep(PAUSE)  # the model itself would be too fast to watch
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ import numpy as np
 from safetensors import SafetensorError
 
 from smlib.cli.checks import check_sampling, check_seed, told
+from smlib.cli.completions import complete
 from smlib.data.continuations import inner_decoder
 from smlib.data.demonstrations import TaskDemonstrations
 from smlib.data.encoding import lost_characters
@@ -24,7 +25,6 @@ from smlib.edits.actions import ActionSpace, Trajectory
 from smlib.environment import RefusedEnvironmentError, check_environment
 from smlib.files import ResultError, canonical_json, read_json, write_atomically
 from smlib.generation.sampling import SamplingConfig
-from smlib.generation.streaming import show, stream
 from smlib.objectives.methods import ObjectiveConfig, get_method
 from smlib.paper.experiments.runs.answers import answer
 from smlib.paper.experiments.runs.pretraining import PretrainConfig, TinyModel, pretrained, weights_file
@@ -219,8 +219,10 @@ def _base(settings: Settings, task: Task) -> Policy:
     return pretrained(config, task, preset="full")
 
 
-def write(folder: Path, prompt: str, config: SamplingConfig, seed: int) -> Trajectory:
-    """Sample one completion of a prompt and show it as it is written, deleted tokens struck out.
+def write(
+    folder: Path, prompt: str, config: SamplingConfig, seeds: Sequence[int], *, html: Path | None = None
+) -> list[Trajectory]:
+    """Sample a completion of a prompt for each seed and show it as it is written, deleted tokens struck out.
 
     A question is completed to the form that the policy was trained on (`as_prompt`); an empty prompt stays empty.
 
@@ -230,8 +232,8 @@ def write(folder: Path, prompt: str, config: SamplingConfig, seed: int) -> Traje
     task = _task_of(folder)
     policy = _load(folder, task.space)
     ids = np.array([task.tokenizer.bos, *task.tokenizer.encode(as_prompt(prompt))], np.int32)
-    check_sampling(policy, ids.size, config, [seed])
-    return show(stream(policy, ids, config, seed), task.space, task.tokenizer.decode)
+    check_sampling(policy, ids.size, config, seeds)
+    return complete(policy, task.tokenizer, ids.tolist(), config, seeds, html=html, title=folder.name)
 
 
 def finished(folder: Path) -> tuple[Policy, Task, Mapping[str, object]]:
@@ -254,7 +256,13 @@ def _task_of(folder: Path) -> Task:
 
 
 def write_text(
-    model: str, prompt: str, config: SamplingConfig, seeds: Sequence[int], *, download: bool = False
+    model: str,
+    prompt: str,
+    config: SamplingConfig,
+    seeds: Sequence[int],
+    *,
+    download: bool = False,
+    html: Path | None = None,
 ) -> list[Trajectory]:
     """Sample a completion for each seed from a language model, and show each as it is written.
 
@@ -276,7 +284,8 @@ def write_text(
         print(f"the vocabulary of {model} has no token for {shown}: the model does not see it", file=sys.stderr)
     ids = np.array([tokenizer.bos, *tokenizer.encode(prompt)], np.int32)
     check_sampling(policy, ids.size, config, seeds)
-    return [show(stream(policy, ids, config, s), policy.space, inner_decoder(tokenizer)) for s in seeds]
+    decode = inner_decoder(tokenizer)
+    return complete(policy, tokenizer, ids.tolist(), config, seeds, decode=decode, html=html, title=Path(model).name)
 
 
 def _weights(folder: Path) -> Path:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from smlib.edits.actions import ActionSpace
+from smlib.edits.actions import ActionSpace, Trajectory
 from smlib.edits.noise_dynamics import TokenLaw
 from smlib.generation.decoding import SamplingConfig
 from smlib.generation.edit_batch import EditBatch, SamplesActions, evaluating
@@ -22,6 +22,7 @@ TOP = 8
 """How many of the most probable actions a step lists, `<bkspc>` besides."""
 
 _ONE = np.zeros(1, dtype=np.int64)
+ENDED = "the trajectory has ended: nothing follows <eos>"
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,7 @@ class Stepper:
     def _seen(self) -> tuple[Look, torch.Tensor, torch.Tensor]:
         """The present state's look, logits and filtered law, computed once, when they are asked for."""
         if self.ended:
-            raise ValueError("the trajectory has ended: nothing follows <eos>")
+            raise ValueError(ENDED)
         if self._present is None:
             batch, space = self._batch, self.policy.space
             with evaluating(self.policy), torch.inference_mode():
@@ -143,7 +144,7 @@ class Stepper:
                 law = batch.distribution(_ONE)
             look = Look(
                 state=self.state,
-                top=_most_probable(law[0].cpu(), space, batch.config.allow_backspace and _has_backspace(self.policy)),
+                top=_most_probable(law[0].cpu(), space, has_backspace(self.policy, batch.config)),
                 backspace=float(law[0, space.bkspc]),
                 value=float(logits.logsumexp(-1)),
                 forward_tokens=batch.stats.forward_tokens,
@@ -162,18 +163,9 @@ class Stepper:
             ValueError: an id that is no action, `<bkspc>` where the policy has none, or a trajectory that has ended.
         """
         look, logits, law = self._seen()
-        batch, space = self._batch, self.policy.space
-        if action is not None:
-            _check_action(action, space, self.policy, batch.config)
-        with evaluating(self.policy), torch.inference_mode():
-            index = int(batch.count[0])
-            chosen = batch.pick(_ONE, law) if action is None else np.array([action], dtype=np.int64)
-            executed = int(batch.act(_ONE, chosen)[0])
-            self.ended, self._present = executed == space.eos, None
-            if executed not in (space.eos, space.bkspc):
-                batch.read()
+        index = int(self._batch.count[0])
+        label, executed = self.take(action)
         following = self._terminal_value(look.state) if self.ended else self.look.value
-        label = int(chosen[0])
         return Step(
             index=index,
             before=look,
@@ -183,9 +175,36 @@ class Stepper:
             probability=float(law[0, label]),
             next_value=following,
             reward=float(logits[label]) - self.gamma * following,
-            forward_tokens=batch.stats.forward_tokens,
+            forward_tokens=self._batch.stats.forward_tokens,
             ended=self.ended,
         )
+
+    def take(self, action: int | None = None) -> tuple[int, int]:
+        """Takes one action without looking at values: what was chosen, and what was executed.
+
+        For one who wants the trajectory alone: a value costs another pass through the vocabulary. Arguments and errors
+        are those of `step`.
+        """
+        if self.ended:
+            raise ValueError(ENDED)
+        batch, space = self._batch, self.policy.space
+        if action is not None:
+            _check_action(action, space, self.policy, batch.config)
+        with evaluating(self.policy), torch.inference_mode():
+            if action is None:
+                law = batch.distribution(_ONE) if self._present is None else self._present[2]
+                chosen = batch.pick(_ONE, law)
+            else:
+                chosen = np.array([action], dtype=np.int64)
+            executed = int(batch.act(_ONE, chosen)[0])
+            self.ended, self._present = executed == space.eos, None
+            if executed not in (space.eos, space.bkspc):
+                batch.read()
+        return int(chosen[0]), executed
+
+    def trajectory(self) -> Trajectory:
+        """What was done so far; before the end `<eos>` is added, so that it is a trajectory."""
+        return self._batch.trajectories(unfinished=not self.ended)[0]
 
     def _logits(self, hidden: torch.Tensor, position: int) -> torch.Tensor:
         """l(a|s) with the offset, float64 [actions]."""
@@ -234,9 +253,9 @@ def steps(
         index += 1
 
 
-def _has_backspace(policy: SamplesActions) -> bool:
-    config = getattr(policy, "config", None)
-    return bool(getattr(config, "backspace", True))
+def has_backspace(policy: SamplesActions, config: SamplingConfig) -> bool:
+    """Whether the policy can delete, and the decoding lets it."""
+    return config.allow_backspace and bool(getattr(getattr(policy, "config", None), "backspace", True))
 
 
 def _check_action(action: int, space: ActionSpace, policy: SamplesActions, config: SamplingConfig) -> None:
@@ -244,7 +263,7 @@ def _check_action(action: int, space: ActionSpace, policy: SamplesActions, confi
         raise ValueError(
             f"{action} is no action: expected a token id in [0, {space.vocab_size}), or <bkspc>, {space.bkspc}"
         )
-    if action == space.bkspc and not (config.allow_backspace and _has_backspace(policy)):
+    if action == space.bkspc and not has_backspace(policy, config):
         raise ValueError("this policy has no <bkspc>: it was trained without, or allow_backspace is False")
 
 

@@ -10,14 +10,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from smlib.edits.actions import ActionSpace, Trajectory
 from smlib.edits.noise_dynamics import TokenLaw
 from smlib.generation.decoding import SamplingConfig
-from smlib.generation.edit_batch import EditBatch, SamplesActions, evaluating
-from smlib.generation.prompts import check_room, check_sampling, checked_prefix, checked_prompt
+from smlib.generation.edit_batch import SamplesActions
+from smlib.generation.steps import Stepper
 from smlib.screen import visible
 
 Decode = Callable[[list[int]], str]
@@ -130,9 +129,10 @@ def stream(
     noise_law: TokenLaw | None = None,
     prefix: NDArray[np.integer] | Sequence[int] = (),
 ) -> Iterator[Trajectory]:
-    """The trajectory that `sampling.sample` draws with this seed, after each forward pass as far as it has come.
+    """The trajectory that `sampling.sample` draws with this seed, after each action as far as it has come.
 
-    All but the last have a final `<eos>` added, so that each of them is a trajectory.
+    All but the last have a final `<eos>` added, so that each of them is a trajectory. It is taken by
+    `smlib.generation.steps.Stepper`, which also tells probabilities and values, and takes actions from the caller.
 
     Raises:
         ValueError: where `sample` does; when the first of them is asked for.
@@ -143,19 +143,10 @@ def stream(
     >>> all(len(part) <= len(whole) for part in unfinished)
     True
     """
-    check_sampling(config, [seed])
-    if config.needs_noise_law and noise_law is None:
-        raise ValueError("truncation_eta and execution_noise need noise_law: the law of the noise tokens")
-    space = policy.space
-    root, standing = checked_prompt(0, prompt, space), checked_prefix(0, prefix, config, space)
-    check_room(policy, [root], config.max_new_tokens)
-    going = True
-    with evaluating(policy), torch.inference_mode():
-        batch = EditBatch(policy, config, prompts=[root], seeds=[seed], laws=[noise_law], prefixes=[standing])
-    while going:  # the caller runs between the steps: neither mode may be on then
-        with evaluating(policy), torch.inference_mode():
-            going = batch.advance()
-        yield batch.trajectories(unfinished=going)[0]
+    stepper = Stepper(policy, prompt, config, seed, noise_law=noise_law, prefix=prefix)
+    while not stepper.ended:
+        stepper.take()
+        yield stepper.trajectory()
 
 
 def show(

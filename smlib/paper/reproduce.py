@@ -266,6 +266,8 @@ class Reproduction:
         names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
         environment = {**os.environ, **dict.fromkeys(names, threads), "SMLIB_FINISH_MARKER": str(self._marker(task))}
         environment[PLACE] = str(self._progress(task.name))
+        # Nobody looks on: the static twin of a widget, and not its state, which dies with the kernel.
+        environment["SMLIB_HEADLESS"] = "1"
         # What a reader's own IPython and Python run at their start would run in every notebook.
         environment["IPYTHONDIR"] = str(self.folder / ".ipython")
         for name in ("PYTHONSTARTUP", ROUND):

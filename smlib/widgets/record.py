@@ -17,9 +17,11 @@ from smlib.edits.masking import trie
 from smlib.edits.noise_dynamics import TokenLaw
 from smlib.generation.decoding import SamplingConfig
 from smlib.generation.edit_batch import SamplesActions
-from smlib.generation.steps import Look, Step, Stepper
+from smlib.generation.steps import Look, Step, Stepper, has_backspace
 
 VERSION = 1
+PROMPT_SLOTS = 32
+"""Of a long prompt only the last so many slots are in a record: no page draws more, and every step sends them again."""
 
 
 class Recorder:
@@ -57,7 +59,15 @@ class Recorder:
         self.policy, self.tokenizer, self.prompt, self.note = policy, tokenizer, ids, note
         self.config, self.seed, self.noise_law, self.gamma = config, seed, noise_law, gamma
         self.steps: list[Step] = []
+        self._visits: list[dict[str, Any]] = []
+        if isinstance(prompt, str) and "".join((read := self.shown).split()) != "".join(prompt.split()):
+            self.note = f"{note} The vocabulary lacks some of the prompt; the policy reads {read!r}.".strip()
         self._stepper = self._begin()
+
+    @property
+    def shown(self) -> str:
+        """The prompt as the policy reads it."""
+        return self.tokenizer.decode(self.prompt)
 
     def _begin(self) -> Stepper:
         return Stepper(self.policy, self.prompt, self.config, self.seed, noise_law=self.noise_law, gamma=self.gamma)
@@ -91,7 +101,7 @@ class Recorder:
 
     def replay(self, steps: Sequence[Step]) -> None:
         """From the prompt, the actions of these visits once more, in place of what was done."""
-        self.steps, self._stepper = [], self._begin()
+        self.steps, self._visits, self._stepper = [], [], self._begin()
         for step in steps:
             again = self._stepper.step(step.chosen)
             self.steps.append(replace(again, forced=step.forced))
@@ -109,20 +119,23 @@ class Recorder:
         Args:
             error: a message about what was asked for last.
         """
-        shown = self.prompt[1:] if self.prompt and self.prompt[0] == self.tokenizer.bos else self.prompt
+        self._visits.extend(self._visit(step) for step in self.steps[len(self._visits) :])
+        left_out = max(0, len(self.prompt) - PROMPT_SLOTS)
         return {
             "version": VERSION,
-            "prompt": self.tokenizer.decode(shown),
+            "prompt": self.shown,
             "settings": {
                 "seed": int(self.seed),
                 "temperature": self.config.temperature,
                 "top_p": self.config.top_p,
                 "greedy": self.config.greedy,
                 "gamma": self.gamma,
+                "backspace": has_backspace(self.policy, self.config),
             },
-            "steps": [self._visit(step) for step in self.steps],
+            "steps": list(self._visits),
             "next": None if self.ended else self._look(self._stepper.look),
-            "slots": self._slots(),
+            "slots": self._slots()[left_out:],
+            "slotsLeftOut": left_out,
             "note": self.note,
             "error": error,
         }

@@ -13,7 +13,7 @@ from typing import Any
 from smlib.files import write_atomically
 
 STATIC = Path(__file__).parent / "static"
-HEIGHT = 760
+HEIGHT = 640
 """Of the frame in a notebook, in pixels."""
 
 
@@ -36,10 +36,12 @@ def page(record: Mapping[str, Any], title: str = "A trajectory, action by action
 <html lang="en">
 <head>
 <meta charset="utf-8">
+<meta name="color-scheme" content="light dark">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{html.escape(title)}</title>
 <style>
-body {{ margin: 0; }}
+body {{ margin: 0; padding: 8px; }}
+@media (prefers-color-scheme: dark) {{ body {{ background: #14181d; }} }}
 {style()}
 </style>
 </head>

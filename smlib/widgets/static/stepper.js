@@ -29,8 +29,9 @@ function visible(label) {
   return shown === "" ? "∅" : shown;
 }
 
-const percent = (p) => (p >= 0.9995 ? "100 %" : p >= 0.0995 ? `${(100 * p).toFixed(0)} %` : `${(100 * p).toPrecision(2)} %`);
-const number = (x) => (x === null || x === undefined ? "–" : x.toFixed(2));
+const percent = (p) => (p === 0 ? "0 %" : p < 0.0005 ? "< 0.1 %" : p >= 0.9995 ? "100 %" : p >= 0.0995 ? `${(100 * p).toFixed(0)} %` : `${(100 * p).toFixed(1)} %`);
+const number = (x) => (x === null || x === undefined ? "–" : x.toFixed(2).replace("-", "−"));
+const named = (label, kind) => (kind === "delete" ? "<bkspc>" : kind === "end" ? "<eos>" : visible(label));
 
 // Where each inserted token stands after the first `count` actions: kept, deleted, or noise that was deleted.
 export function tape(record, count) {
@@ -49,17 +50,19 @@ export function tape(record, count) {
 
 // One node a distinct state: a token under the state it was inserted in. Inserted twice, it is visited again.
 export function tree(record, count) {
-  const nodes = [{ id: 0, label: "", parent: null, depth: 0, visits: 1 }];
+  const nodes = [{ id: 0, label: "", parent: null, depth: 0, visits: 1, children: [] }];
   let here = 0;
   record.steps.slice(0, count).forEach((step) => {
+    if (step.kind === "end") return;
     if (step.kind === "insert") {
-      let next = nodes.find((n) => n.parent === here && n.token === step.executedId);
-      if (!next) {
-        next = { id: nodes.length, label: step.executed, token: step.executedId, parent: here, depth: nodes[here].depth + 1, visits: 0 };
-        nodes.push(next);
+      let next = nodes[here].children.find((id) => nodes[id].token === step.executedId);
+      if (next === undefined) {
+        next = nodes.length;
+        nodes.push({ id: next, label: step.executed, token: step.executedId, parent: here, depth: nodes[here].depth + 1, visits: 0, children: [] });
+        nodes[here].children.push(next);
       }
-      here = next.id;
-    } else if (step.kind === "delete" && nodes[here].parent !== null) {
+      here = next;
+    } else if (nodes[here].parent !== null) {
       here = nodes[here].parent;
     }
     nodes[here].visits += 1;
@@ -68,23 +71,26 @@ export function tree(record, count) {
 }
 
 // Rows and columns of the packed row's mask as it is after `count` actions: slot i sees slot j iff j <= i < expiry[j].
-export function mask(record, count) {
-  const slots = record.slots.filter((slot) => slot.born < count);
-  const expiry = slots.map((slot) => (slot.deleted !== null && slot.deleted < count ? slot.expiry : slots.length));
-  return { slots, expiry, sees: slots.map((_, i) => slots.map((_, j) => j <= i && i < expiry[j])) };
+// Only the last `most` slots; their numbers in the whole row start at `first`.
+export function mask(record, count, most = Infinity) {
+  const all = record.slots.filter((slot) => slot.born < count), left = record.slotsLeftOut ?? 0, end = left + all.length;
+  const slots = all.slice(Math.max(0, all.length - most)), first = end - slots.length;
+  const gone = slots.map((slot) => slot.deleted !== null && slot.deleted < count);
+  const expiry = slots.map((slot, j) => (gone[j] ? slot.expiry : end));
+  return { slots, first, end, gone, expiry, sees: slots.map((_, i) => slots.map((_, j) => j <= i && first + i < expiry[j])) };
 }
 
-function drawTape(record, cursor) {
-  const line = element("div", { class: "sm-tape", role: "group", "aria-label": "Text so far" });
-  line.append(element("span", { class: "sm-prompt", text: record.prompt }));
+function drawTape(line, record, cursor) {
+  const pieces = [element("span", { class: "sm-prompt", text: record.prompt })];
   for (const piece of tape(record, cursor)) {
-    const kind = [piece.kept ? "sm-kept" : "sm-deleted", piece.forced ? "sm-forced" : "", piece.noise ? "sm-noise" : ""];
-    const spoken = `${piece.label}${piece.kept ? "" : ", deleted"}${piece.forced ? ", chosen by hand" : ""}${piece.noise ? ", noise" : ""}`;
-    line.append(element(piece.kept ? "span" : "del", { class: kind.join(" "), "aria-label": spoken, text: piece.label }));
+    const kind = ["sm-piece", piece.kept ? "sm-kept" : "sm-deleted", piece.forced ? "sm-forced" : "", piece.noise ? "sm-noise" : ""];
+    const said = [piece.kept ? "kept" : "deleted", piece.forced ? "chosen by hand" : "", piece.noise ? "noise" : ""].filter(Boolean).join(", ");
+    pieces.push(element(piece.kept ? "span" : "del", { class: kind.filter(Boolean).join(" "), title: said, text: piece.label }));
   }
   const ended = cursor > 0 && record.steps[cursor - 1].ended;
-  line.append(element("span", { class: "sm-cursor", text: ended ? "■" : "▏", "aria-label": ended ? "the end" : "cursor" }));
-  return line;
+  pieces.push(element("span", { class: ended ? "sm-end" : "sm-cursor", title: ended ? "the end" : "the cursor", text: ended ? " <eos>" : "" }));
+  line.replaceChildren(...pieces);
+  line.scrollTop = line.scrollHeight;
 }
 
 function drawBars(record, cursor, act) {
@@ -95,115 +101,136 @@ function drawBars(record, cursor, act) {
     return box;
   }
   const taken = cursor < record.steps.length ? here.chosenId : null;
-  for (const option of here.top) {
-    const name = option.kind === "delete" ? "⌫ <bkspc>" : option.kind === "end" ? "■ <eos>" : visible(option.label);
-    const bar = element("button", {
-      class: `sm-bar sm-${option.kind}${option.id === taken ? " sm-taken" : ""}`,
-      type: "button",
-      disabled: !act,
+  here.top.forEach((option, place) => {
+    const name = named(option.label, option.kind), next = option.id === taken;
+    const bar = element(act ? "button" : "div", {
+      class: `sm-bar sm-${option.kind}${next ? " sm-taken" : ""}`,
+      type: act ? "button" : null,
+      role: act ? null : "img",
+      "data-bar": place,
       title: act ? "take this action" : null,
-      "aria-label": `${name}, probability ${percent(option.p)}${option.id === taken ? ", taken next" : ""}`,
+      "aria-label": `${name}, probability ${percent(option.p)}${next ? ", taken next" : ""}`,
       onclick: () => act && act(option.id),
     });
-    const track = element("span", { class: "sm-track" });
-    track.append(element("span", { class: "sm-fill", style: `width:${Math.max(100 * option.p, 0.4)}%` }));
-    bar.append(element("span", { class: "sm-name", text: name }), track, element("span", { class: "sm-p", text: percent(option.p) }));
+    const fill = element("span", { class: "sm-fill", style: `width:${Math.max(100 * option.p, 0.4)}%` });
+    bar.append(element("span", { class: "sm-name", text: `${next ? "▸" : " "}${name}` }), element("span", { class: "sm-track" }, fill), element("span", { class: "sm-p", text: percent(option.p) }));
     box.append(bar);
-  }
-  if (taken !== null && !here.top.some((option) => option.id === taken)) {
-    box.append(element("p", { class: "sm-note", text: `Taken next: ${visible(here.chosen)}, with probability ${percent(here.p)}.` }));
-  }
+  });
+  const said = [];
+  if (taken !== null && !here.top.some((option) => option.id === taken)) said.push(`Taken next: ${named(here.chosen, here.kind)}, with probability ${percent(here.p)}.`);
+  if (record.settings.backspace === false) said.push("This policy has no <bkspc>: what it writes stays.");
+  said.push(act ? "Click a bar to take that action instead." : "Framed: the action that was taken next.");
+  box.append(element("p", { class: "sm-note", text: said.join(" ") }));
   return box;
 }
 
-function drawLine(values, cursor, title, unit, seek, range) {
-  const width = 260, height = 62, left = 34, right = 6, top = 8, bottom = 12;
-  const finite = values.filter((v) => v !== null && Number.isFinite(v));
-  const low = range ? range[0] : Math.min(0, ...finite), high = range ? range[1] : Math.max(low + 1e-6, ...finite);
-  const x = (i) => left + ((width - left - right) * (i + 0.5)) / Math.max(values.length, 1);
+// Values before each action; `options`: range, a diagonal y = x, the kinds of the actions.
+function drawLine(values, cursor, title, unit, seek, { range, diagonal, kinds = [], count = values.length } = {}) {
+  const width = 300, height = 74, left = 40, right = 8, top = 8, bottom = 10, most = 120;
+  const first = Math.max(0, Math.min(cursor - most / 2, count - most)), shown = Math.min(count, most);
+  const finite = values.slice(first, first + shown).filter((v) => v !== null && v !== undefined);
+  if (diagonal) finite.push(first, first + shown - 1);
+  let [low, high] = range ?? [Math.min(...finite), Math.max(...finite)];
+  if (!(high > low)) [low, high] = [(Number.isFinite(low) ? low : 0) - 0.5, (Number.isFinite(low) ? low : 0) + 0.5];
+  const x = (i) => left + ((width - left - right) * (i - first + 0.5)) / Math.max(shown, 1);
   const y = (v) => top + (height - top - bottom) * (1 - (v - low) / (high - low));
-  const at = Math.min(cursor, values.length - 1);
   const svg = shape("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", class: "sm-line" });
-  svg.append(shape("title", {}, `${title} at each action; now ${number(values[at])} ${unit}`));
+  svg.append(shape("title", {}, `${title} at each action; here ${number(values[cursor])} ${unit}`));
   for (const v of [low, high]) {
     svg.append(shape("line", { x1: left, x2: width - right, y1: y(v), y2: y(v), class: "sm-axis" }));
-    svg.append(shape("text", { x: left - 4, y: y(v) + 3.5, class: "sm-tick", "text-anchor": "end" }, v.toFixed(range ? 0 : 1)));
+    svg.append(shape("text", { x: left - 4, y: y(v) + 3.5, class: "sm-tick", "text-anchor": "end" }, v.toFixed(range || diagonal ? 0 : 1).replace("-", "−")));
   }
-  const points = values.map((v, i) => (v === null || !Number.isFinite(v) ? null : `${x(i)},${y(v)}`)).filter(Boolean);
-  if (points.length > 1) svg.append(shape("polyline", { points: points.join(" "), class: "sm-curve" }));
-  values.forEach((v, i) => {
-    if (v === null || !Number.isFinite(v)) return;
-    const dot = shape("circle", { cx: x(i), cy: y(v), r: i === cursor ? 4.5 : 2.2, class: i === cursor ? "sm-dot sm-now" : "sm-dot" });
+  if (low < 0 && high > 0) svg.append(shape("line", { x1: left, x2: width - right, y1: y(0), y2: y(0), class: "sm-axis sm-zero" }));
+  if (diagonal) svg.append(shape("line", { x1: x(first), y1: y(first), x2: x(first + shown - 1), y2: y(first + shown - 1), class: "sm-diagonal" }));
+  svg.append(shape("line", { x1: x(cursor), x2: x(cursor), y1: top - 4, y2: height - bottom + 4, class: "sm-here-line" }));
+  const places = [];
+  for (let i = first; i < first + shown; i++) if (values[i] !== null && values[i] !== undefined) places.push(i);
+  if (places.length > 1) svg.append(shape("polyline", { points: places.map((i) => `${x(i)},${y(values[i])}`).join(" "), class: "sm-curve" }));
+  for (const i of places) {
+    const gone = kinds[i] === "delete", size = i === cursor ? 4.5 : 2.6, kind = `sm-dot${gone ? " sm-gone" : ""}${i === cursor ? " sm-now" : ""}`;
+    const dot = gone
+      ? shape("rect", { x: x(i) - size, y: y(values[i]) - size, width: 2 * size, height: 2 * size, class: kind })
+      : shape("circle", { cx: x(i), cy: y(values[i]), r: size, class: kind });
     dot.addEventListener("click", () => seek(i));
     svg.append(dot);
-  });
-  return element("figure", { class: "sm-figure" }, element("figcaption", { text: `${title}: ${number(values[at])} ${unit}` }), svg);
+  }
+  return element("figure", { class: "sm-figure" }, element("figcaption", {}, `${title}: `, element("b", { text: `${diagonal ? values[cursor] : number(values[cursor])}${unit && Number.isFinite(values[cursor]) ? ` ${unit}` : ""}` })), svg);
 }
 
 function drawTree(record, cursor) {
   const { nodes, here } = tree(record, cursor);
-  const rows = new Map();
+  let base = here; // a long text: what hangs on the last states alone
+  for (let up = 0; up < 12 && nodes[base].parent !== null; up++) base = nodes[base].parent;
+  const from = nodes[base].depth, drawn = [], rows = new Map();
   let next = 0;
   const place = (id) => {
-    const children = nodes.filter((n) => n.parent === id);
-    if (!children.length) rows.set(id, next++);
-    else {
-      children.forEach((child) => place(child.id));
-      rows.set(id, children.reduce((sum, child) => sum + rows.get(child.id), 0) / children.length);
-    }
+    drawn.push(nodes[id]);
+    const children = nodes[id].depth - from < 16 && drawn.length < 120 ? nodes[id].children : [];
+    children.forEach(place);
+    const placed = children.filter((child) => rows.has(child));
+    rows.set(id, placed.length ? placed.reduce((sum, child) => sum + rows.get(child), 0) / placed.length : next++);
   };
-  place(0);
+  place(base);
   const path = new Set();
   for (let id = here; id !== null; id = nodes[id].parent) path.add(id);
-  const depth = Math.max(...nodes.map((n) => n.depth));
-  const width = Math.max(260, 60 + 46 * depth), height = Math.max(56, 20 + 26 * next);
-  const at = (n) => [24 + 46 * n.depth, 16 + 26 * rows.get(n.id)];
-  const svg = shape("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", class: "sm-tree", style: `min-width:${Math.min(width, 900)}px` });
-  svg.append(shape("title", {}, `${nodes.length} distinct states; the policy is in one ${nodes[here].depth} tokens beyond the prompt`));
-  for (const n of nodes) {
-    if (n.parent === null) continue;
+  const deepest = Math.max(...drawn.map((n) => n.depth)) - from;
+  const width = Math.max(300, 64 + 46 * deepest), height = Math.max(56, 24 + 32 * next);
+  const at = (n) => [24 + 46 * (n.depth - from), 20 + 32 * rows.get(n.id)];
+  const svg = shape("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", class: "sm-tree", style: `min-width:${Math.min(width, 780)}px` });
+  svg.append(shape("title", {}, `${nodes.length} distinct states; the policy is in one ${nodes[here].depth} tokens beyond the prompt, for the ${nodes[here].visits}. time`));
+  for (const n of drawn) {
+    if (n.id === base) continue;
     const [x1, y1] = at(nodes[n.parent]), [x2, y2] = at(n);
     svg.append(shape("line", { x1, y1, x2, y2, class: path.has(n.id) ? "sm-edge sm-on" : "sm-edge" }));
   }
-  for (const n of nodes) {
+  for (const n of drawn) {
     const [x, y] = at(n);
+    const label = n.parent === null ? "•" : n.id === base ? "…" : visible(n.label).slice(0, 4);
     svg.append(shape("circle", { cx: x, cy: y, r: 12, class: `sm-node${path.has(n.id) ? " sm-on" : ""}${n.id === here ? " sm-here" : ""}` }));
-    svg.append(shape("text", { x, y: y + 4, class: "sm-label", "text-anchor": "middle" }, n.parent === null ? "•" : visible(n.label).slice(0, 4)));
+    svg.append(shape("text", { x, y: y + 4, class: "sm-label", "text-anchor": "middle" }, label));
+    if (n.visits > 1) svg.append(shape("text", { x: x + 11, y: y - 9, class: "sm-visits" }, `${n.visits}×`));
   }
-  return element("figure", { class: "sm-figure sm-scroll" },
-    element("figcaption", { text: `States visited: ${nodes.length}. A deletion goes back to a state that is there already.` }), svg);
+  const part = drawn.length < nodes.length ? ` ${drawn.length} of them are drawn.` : "";
+  return element("figure", { class: "sm-figure" },
+    element("figcaption", { text: `${nodes.length === 1 ? "One state" : `${nodes.length} distinct states`} so far.${part} A deletion goes back to one that is there already; 2×: visited twice.` }),
+    element("div", { class: "sm-scroll" }, svg));
 }
 
 function drawMask(record, cursor) {
-  const { slots, expiry, sees } = mask(record, cursor);
-  const shown = Math.min(slots.length, 48), first = slots.length - shown;
-  const cell = Math.max(4, Math.min(12, Math.floor(240 / Math.max(shown, 1)))), size = cell * shown;
-  const svg = shape("svg", { viewBox: `0 0 ${size + 2} ${size + 2}`, width: size + 2, height: size + 2, role: "img", class: "sm-mask" });
-  const gone = expiry.filter((e) => e < slots.length).length;
-  svg.append(shape("title", {}, `Attention mask of ${slots.length} slots, of which ${gone} belong to deleted tokens`));
-  for (let i = 0; i < shown; i++) {
+  const { slots, first, end, gone, expiry, sees } = mask(record, cursor, 32), n = slots.length;
+  const cell = n > 24 ? 8 : n > 16 ? 11 : 14, size = cell * n, room = 130;
+  const svg = shape("svg", { viewBox: `0 0 ${size + room} ${size + 2}`, width: size + room, height: size + 2, role: "img", class: "sm-mask" });
+  const words = slots.map((slot, j) => [slot, j]).filter(([, j]) => gone[j]).map(([slot, j]) => `slot ${first + j}, ${visible(slot.label)}, is hidden from slot ${expiry[j]} on`).join("; ");
+  svg.append(shape("title", {}, `Attention mask of ${end} slots. ${words || "Nothing was deleted"}.`));
+  for (let i = 0; i < n; i++) {
     for (let j = 0; j <= i; j++) {
-      const on = sees[first + i][first + j], dead = expiry[first + j] < slots.length;
-      svg.append(shape("rect", { x: 1 + j * cell, y: 1 + i * cell, width: cell - 1, height: cell - 1,
-        class: on ? (dead ? "sm-cell sm-once" : "sm-cell sm-seen") : "sm-cell sm-hidden" }));
+      const x = 1 + j * cell, y = 1 + i * cell, side = cell - 1, dead = gone[j];
+      svg.append(shape("rect", { x, y, width: side, height: side, class: `sm-cell ${sees[i][j] ? (dead ? "sm-once" : "sm-seen") : "sm-hidden"}` }));
+      if (!sees[i][j]) svg.append(shape("line", { x1: x + 2, y1: y + side - 2, x2: x + side - 2, y2: y + 2, class: "sm-slash" }));
     }
+    const dead = gone[i], text = dead ? `${visible(slots[i].label)}  expiry ${expiry[i]}` : visible(slots[i].label);
+    svg.append(shape("text", { x: (i + 1) * cell + 5, y: (i + 1) * cell - 2, class: dead ? "sm-row sm-dead" : "sm-row", style: `font-size:${Math.min(11, cell)}px` }, `${first + i} ${text}`));
   }
-  const more = first ? ` The last ${shown} of ${slots.length} are drawn.` : "";
+  const legend = element("p", { class: "sm-legend" });
+  for (const [kind, text] of [["seen", "seen"], ["once", "seen before it was deleted"], ["hidden", "hidden after"]]) legend.append(element("span", { class: `sm-key sm-key-${kind}` }), `${text} `);
   return element("figure", { class: "sm-figure" },
-    element("figcaption", { text: `Attention mask of the packed row: one slot an inserted token.${more} Row: who looks. Column: what is seen. Striped: seen until it was deleted.` }), svg);
+    element("figcaption", { text: `One slot an inserted token${first ? ` (the last ${n} of ${end})` : ""}. Row: who looks; column: at what. A deleted token is seen until its expiry.` }),
+    element("div", { class: "sm-scroll" }, svg), legend);
 }
 
-// Draws a record into `root`; returns a function that draws another one.
+const ANSWER = 8000; // milliseconds after which a silent kernel is spoken of
+
+// Draws a record into `root`; returns a view that shows another one. A `source` that can `send` is live.
 export function mount(root, source) {
-  let record = source.record, cursor = source.cursor ?? 0, timer = null, focus = null;
+  let record = source.record, cursor = source.cursor ?? 0, timer = null, waiting = null, silent = false, filled = null;
+  const live = Boolean(source.send);
   root.classList.add("sm-stepper");
   root.tabIndex = 0;
   root.setAttribute("role", "region");
-  root.setAttribute("aria-label", "Stepper: a trajectory, action by action. Right arrow: step. Left arrow: back. Space: play or pause.");
-  const spoken = element("div", { class: "sm-spoken", "aria-live": "polite" });
+  root.setAttribute("aria-label", "Stepper: a trajectory, action by action. Right arrow: step. Left arrow: back. Home: start. Space: play or pause.");
 
-  const ended = () => cursor > 0 && record.steps[cursor - 1]?.ended;
-  const atEnd = () => ended() || (!source.send && cursor >= record.steps.length);
+  const ended = () => cursor > 0 && Boolean(record.steps[cursor - 1]?.ended);
+  const atEnd = () => ended() || (!live && cursor >= record.steps.length);
 
   function stop() {
     clearInterval(timer);
@@ -213,98 +240,136 @@ export function mount(root, source) {
     cursor = Math.max(0, Math.min(to, record.steps.length));
     draw();
   }
+  function send(message) {
+    if (waiting) return;
+    waiting = setTimeout(() => { waiting = null; silent = true; stop(); draw(); }, ANSWER);
+    source.send(message);
+  }
   function forward() {
     if (cursor < record.steps.length) seek(cursor + 1);
-    else if (source.send && !ended()) source.send({ type: "step" });
+    else if (live && !ended()) send({ type: "step" });
     else stop(), draw();
   }
   function play() {
     if (timer) stop();
     else {
       if (atEnd()) cursor = 0;
-      timer = setInterval(() => (atEnd() ? (stop(), draw()) : forward()), 700);
+      timer = setInterval(() => (atEnd() ? (stop(), draw()) : forward()), source.pause ?? 800);
     }
     draw();
   }
-  const act = source.send ? (id) => source.send({ type: "act", at: cursor, id }) : null;
+  const act = live ? (id) => { stop(); send({ type: "act", at: cursor, id }); } : null;
 
-  function button(label, text, action, off) {
-    return element("button", { type: "button", class: "sm-button", "aria-label": label, title: label, "data-role": label, disabled: off, text, onclick: () => { focus = label; action(); } });
+  // What a reader can hold the focus on is made once; a button that is off keeps the focus.
+  function button(label, text, action) {
+    return element("button", { type: "button", class: "sm-button", "aria-label": label, title: label, text, onclick: (event) => event.currentTarget.getAttribute("aria-disabled") !== "true" && action() });
+  }
+  const off = (node, is) => node.setAttribute("aria-disabled", is ? "true" : "false");
+  const buttons = {
+    start: button("to the start", "|◀", () => { stop(); seek(0); }),
+    back: button("back", "◀ back", () => { stop(); seek(cursor - 1); }),
+    step: button("step", "step ▶", () => { stop(); forward(); }),
+    play: button("play", "play", play),
+  };
+  const count = element("span", { class: "sm-count" });
+  const tapeLine = element("div", { class: "sm-tape", role: "group", "aria-label": "Text so far", tabindex: -1 });
+  const spoken = element("div", { class: "sm-spoken", "aria-live": "polite" }), notes = element("div"), panels = element("div", { class: "sm-panels" });
+  const row = element("div", { class: "sm-controls" }, buttons.start, buttons.back, buttons.step, buttons.play, count);
+  const settings = element("div", { class: "sm-controls" }), inputs = {};
+
+  if (live) {
+    const field = element("input", { type: "text", class: "sm-type", "aria-label": "Type tokens yourself", placeholder: "type tokens yourself", size: 18 });
+    const insert = () => { if (field.value && !ended()) { stop(); send({ type: "type", at: cursor, text: field.value }); field.value = ""; } };
+    field.addEventListener("keydown", (event) => { event.stopPropagation(); if (event.key === "Enter") insert(); });
+    buttons.insert = button("insert what is typed", "insert", insert);
+    row.append(field, buttons.insert);
+    const make = (name, label, attributes) => {
+      inputs[name] = element("input", { "aria-label": label, ...attributes });
+      inputs[name].addEventListener("keydown", (event) => event.stopPropagation());
+      inputs[name].addEventListener("change", change);
+      settings.append(element("label", { text: `${label} ` }, inputs[name]));
+    };
+    const change = () => {
+      stop();
+      send({ type: "settings", prompt: inputs.prompt.value === filled ? record.prompt : inputs.prompt.value, seed: +inputs.seed.value, temperature: +inputs.temperature.value, top_p: +inputs.top_p.value, greedy: inputs.greedy.checked });
+    };
+    make("prompt", "Prompt", { type: "text", class: "sm-promptfield" });
+    make("seed", "Seed", { type: "number", class: "sm-number", min: 0, step: 1 });
+    make("temperature", "Temperature", { type: "number", class: "sm-number", min: 0.05, step: 0.05 });
+    make("top_p", "Top-p", { type: "number", class: "sm-number", min: 0.01, max: 1, step: 0.01 });
+    make("greedy", "Greedy", { type: "checkbox" });
   }
 
-  function controls() {
-    const row = element("div", { class: "sm-controls" });
-    row.append(
-      button("to the start", "⏮", () => { stop(); seek(0); }, cursor === 0),
-      button("back", "◀", () => { stop(); seek(cursor - 1); }, cursor === 0),
-      button(timer ? "pause" : "play", timer ? "⏸" : "▶", play, !source.send && !record.steps.length),
-      button("step", "step ▶▏", () => { stop(); forward(); }, atEnd()),
-      element("span", { class: "sm-count", text: `action ${cursor}${source.send ? "" : ` of ${record.steps.length}`}` }),
-    );
-    if (source.send) {
-      const field = element("input", { type: "text", class: "sm-type", "aria-label": "Type tokens yourself", placeholder: "type tokens yourself", size: 16 });
-      field.addEventListener("keydown", (event) => {
-        event.stopPropagation();
-        if (event.key === "Enter" && field.value) source.send({ type: "type", at: cursor, text: field.value });
-      });
-      row.append(field, button("insert what is typed", "insert", () => field.value && source.send({ type: "type", at: cursor, text: field.value }), ended()));
-      const seed = element("input", { type: "number", class: "sm-number", "aria-label": "Seed", value: record.settings.seed, min: 0, step: 1 });
-      const heat = element("input", { type: "number", class: "sm-number", "aria-label": "Temperature", value: record.settings.temperature, min: 0.05, step: 0.05 });
-      const mass = element("input", { type: "number", class: "sm-number", "aria-label": "Top-p", value: record.settings.top_p, min: 0.01, max: 1, step: 0.01 });
-      const greedy = element("input", { type: "checkbox", "aria-label": "Greedy" });
-      greedy.checked = record.settings.greedy;
-      const change = () => { stop(); source.send({ type: "settings", seed: +seed.value, temperature: +heat.value, top_p: +mass.value, greedy: greedy.checked }); };
-      for (const field of [seed, heat, mass, greedy]) {
-        field.addEventListener("change", change);
-        field.addEventListener("keydown", (event) => event.stopPropagation());
-      }
-      const settings = element("div", { class: "sm-controls" });
-      for (const [name, input] of [["seed", seed], ["temperature", heat], ["top-p", mass], ["greedy", greedy]]) settings.append(element("label", { text: `${name} ` }, input));
-      return [row, settings];
+  function fill() {
+    for (const [name, input] of Object.entries(inputs)) {
+      if (name === "greedy") input.checked = record.settings.greedy;
+      else input.value = name === "prompt" ? record.prompt : record.settings[name];
     }
-    return [row];
+    filled = inputs.prompt?.value; // a field of one line drops line breaks: untouched, the prompt keeps them
   }
 
   function draw() {
-    const active = document.activeElement, role = root.contains(active) ? active.getAttribute("data-role") ?? focus : null;
-    const steps = record.steps, before = steps.map((s) => s.b), here = record.next;
-    const along = (values, following) => (here && following !== undefined ? [...values, following] : values);
-    const done = steps.slice(0, cursor), last = done[done.length - 1];
-    const read = last ? last.f : steps[0]?.f0 ?? here?.f ?? 0;
-    const panels = element("div", { class: "sm-panels" },
-      element("section", { "aria-label": "What the policy would do now" }, element("h4", { text: "What the policy would do now" }), drawBars(record, cursor, act)),
-      element("section", { "aria-label": "Along the trajectory" }, element("h4", { text: "Along the trajectory" }),
-        drawLine(along(before, here?.b), cursor, "P(<bkspc>)", "", seek, [0, 1]),
-        drawLine(along(steps.map((s) => s.v), here?.v), cursor, "V(s)", "nats", seek),
-        drawLine(steps.map((s) => s.r), cursor, "reward r", "nats", seek)),
-      element("section", { "aria-label": "States" }, element("h4", { text: "States" }), drawTree(record, cursor)),
-      element("section", { "aria-label": "Attention mask" }, element("h4", { text: "Mask" }), drawMask(record, cursor)));
-    const cost = `${cursor} actions, ${read} tokens read by the model: deletions cost no forward pass.`;
-    spoken.textContent = last ? `action ${cursor}: ${last.kind === "delete" ? "deleted a token" : last.kind === "end" ? "the end" : `inserted ${last.executed}`}` : "";
-    const notes = [element("p", { class: "sm-note", text: cost })];
-    if (record.note) notes.push(element("p", { class: "sm-note", text: record.note }));
-    if (record.error) notes.push(element("p", { class: "sm-error", role: "alert", text: record.error }));
-    root.replaceChildren(drawTape(record, cursor), ...controls(), ...notes, panels, spoken);
-    if (role) root.querySelector(`[data-role="${role === "play" || role === "pause" ? (timer ? "pause" : "play") : role}"]`)?.focus();
+    const bar = root.contains(document.activeElement) ? document.activeElement.getAttribute("data-bar") : null;
+    const steps = record.steps, here = record.next, last = steps[cursor - 1], end = steps[steps.length - 1];
+    const read = [steps[0]?.f0 ?? here?.f ?? 0, ...steps.map((s) => s.f)], kinds = steps.map((s) => s.kind), total = steps.length + 1;
+    drawTape(tapeLine, record, cursor);
+    off(buttons.start, cursor === 0);
+    off(buttons.back, cursor === 0);
+    off(buttons.step, atEnd());
+    off(buttons.play, !live && !steps.length);
+    if (buttons.insert) off(buttons.insert, ended());
+    buttons.play.textContent = timer ? "pause" : "play";
+    count.textContent = `action ${cursor} of ${live && !end?.ended ? "…" : steps.length}`;
+    const line = (values, title, unit, options) => drawLine(values, cursor, title, unit, seek, { kinds, count: total, ...options });
+    panels.replaceChildren(
+      element("section", {}, element("h4", { text: "What the policy would do now" }), drawBars(record, cursor, act),
+        line(read, `Tokens read by the model after ${cursor} action${cursor === 1 ? "" : "s"}`, "", { diagonal: true }),
+        element("p", { class: "sm-note", text: "Dashed: one token an action. A deletion needs no forward pass." })),
+      element("section", {}, element("h4", { text: "Along the trajectory" }),
+        line([...steps.map((s) => s.b), here?.b], "P(<bkspc>)", "", { range: [0, 1] }),
+        line([...steps.map((s) => s.v), here?.v ?? end?.vn], "Value V(s)", "nats"),
+        line(steps.map((s) => s.r), "Reward r of the next action", "nats"),
+        element("p", { class: "sm-note", text: "Squares: a deletion follows. Click a point to go there." })),
+      element("section", {}, element("h4", { text: "States" }), drawTree(record, cursor), element("h4", { text: "Attention mask of the packed row" }), drawMask(record, cursor)));
+    const standing = tape(record, cursor).filter((piece) => piece.kept).map((piece) => piece.label).join("");
+    const done = last && (last.kind === "delete" ? "deleted a token" : last.kind === "end" ? "ended" : `inserted ${last.executed}`);
+    spoken.textContent = last ? `Action ${cursor}: ${done}. The text is now ${standing || "the prompt alone"}.` : "At the prompt.";
+    const said = [];
+    if (record.note) said.push(element("p", { class: "sm-note", text: record.note }));
+    if (record.error) said.push(element("p", { class: "sm-error", role: "alert", text: record.error }));
+    if (silent) said.push(element("p", { class: "sm-error", role: "alert", text: "The kernel does not answer: it is busy or gone. What was recorded can be stepped through; to go on, run the cell again." }));
+    notes.replaceChildren(...said);
+    if (bar !== null) (panels.querySelector(`[data-bar="${bar}"]`) ?? root).focus();
   }
 
   root.addEventListener("keydown", (event) => {
-    if (event.target !== root && event.target.tagName === "INPUT") return;
+    if (event.target.tagName === "INPUT" || event.ctrlKey || event.altKey || event.metaKey) return;
     const actions = { ArrowRight: () => { stop(); forward(); }, ArrowLeft: () => { stop(); seek(cursor - 1); }, Home: () => { stop(); seek(0); } };
-    if (event.key === " " && event.target === root) actions[" "] = play;
+    if (event.target === root) actions[" "] = play;
     if (!actions[event.key]) return;
     event.preventDefault();
     event.stopPropagation();
     actions[event.key]();
   });
+  root.replaceChildren(tapeLine, row, settings, notes, panels, spoken);
+  if (!live) settings.remove();
+  fill();
   draw();
   return {
     show(next, at) {
+      clearTimeout(waiting);
+      waiting = null;
+      silent = false;
       record = next;
       cursor = Math.max(0, Math.min(at ?? cursor, record.steps.length));
+      if (!record.error) fill(); // a setting that was refused stays to be mended
+      if (record.error) stop();
       draw();
     },
-    stop,
+    stop() {
+      stop();
+      clearTimeout(waiting);
+    },
   };
 }
 

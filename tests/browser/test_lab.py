@@ -1,0 +1,145 @@
+"""JupyterLab in a browser: notebook 00 runs to its end at `smoke`, and its live stepper answers a click and a digit."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from smlib.files import project_root
+
+START = 120  # seconds for the server, and for the kernel
+NOTEBOOK = "00_overview.ipynb"
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+    """The address of a server on this machine alone, and its folder: a copy of notebook 00 that runs at `smoke`."""
+    pytest.importorskip("jupyterlab")
+    folder = tmp_path_factory.mktemp("lab")
+    notebook = json.loads((project_root() / "notebooks" / NOTEBOOK).read_text(encoding="utf-8"))
+    for cell in notebook["cells"]:
+        if "parameters" in cell["metadata"].get("tags", []):
+            cell["source"] = [
+                'preset = "smoke"\n',
+                f"results_dir = {str(folder / 'results')!r}\n",
+                f"figures_dir = {str(folder / 'figures')!r}",
+            ]
+    (folder / NOTEBOOK).write_text(json.dumps(notebook), encoding="utf-8")
+    (folder / "results").mkdir()
+    environment = {**os.environ, "PYTHONPATH": str(project_root()), "SMLIB_QUIET": "1"}
+    environment.pop("SMLIB_HEADLESS", None)
+    for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR"):
+        environment[name] = str(folder / ".own" / name.lower())  # a reader's own settings change nothing
+    port = _free_port()
+    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--ip=127.0.0.1", f"--port={port}", "--allow-root"]
+    command += ["--ServerApp.port_retries=0", "--IdentityProvider.token=", f"--ServerApp.root_dir={folder}"]
+    command += ["--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate", "--LabApp.news_url=None"]
+    log = (folder / "server.log").open("wb")
+    server = subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd=folder)
+    address = f"http://127.0.0.1:{port}"
+    try:
+        _wait_for(f"{address}/api", server, folder / "server.log")
+        yield address, folder
+    finally:
+        server.terminate()
+        try:
+            server.wait(20)
+        except subprocess.TimeoutExpired:
+            server.kill()
+            server.wait()
+        log.close()
+
+
+def _wait_for(url: str, server: subprocess.Popen[bytes], log: Path) -> None:
+    until = time.monotonic() + START
+    while time.monotonic() < until:
+        if server.poll() is not None:
+            break
+        try:
+            with urllib.request.urlopen(url, timeout=5):
+                return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.5)
+    pytest.fail(f"JupyterLab did not start:\n{log.read_text(errors='replace')[-3000:]}")
+
+
+@pytest.mark.slow
+def test_the_live_stepper_answers_in_jupyterlab(browser: Any, lab: tuple[str, Path], artefacts: Path) -> None:
+    address, folder = lab
+    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    page = context.new_page()
+    page.set_default_timeout(1000 * START)
+    page.goto(f"{address}/lab/tree/{NOTEBOOK}")
+    page.locator(".jp-Notebook").wait_for()
+    page.get_by_text("Python 3 (ipykernel) | Idle", exact=False).first.wait_for(state="attached")
+    page.get_by_role("menuitem", name="Run", exact=True).click()
+    page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+    stepper = page.locator(".sm-stepper")
+    _scroll_to(page, page.locator(".jp-CodeCell", has_text='explore("sm'), stepper)
+    kept, struck = stepper.locator(".sm-kept"), stepper.locator("del")
+
+    stepper.get_by_role("button", name="step", exact=True).click()
+    stepper.get_by_text("action 1 of").wait_for()
+    assert kept.count() == 1
+    stepper.get_by_role("button", name="to the start").click()
+    stepper.get_by_label("Type tokens yourself").fill("2")
+    stepper.get_by_label("Type tokens yourself").press("Enter")
+    stepper.locator(".sm-kept.sm-forced").wait_for()
+    assert kept.all_text_contents() == ["2"]
+    stepper.locator(".sm-bar.sm-delete").click()
+    struck.first.wait_for()
+    assert (kept.count(), struck.all_text_contents()) == (0, ["2"])
+    page.screenshot(path=artefacts / "lab.png")
+    stepper.get_by_label("Temperature").fill("0")
+    stepper.get_by_label("Temperature").press("Tab")
+    stepper.get_by_role("alert").wait_for()
+    assert "temperature=0.0" in stepper.get_by_role("alert").text_content()
+
+    _saved_without_errors(page, folder / NOTEBOOK)
+    context.close()
+
+
+def _scroll_to(page: Any, cell: Any, wanted: Any) -> None:
+    """JupyterLab draws the cells in view alone, and an output when its cell has run."""
+    until = time.monotonic() + 2 * START
+    while not wanted.count():
+        assert time.monotonic() < until, "the stepper was not drawn"
+        if cell.count():
+            cell.first.scroll_into_view_if_needed()
+        else:
+            page.locator(".jp-Notebook").hover()
+            page.mouse.wheel(0, 500)
+        page.wait_for_timeout(1000)
+    wanted.scroll_into_view_if_needed()
+
+
+def _saved_without_errors(page: Any, notebook: Path) -> None:
+    """Saves until every code cell has a number, and reads what was saved: JupyterLab draws only the cells in view."""
+    until = time.monotonic() + START
+    while True:
+        page.keyboard.press("Control+s")
+        page.wait_for_timeout(1500)
+        cells = [c for c in json.loads(notebook.read_text(encoding="utf-8"))["cells"] if c["cell_type"] == "code"]
+        outputs = [output for cell in cells for output in cell["outputs"]]
+        errors = [output for output in outputs if output["output_type"] == "error"]
+        assert not errors, errors[0]["traceback"]
+        if all(cell["execution_count"] for cell in cells):
+            break
+        assert time.monotonic() < until, "the last cell has not run"
+    (widget,) = [o["data"] for o in outputs if "application/vnd.jupyter.widget-view+json" in o.get("data", {})]
+    assert "<iframe" in "".join(widget["text/html"])
