@@ -17,7 +17,7 @@ from smlib.edits.masking import trie
 from smlib.edits.noise import NoiseLaw, expert_trajectory
 from smlib.files import ResultError
 from smlib.objectives.divergences import get
-from smlib.paper.course import check, exercises, require, solution
+from smlib.paper.course import check, exercises, lecture, require, solution
 from smlib.paper.course.copies import asked, key, student_copy, write_course
 from smlib.paper.course.exercises import NotYetError, get_exercise, is_right
 from smlib.paper.experiments.judging.verdicts import holm
@@ -155,7 +155,7 @@ def test_a_number_is_right_within_a_share_of_it(value: float, off: float) -> Non
 def test_every_exercise_is_asked_once_and_the_copies_hold_no_solution(tmp_path: Path, repository: Path) -> None:
     files = write_course(tmp_path)
     notebooks = sorted((repository / "notebooks").glob("*.ipynb"))
-    assert {path.name for path in files} == {*(path.name for path in notebooks), "key.md"}
+    assert {path.name for path in files} == {*(path.name for path in notebooks), "key.md", "lecture.html"}
     numbers = [n for path in notebooks for n in asked(nbformat.read(path, 4))]
     assert sorted(numbers) == sorted(exercises.exercises())
     for path in notebooks:
@@ -198,3 +198,16 @@ def test_cells_tagged_solution_are_left_out() -> None:
         "from smlib.paper.course import require",
         'require("13.1", ...)',
     ]
+
+
+def test_the_lecture_has_fifteen_slides_and_needs_no_other_file() -> None:
+    page = lecture.lecture()
+    assert page.count("<section") == len(lecture.slides()) == 15
+    assert page.count('src="data:image/png;base64,') == 15
+    assert "http" not in page.replace("http-equiv", "")
+    assert "&lt;bkspc&gt;" in page
+    assert "<bkspc>" not in page
+    with pytest.raises(ResultError, match=r"slide 1 shows .*nothing\.png, which is not there"):
+        lecture.lecture([lecture.Slide("a", "nothing", "00", ("b",))])
+    with pytest.raises(ResultError, match="slide 1 names notebook 77"):
+        lecture.lecture([lecture.Slide("a", "demo", "77", ("b",))])

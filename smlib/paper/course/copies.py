@@ -3,7 +3,8 @@
     python -m smlib.paper.course.copies course
 
 In a student's copy every exercise has to be answered: `require(number, ...)` stands where `check` stood, and ends the
-run with a hint. `teacher/` has the same copies with the answers pasted in, and `teacher/key.md` every solution.
+run with a hint. `teacher/` has the same copies with the answers pasted in, `key.md` with every solution, and
+`lecture.html`: fifteen slides.
 """
 
 import argparse
@@ -16,6 +17,7 @@ import nbformat
 
 from smlib.files import ResultError, project_root, write_atomically
 from smlib.paper.course.exercises import exercises
+from smlib.paper.course.lecture import lecture
 from smlib.paper.notebooks import notebook_files, strip
 
 ASKED = re.compile(r"""\bcheck\(\s*["'](?P<number>[\d.]+)["']\s*,\s*\.\.\.\s*\)""")
@@ -59,7 +61,7 @@ def key() -> str:
 
 
 def write_course(target: Path, notebooks: Path | None = None) -> list[Path]:
-    """Writes `student/`, `teacher/` and the key into a folder, and returns the files.
+    """Writes `student/`, `teacher/`, the key and the lecture into a folder, and returns the files.
 
     Raises:
         ResultError: a notebook asks for an exercise that there is not, or an exercise is asked nowhere.
@@ -77,6 +79,7 @@ def write_course(target: Path, notebooks: Path | None = None) -> list[Path]:
             text = nbformat.writes(student_copy(notebook, pasted)) + "\n"
             written.append(write_atomically(target / folder / name, text))
     written.append(write_atomically(target / "teacher" / "key.md", key()))
+    written.append(write_atomically(target / "teacher" / "lecture.html", lecture()))
     return written
 
 

@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from smlib.paper.figures.style import PALETTE, figure
+from smlib.paper.figures.words import OWN
 
 LARGEST = 2_600.0
 """Area of a node that has all of the occupancy, in square points."""
@@ -50,6 +51,7 @@ def visits(
         ax.set(xlim=(-0.6, max(x for x, _ in places.values()) + 0.6), ylim=(-0.95, max(len(s) for s in strings) + 0.4))
         ax.axis("off")
     made.suptitle("A clone leaves the expert's paths; with a key that deletes it comes back", fontweight="bold")
+    setattr(made, OWN, alt_text(writers, known))
     return made
 
 
