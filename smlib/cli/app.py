@@ -1,4 +1,4 @@
-"""The command line: generate, policies, train, finetune, export, status, reproduce, bench, report-readme.
+"""The command line: generate, policies, train, watch, finetune, export, status, reproduce, bench, report-readme.
 
 Each command is a module of this folder that imports what it needs when it runs, so that `smlib status` answers without
 loading torch.
@@ -21,6 +21,7 @@ from smlib.cli.reproduce import reproduce
 from smlib.cli.status import status
 from smlib.cli.stopping import STATUS, Stopped
 from smlib.cli.train import train
+from smlib.cli.watch import watch
 from smlib.files import ResultError
 from smlib.screen import visible
 
@@ -50,7 +51,7 @@ def options(
     """
 
 
-for command in (generate, policies, train, export, status, reproduce, bench, report_readme):
+for command in (generate, policies, train, watch, export, status, reproduce, bench, report_readme):
     app.command()(command)
 app.command(context_settings=PASSED_ON)(finetune)
 

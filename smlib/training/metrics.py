@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Any
 from smlib.files import write_atomically
 
 METRICS = "metrics.jsonl"
+FLUSH = 5.0
+"""Seconds after which a row is written at once, for whoever watches the run; a resumed run cuts the log back anyway."""
 
 
 class MetricsError(ValueError):
@@ -22,9 +25,10 @@ class MetricsLog:
     def __init__(self, path: Path, before: int) -> None:
         """`before` is the step that the run goes on from; MetricsError if a line before the last is damaged."""
         self.path = path
-        kept = _read(path) if path.exists() and before else []
+        kept = read_rows(path) if path.exists() and before else []
         self.rows: list[dict[str, Any]] = [row for row in kept if row["step"] <= before]
         self._norms: list[float] = []
+        self._flushed = time.monotonic()
 
     def norm(self, value: float) -> None:
         """Collects the gradient norm of a step (before clipping); a row lists those since the last one."""
@@ -37,14 +41,20 @@ class MetricsLog:
             row["grad_norms"] = self._norms
             self._norms = []
         self.rows.append(row)
+        if time.monotonic() - self._flushed > FLUSH:
+            self.flush()
 
     def flush(self) -> None:
         """Writes the file, whole."""
         write_atomically(self.path, "".join(json.dumps(row) + "\n" for row in self.rows))
+        self._flushed = time.monotonic()
 
 
-def _read(path: Path) -> list[dict[str, Any]]:
-    """The rows of a log. A torn last line is left out, with a warning: a copy or a disk that was full cut it off."""
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a log; MetricsError for a damaged one.
+
+    A torn last line is left out, with a warning: a copy or a disk that was full cut it off.
+    """
     rows: list[dict[str, Any]] = []
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     for number, line in enumerate(lines, 1):

@@ -12,11 +12,16 @@ from smlib.edits.masking import dense_mask, trie
 from smlib.generation.sampling import SamplingConfig
 from smlib.policies.policy import tiny_policy
 from smlib.widgets.record import record
+from smlib.widgets.stepper import Stepper
 from smlib.widgets.twin import frame, script, write
 
 TOKENIZER = arithmetic_tokenizer()
 SPACE = ActionSpace(TOKENIZER.vocab_size, eos=TOKENIZER.eos, bos=TOKENIZER.bos)
 QUESTION = "In base 7, what is 6 + 4? Solution: "
+
+
+INSIDE = script().replace("export default { render };", "").replace("export function", "function")
+EMPTY = {"prompt": "", "steps": [], "slots": [], "settings": {}, "note": "", "error": "", "next": None}
 
 
 def typed(*labels):
@@ -116,6 +121,47 @@ def test_it_works_inside_the_frame_of_a_notebook(page, made, tmp_path):
     assert inside.locator("del").all_text_contents() == ["4"]
 
 
+def test_the_live_stepper_answers_and_a_silent_kernel_is_spoken_of(page, policy, tmp_path):
+    widget = Stepper(policy, TOKENIZER, QUESTION, SamplingConfig(max_new_tokens=8))
+
+    def send(message):
+        widget.handle(message)
+        return {"record": widget.record, "cursor": widget.cursor}
+
+    page.expose_function("ask", send)
+    page.goto(write(EMPTY, tmp_path / "live.html").as_uri())
+    page.evaluate("document.getElementById('stepper').replaceWith(document.createElement('main'))")
+    page.evaluate("record => { window.first = record; }", widget.record)
+    page.add_script_tag(
+        type="module",
+        content=f"""{INSIDE}
+        window.deaf = false;
+        const root = document.querySelector("main");
+        const send = (message) => {{ if (!deaf) ask(message).then((a) => view.show(a.record, a.cursor)); }};
+        const view = mount(root, {{ record: first, patience: 1500, send }});""",
+    )
+    typed_field, kept, struck = page.get_by_label("Type tokens yourself"), page.locator(".sm-kept"), page.locator("del")
+    typed_field.fill("42")
+    typed_field.press("Enter")
+    page.get_by_text("action 2 of").wait_for()
+    assert kept.all_text_contents() == ["4", "2"]
+    page.locator(".sm-bar.sm-delete").click()
+    page.get_by_text("action 3 of").wait_for()
+    assert (kept.all_text_contents(), struck.all_text_contents()) == (["4"], ["2"])
+    page.get_by_role("button", name="step", exact=True).click()
+    page.get_by_text("action 4 of").wait_for()
+    page.get_by_label("Prompt").fill("In base 5, what is 1 + 1? Solution: ")
+    page.get_by_label("Prompt").press("Tab")
+    page.get_by_text("action 0 of").wait_for()
+    assert page.locator(".sm-prompt").text_content() == "In base 5, what is 1 + 1? Solution: "
+    page.get_by_label("Seed").fill("-1")
+    page.get_by_label("Seed").press("Tab")
+    assert "-1 is no seed" in page.get_by_role("alert").text_content(timeout=10_000)
+    page.evaluate("window.deaf = true")
+    page.get_by_role("button", name="step", exact=True).click()
+    page.get_by_text("The kernel does not answer").wait_for(timeout=10_000)
+
+
 def test_a_page_without_scripts_tells_the_run(browser, made, tmp_path):
     context = browser.new_context(java_script_enabled=False)
     plain = context.new_page()
@@ -125,16 +171,8 @@ def test_a_page_without_scripts_tells_the_run(browser, made, tmp_path):
 
 
 def test_tape_tree_and_mask_of_the_script_are_replay_and_the_packed_mask(page, policy, tmp_path):
-    source = script().replace("export default { render };", "").replace("export function", "function")
-    page.goto(
-        (
-            write(
-                {"prompt": "", "steps": [], "slots": [], "settings": {}, "note": "", "error": "", "next": None},
-                tmp_path / "x.html",
-            )
-        ).as_uri()
-    )
-    page.add_script_tag(content=f"{source}\nwindow.drawn = {{ tape, tree, mask }};", type="module")
+    page.goto(write(EMPTY, tmp_path / "x.html").as_uri())
+    page.add_script_tag(content=f"{INSIDE}\nwindow.drawn = {{ tape, tree, mask }};", type="module")
     draws = random.Random(0)
     for _ in range(6):
         actions = [draws.choice(typed("1", "4", "<", "<")) for _ in range(12)]

@@ -14,7 +14,7 @@ import typer
 from typer.testing import CliRunner
 
 from smlib.cli import app as cli
-from smlib.cli import recorded, showcase
+from smlib.cli import completions, recorded, showcase
 from smlib.data.mathematics import as_prompt
 from smlib.files import ResultError
 from smlib.policies import shipped
@@ -54,6 +54,31 @@ def test_generate_by_name() -> None:
     assert lines == runner.invoke(cli.app, asked).stdout.splitlines()  # the seeds decide
     example = runner.invoke(cli.app, ["generate", "sm-arithmetic"], catch_exceptions=False).stdout
     assert example.startswith(shipped.card("sm-arithmetic").example)
+
+
+def test_generate_writes_a_page_to_step_through(tmp_path: Path) -> None:
+    asked = ["generate", "sm-arithmetic", "--prompt", "In base 7, what is 6 + 4?", "--seed", "21"]
+    shown = runner.invoke(cli.app, [*asked, "--html", str(tmp_path / "out.html")], catch_exceptions=False).stdout
+    [data] = re.findall(r'id="record">(.*?)</script>', (tmp_path / "out.html").read_text(encoding="utf-8"), re.DOTALL)
+    made = json.loads(data)
+    written = "".join(step["executed"] for step in made["steps"] if step["kind"] != "end")
+    assert shown.splitlines()[0] == made["prompt"] + written  # the page is the completion that was printed
+    assert made["note"] == "sm-arithmetic, seed 21."
+    runner.invoke(cli.app, [*asked, "-n", "2", "--html", str(tmp_path / "many.html")], catch_exceptions=False)
+    assert {path.name for path in tmp_path.iterdir()} == {"out.html", "many-21.html", "many-22.html"}
+    (tmp_path / "file").write_text("")
+    assert "the page cannot be written" in said(*asked, "--html", str(tmp_path / "file" / "out.html"))
+
+
+def test_only_a_terminal_waits_between_actions(monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[float] = []
+    monkeypatch.setattr(completions.time, "sleep", waited.append)
+    assert list(completions._paced(iter([1, 2, 3]), 0.5)) == [1, 2, 3]  # type: ignore[arg-type]
+    assert waited == []
+    monkeypatch.setattr(completions.sys.stdout, "isatty", lambda: True, raising=False)
+    assert list(completions._paced(iter([1, 2, 3]), 0.5)) == [1, 2, 3]  # type: ignore[arg-type]
+    assert len(waited) == 3
+    assert all(0.4 < seconds <= 0.5 for seconds in waited[1:])
 
 
 def test_the_demonstration_shows_a_deletion_and_a_right_answer_and_the_model_does_the_same() -> None:

@@ -242,7 +242,7 @@ export function mount(root, source) {
   }
   function send(message) {
     if (waiting) return;
-    waiting = setTimeout(() => { waiting = null; silent = true; stop(); draw(); }, ANSWER);
+    waiting = setTimeout(() => { waiting = null; silent = true; stop(); draw(); }, source.patience ?? ANSWER);
     source.send(message);
   }
   function forward() {
