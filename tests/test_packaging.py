@@ -49,8 +49,8 @@ def prose(repository: Path) -> dict[str, str]:
 
 
 PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", *(f"docs/{name}.md" for name in (
-    "architecture", "choices", "diverging", "errata", "evaluation_harness", "export", "gpu", "machines", "map", "models",
-    "processors", "results", "running", "serving", "stability", "your-own-model")))  # fmt: skip
+    "architecture", "choices", "diverging", "errata", "evaluation_harness", "export", "gpu", "machines", "map",
+    "models", "processors", "results", "running", "serving", "stability", "your-own-model")))  # fmt: skip
 
 
 def canonical(requirement: str) -> str:
