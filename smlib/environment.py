@@ -50,7 +50,10 @@ PROCESSES = (
     "MV2_COMM_WORLD_SIZE",
     "ACCELERATE_NUM_PROCESSES",
 )
-"""Numbers of processes that a launcher sets; training runs in one."""
+"""Numbers of processes that a launcher sets."""
+
+LAUNCHED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+"""What `accelerate launch` and `torchrun` tell each of several processes; without one of them none finds the others."""
 
 RECORDED = (
     # the device
@@ -95,11 +98,15 @@ class RefusedEnvironmentError(RuntimeError):
     """An environment variable that would make a run into another one; the message names it."""
 
 
-def check_environment(environment: Mapping[str, str] = os.environ) -> None:
+def check_environment(environment: Mapping[str, str] = os.environ, several: bool = False) -> None:
     """Whether a run in this environment is what its configuration says.
 
+    Args:
+        several: the run may be one of several processes, if a launcher started them.
+
     Raises:
-        RefusedEnvironmentError: one of `REFUSED` is on, or one of `PROCESSES` counts more than one.
+        RefusedEnvironmentError: one of `REFUSED` is on, or one of `PROCESSES` counts more than one where there is to be
+            one, or where none of `LAUNCHED` says how the others are found.
     """
     for name, effect in REFUSED.items():
         if environment.get(name, "").lower() not in OFF:
@@ -107,12 +114,15 @@ def check_environment(environment: Mapping[str, str] = os.environ) -> None:
                 f"the environment has {name}={environment[name]}, by which {effect}; training runs in one process on "
                 f"one device, as its configuration says: `unset {name}`"
             )
+    if several and all(environment.get(name) for name in LAUNCHED):
+        return
     for name in PROCESSES:
         count = environment.get(name, "")
         if count.strip() not in ("", "0", "1"):
             raise RefusedEnvironmentError(
-                f"training runs in one process on one device, and the environment has {name}={count}: start it without "
+                f"this runs in one process on one device, and the environment has {name}={count}: start it without "
                 f"`accelerate launch`, `torchrun` or mpirun, or `unset {name}`"
+                + (f". Several processes need {', '.join(LAUNCHED)}, which the first two set" if several else "")
             )
 
 

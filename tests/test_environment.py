@@ -6,7 +6,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from smlib.environment import PASSED, PROCESSES, RECORDED, REFUSED, RefusedEnvironmentError, check_environment, recorded
+from smlib.environment import (
+    LAUNCHED,
+    PASSED,
+    PROCESSES,
+    RECORDED,
+    REFUSED,
+    RefusedEnvironmentError,
+    check_environment,
+    recorded,
+)
 from smlib.paper.results import run_cached
 from smlib.screen import visible
 
@@ -25,6 +34,16 @@ def test_one_process_is_fine_and_two_are_not(name: str) -> None:
     for many in ("2", "many"):
         with pytest.raises(RefusedEnvironmentError, match=f"{name}={many}: start it without"):
             check_environment({name: many})
+
+
+def test_a_launcher_may_start_several_where_that_is_allowed() -> None:
+    found = dict.fromkeys(LAUNCHED, "2")
+    check_environment(found, several=True)
+    with pytest.raises(RefusedEnvironmentError, match="WORLD_SIZE=2: start it without"):
+        check_environment(found)
+    del found["MASTER_PORT"]
+    with pytest.raises(RefusedEnvironmentError, match="Several processes need RANK, WORLD_SIZE, MASTER_ADDR"):
+        check_environment(found, several=True)
 
 
 def test_no_variable_is_dealt_with_twice() -> None:

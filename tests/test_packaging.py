@@ -51,8 +51,9 @@ def prose(repository: Path) -> dict[str, str]:
 
 
 PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", *(f"docs/{name}.md" for name in (
-    "architecture", "choices", "course", "diverging", "errata", "evaluation_harness", "export", "glossary", "map",
-    "models", "processors", "results", "running", "serving", "stability", "stepper", "your-own-model")))  # fmt: skip
+    "architecture", "choices", "course", "diverging", "errata", "evaluation_harness", "export", "glossary", "gpu",
+    "machines", "map", "models", "processors", "results", "running", "serving", "stability", "stepper",
+    "your-own-model")))  # fmt: skip
 
 
 def canonical(requirement: str) -> str:

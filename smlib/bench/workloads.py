@@ -6,17 +6,19 @@ policy's have, with no training.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from smlib.bench.quantised import quantised_policy
 from smlib.data.demonstrations import TaskDemonstrations
 from smlib.data.tasks import load_task
 from smlib.edits.actions import ActionSpace, Trajectory
 from smlib.edits.noise import NoiseLaw, expert_trajectory
+from smlib.files import ADDED_LATER
 from smlib.generation.sampling import SamplingConfig, sample
 from smlib.policies.policy import Policy, tiny_policy
 from smlib.training.algorithm_1 import Dataset
@@ -35,6 +37,8 @@ class Shape:
         eta: noise level of the data.
         dim, layers, heads, mlp, device, dtype: of the model.
         row_len: slots of a packed row; None for the longest block. chunk: states whose logits are held at a time.
+        adapters: rank of the adapters on frozen NF4 weights, beside a head that is trained (QLoRA, App. E); 0 trains
+            all weights.
     """
 
     batch: int
@@ -53,6 +57,7 @@ class Shape:
     mlp: int | None = None
     device: str = "cpu"
     dtype: str = "float32"
+    adapters: int = field(default=0, metadata=ADDED_LATER)
 
     @property
     def interval(self) -> int:
@@ -138,6 +143,16 @@ def policy_for(shape: Shape, space: ActionSpace, seed: int = 0) -> Policy:
     """
     if shape.device == "cuda" and not torch.cuda.is_available():
         raise RuntimeError("Llama-2-7b's shapes need a CUDA device with about 60 GB; use the preset quick or full")
+    if shape.adapters:
+        return quantised_policy(
+            space,
+            sizes={"dim": shape.dim, "layers": shape.layers, "heads": shape.heads, "mlp": shape.mlp},
+            positions=2 * (shape.context or 256),
+            rank=shape.adapters,
+            device=shape.device,
+            dtype=getattr(torch, shape.dtype),
+            seed=seed,
+        ).train()
     policy = tiny_policy(
         space,
         dim=shape.dim,
@@ -154,7 +169,10 @@ def policy_for(shape: Shape, space: ActionSpace, seed: int = 0) -> Policy:
 def level_policy(shape: Shape, space: ActionSpace, backspace: float, eos: float, seed: int = 0) -> LevelPolicy:
     """The same body with fixed action probabilities."""
     plain = policy_for(shape, space, seed)
-    return LevelPolicy(plain.lm, plain.config).to(shape.device, getattr(torch, shape.dtype)).level(backspace, eos)
+    policy = LevelPolicy(plain.lm, plain.config)
+    # What is trained beside quantised weights is in float32 whatever their arithmetic is in.
+    policy = policy.to(shape.device) if shape.adapters else policy.to(shape.device, getattr(torch, shape.dtype))
+    return policy.level(backspace, eos)
 
 
 def rollouts(shape: Shape, data: Dataset, space: ActionSpace, indices: Sequence[int], seed: int) -> list[Trajectory]:

@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 
+from smlib.environment import check_environment
 from smlib.files import (
     ResultError,
     append_line,
@@ -156,6 +157,7 @@ def run_cached(
         resumed = scratch.exists()
         scratch.mkdir(parents=True, exist_ok=True)
         standing.note("begun")
+        check_environment()  # the cache's files and locks are of one process
         revision = checkout()  # before: the checkout may have moved on when a long run ends
         wall, cpu = time.perf_counter(), time.process_time()
         result = plain(dict(compute(scratch)), f"{item}/{name}")

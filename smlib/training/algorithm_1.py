@@ -1,10 +1,12 @@
 """Algorithm 1: training an autoregressive model against a SequenceMatch objective.
 
-The loop of `train` is the paper's, line by line; the comments in quotation marks are its text. It runs in one process
-on one device, which Accelerate finds; on CPUs alone so far. No generator carries state from step to step: noise, draws
+The loop of `train` is the paper's, line by line; the comments in quotation marks are its text. It runs on one device,
+or in several processes that `accelerate launch` starts, each of which takes its share of every batch
+(`smlib.training.processes`, docs/machines.md). No generator carries state from step to step: noise, draws
 from the buffer and rollouts follow from the seed and the step, and a run that was killed resumes to the same bytes.
 """
 
+import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,23 +16,24 @@ import torch
 
 from smlib.environment import check_environment
 from smlib.objectives.adversarial import Critic
-from smlib.objectives.methods import get_method, is_finite, objective
+from smlib.objectives.methods import get_method
 from smlib.policies.policy import Policy
-from smlib.training.batches import Batches, NonFiniteLossError, dropout_of_step, stop
+from smlib.training.batches import Batches, NonFiniteLossError, dropout_of_step, stop_if_infinite
 from smlib.training.checkpoints import TrainingState, load_checkpoint, run_identity, save_checkpoint
 from smlib.training.configuration import TrainConfig
 from smlib.training.dataset import Dataset
 from smlib.training.folder import hold, release, usable_folder
 from smlib.training.metrics import METRICS, MetricsLog
+from smlib.training.module import PolicyUnderTraining
 from smlib.training.parameters import critic_apart, decayed_apart, drop_idle_gradients
 from smlib.training.preflight import (
     check_on_policy,
-    check_one_process,
     check_rollouts_fit,
     check_run,
     say_coverage,
     settle_backspace,
 )
+from smlib.training.processes import Processes
 from smlib.training.progress import Progress, telling_where_it_stopped
 
 __all__ = ["Dataset", "NonFiniteLossError", "TrainConfig", "TrainResult", "train"]
@@ -70,8 +73,9 @@ def train(
     Raises:
         NonFiniteLossError: with the step, the loss's parts and the batch's file. CheckpointError: a foreign checkpoint.
         ValueError, TypeError: what cannot be trained, see `check_run` and the other checks of
-        `smlib.training.preflight`. OSError: a folder that cannot be written to. RuntimeError: several
-        processes, in this run or in its folder; an environment variable that would change it (`smlib.environment`).
+        `smlib.training.preflight`; processes that do not divide a batch, or were started differently. OSError: a folder
+        that cannot be written to. RuntimeError: another run in its folder; an environment variable that would change it
+        (`smlib.environment`); another process that failed.
 
     >>> task = smlib.load_task("mul", n_train=8, n_val=0, n_test=0, difficulty="easy")
     >>> policy = smlib.tiny_policy(task.space, dim=16, layers=1, heads=2)
@@ -81,14 +85,36 @@ def train(
     1
     """
     from accelerate import Accelerator
-    from accelerate.utils import GradientAccumulationPlugin
-    from transformers import get_cosine_schedule_with_warmup
+    from accelerate.utils import DistributedDataParallelKwargs, GradientAccumulationPlugin
 
-    check_environment()
+    check_environment(several=True)
     # All that would else be taken from the environment; its number of accumulation steps overrides the plain argument.
     once = GradientAccumulationPlugin(num_steps=1)
-    accelerator = Accelerator(mixed_precision="no", gradient_accumulation_plugin=once, dynamo_backend="no")
-    check_one_process(accelerator.num_processes)
+    # Which parameters a loss depends on changes from step to step (`drop_idle_gradients`).
+    ddp = DistributedDataParallelKwargs(find_unused_parameters=True)
+    accelerator = Accelerator(
+        mixed_precision="no", gradient_accumulation_plugin=once, dynamo_backend="no", kwargs_handlers=[ddp]
+    )
+    processes = Processes.of(accelerator)
+    with processes.together():
+        return _train(policy, data, config, folder, evaluate, progress, without_backspace, accelerator, processes)
+
+
+def _train(
+    policy: Policy,
+    data: Dataset,
+    config: TrainConfig,
+    folder: Path | str,
+    evaluate: Callable[[Policy], Mapping[str, SupportsFloat]] | None,
+    progress: bool | None,
+    without_backspace: bool,
+    accelerator: Any,
+    processes: Processes,
+) -> TrainResult:
+    """`train` in one of its processes."""
+    from transformers import get_cosine_schedule_with_warmup
+
+    processes.check_divides(config.batch_size, config.accumulation)
     check_run(policy, data, config, evaluate)
     method = get_method(config.objective.method)
     settle_backspace(policy, config.objective.method, config.eta, without_backspace)
@@ -97,37 +123,40 @@ def train(
     if method.critic:
         check_on_policy(config.objective.method, config.refill, config.times_seen, min(config.buffer_size, len(data)))
     work = usable_folder(folder)
-    if progress is not False:
+    if progress is not False and processes.leads:
         say_coverage(data)
-    within = hold(work)
+    within = hold(work) if processes.leads else True
     policy.critic = Critic(policy) if method.critic else None
     parameters = decayed_apart(policy, config.learning_rate, config.weight_decay, config.bkspc_rate)
     optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, betas=(0.9, 0.95))
     schedule = get_cosine_schedule_with_warmup(optimizer, config.warmup_steps, config.steps)
-    batches = Batches(policy, data, config)
-    model, optimizer = accelerator.prepare(policy, optimizer)
-    state = TrainingState(policy, optimizer, schedule, batches.buffer)
+    batches = Batches(policy, data, config, processes)
     identity = run_identity(config, policy, data)
+    processes.check_same(config, identity, data)
+    model, optimizer = accelerator.prepare(PolicyUnderTraining(policy, data.branches), optimizer)
+    state = TrainingState(policy, optimizer, schedule, batches.buffer)
     begin = load_checkpoint(work, identity, state, policy.space)
+    processes.check_begin(begin)
     log = MetricsLog(work / METRICS, before=begin)
     if begin == 0:
         batches.begin()
 
     model.train()
-    bar = Progress(config.objective.method, begin, config.steps, config.checkpoint_every, work, progress)
+    shown = progress if processes.leads else False
+    bar = Progress(config.objective.method, begin, config.steps, config.checkpoint_every, work, shown)
     for k in range(begin, config.steps):  # "for k in n_train do"
         # "if k mod k_sample = 0 then Populate B with trajectories T ~ l_theta; Remove oldest model sequences from B"
         batches.populate(k)
         # "Sample ... trajectories T_data ~ D and ... T_model ~ B"
         batch = batches.draw(k, accelerator.device)
         loss_parts: dict[str, float] = {}
-        with dropout_of_step(config.seed, k, accelerator.device):
-            for groups, part in zip(batch.groups, batch.packed, strict=True):
-                # "Compute g = grad J(...)"
-                loss = objective(model, part, config.objective, k, config.chunk, batch.whole, data.branches)
-                if not is_finite(loss):
-                    stop(loss, k, groups, work)
-                accelerator.backward(loss.total)
+        with dropout_of_step(config.seed, k, accelerator.device, rank=processes.rank):
+            for i, (groups, part) in enumerate(zip(batch.groups, batch.packed, strict=True), 1):
+                # "Compute g = grad J(...)", which is added up over the processes after the last part
+                with accelerator.no_sync(model) if i < len(batch.packed) else contextlib.nullcontext():
+                    loss = model(part, config.objective, k, config.chunk, batch.whole)
+                    stop_if_infinite(loss, k, groups, work, processes)
+                    accelerator.backward(processes.averaged(loss.total))
                 for name, value in {**loss.parts, "loss": loss.total.detach()}.items():
                     loss_parts[name] = loss_parts.get(name, 0.0) + value.item()
         drop_idle_gradients(policy, config.objective, k)
@@ -142,16 +171,18 @@ def train(
         log.norm(float(norm))
         done = k + 1
         if done % config.log_every == 0 or done == config.steps:
+            loss_parts = processes.summed(loss_parts)
             log.write(done, {"beta": config.objective.beta(k), "lr": schedule.get_last_lr()[0], **loss_parts})
             bar.log(loss_parts["loss"])
         if evaluate is not None and config.eval_every and (done % config.eval_every == 0 or done == config.steps):
             log.write(done, {f"val_{name}": value for name, value in evaluate(policy).items()})
             model.train()
-        if config.checkpoint_every and done % config.checkpoint_every == 0:
+        if processes.leads and config.checkpoint_every and done % config.checkpoint_every == 0:
             log.flush()
             save_checkpoint(work, done, identity, state)
     bar.close()
-    log.flush()
+    if processes.leads:
+        log.flush()
     policy.critic = None
     policy.eval()
     if not within:

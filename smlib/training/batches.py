@@ -17,11 +17,12 @@ from smlib.edits.actions import Trajectory
 from smlib.edits.packing import PackedBatch, pack
 from smlib.generation.sampling import SamplingConfig
 from smlib.objectives.losses import Loss, Sizes, sizes
-from smlib.objectives.methods import get_method
+from smlib.objectives.methods import get_method, is_finite
 from smlib.policies.policy import Policy
 from smlib.training.configuration import TrainConfig
 from smlib.training.dataset import Dataset
 from smlib.training.preflight import check_fits
+from smlib.training.processes import ALONE, Processes
 from smlib.training.rollouts import Entry, EpochOrder, ReplayBuffer, RolloutSource, refill_interval
 
 Groups = list[list[Trajectory]]
@@ -55,16 +56,21 @@ class Batches:
 
     Args:
         policy: samples the rollouts. data: the training set. config: all parameters.
+        processes: train together; each has its share of every part of a batch, and the whole buffer.
+
+    Raises:
+        ValueError: processes that cannot have equal shares.
     """
 
-    def __init__(self, policy: Policy, data: Dataset, config: TrainConfig) -> None:
-        self.policy, self.data, self.config = policy, data, config
+    def __init__(self, policy: Policy, data: Dataset, config: TrainConfig, processes: Processes = ALONE) -> None:
+        processes.check_divides(config.batch_size, config.accumulation)
+        self.policy, self.data, self.config, self.processes = policy, data, config, processes
         self.method = get_method(config.objective.method)
         in_order = bool(getattr(data, "in_order", False))
         self.buffer = ReplayBuffer(len(data), config.buffer_size, config.seed, in_order=in_order)
         self.order = EpochOrder(len(data), config.seed, 5, in_order=in_order)
         self.interval = refill_interval(config.batch_size, config.refill, config.times_seen)
-        self.rollouts = _source(policy, data, config)
+        self.rollouts = _source(policy, data, config, processes)
 
     def begin(self) -> None:
         """Fills the buffer with the first examples; a run that resumes has them from its checkpoint."""
@@ -87,6 +93,8 @@ class Batches:
     def draw(self, k: int, device: torch.device | str) -> StepBatch:
         """The batch of step k: demonstrations with fresh noise, and as many rollouts once there are any.
 
+        Every process makes all of it, since the noise is one stream, and lays out its own share.
+
         Raises:
             ValueError: trajectories that do not fit the model's context.
         """
@@ -96,8 +104,12 @@ class Batches:
         rng = np.random.default_rng([config.seed, 3, k, 0])  # the 0 keeps the noise of earlier runs
         parts: list[Groups] = []
         packed: list[PackedBatch] = []
-        for part in np.array_split(np.arange(len(entries)), config.accumulation):
-            groups = [[demonstration(examples[i], data, config, rng)] for i in part]
+        exponents = Exponents()
+        for whole_part in np.array_split(np.arange(len(entries)), config.accumulation):
+            every = [[demonstration(examples[i], data, config, rng)] for i in whole_part]
+            exponents.add(every, [_rollout(entries[i]) for i in whole_part] if sampling else [])
+            own = self.processes.share(len(whole_part))
+            part, groups = whole_part[own], [every[i] for i in own]
             flags = [[False] for _ in part]
             if sampling and config.paired:
                 groups = [[*group, _rollout(entries[i])] for group, i in zip(groups, part, strict=True)]
@@ -110,17 +122,41 @@ class Batches:
             check_fits(self.policy, laid)
             packed.append(laid.to(device))
         whole = sizes(packed) if config.accumulation > 1 else None
+        if self.processes.count > 1:
+            whole = exponents.sizes(device)
         return StepBatch(parts, packed, whole, entries, sampling)
+
+
+class Exponents:
+    """The sizes of a batch from its trajectories, where no process has laid out all of them."""
+
+    def __init__(self) -> None:
+        self.data: list[int] = []
+        self.model: list[int] = []
+
+    def add(self, data: Groups, rollouts: Sequence[Trajectory]) -> None:
+        """A part of the batch."""
+        self.data += [len(t) for group in data for t in group]
+        self.model += [len(t) for t in rollouts]
+
+    def sizes(self, device: torch.device | str) -> Sizes:
+        """As `smlib.objectives.losses.sizes` has them, on the device."""
+        steps = [
+            torch.cat([torch.arange(0), *(torch.arange(n) for n in lengths)]).to(device)
+            for lengths in (self.data, self.model)
+        ]
+        return Sizes(len(self.data), len(self.model), *steps)
 
 
 @contextlib.contextmanager
 def dropout_of_step(
-    seed: int, step: int, device: torch.device, going_on: torch.Tensor | None = None
+    seed: int, step: int, device: torch.device, going_on: torch.Tensor | None = None, rank: int = 0
 ) -> Iterator[list[torch.Tensor]]:
     """Lets torch's generators follow from seed and step, for dropout; the caller's are left as they were.
 
     Args:
         going_on: the state at the end of the batch's last part, where its parts are processed one by one.
+        rank: of the process; each drops by itself.
 
     Yields:
         A list that holds the state at the end, once that is reached.
@@ -129,7 +165,7 @@ def dropout_of_step(
     end: list[torch.Tensor] = []
     with torch.random.fork_rng(devices=[device] if cuda else []):
         if going_on is None:
-            torch.manual_seed(int(np.random.default_rng([seed, 6, step, 0]).integers(2**63)))
+            torch.manual_seed(int(np.random.default_rng([seed, 6, step, rank]).integers(2**63)))
         elif cuda:
             torch.cuda.set_rng_state(going_on, device)
         else:
@@ -138,7 +174,7 @@ def dropout_of_step(
         end.append(torch.cuda.get_rng_state(device) if cuda else torch.get_rng_state())
 
 
-def _source(policy: Policy, data: Dataset, config: TrainConfig) -> RolloutSource:
+def _source(policy: Policy, data: Dataset, config: TrainConfig, processes: Processes) -> RolloutSource:
     """T ~ l_theta, as the run asks for them."""
     how = SamplingConfig(
         max_new_tokens=config.rollout_tokens,
@@ -146,7 +182,7 @@ def _source(policy: Policy, data: Dataset, config: TrainConfig) -> RolloutSource
         noise_burst=config.rollout_burst,
     )
     relabel = config.objective.method == "dagger"
-    return RolloutSource(policy, data, how, config.seed, batch_size=config.rollout_batch, relabel=relabel)
+    return RolloutSource(policy, data, how, config.seed, config.rollout_batch, relabel, processes)
 
 
 def demonstration(example: int, data: Dataset, config: TrainConfig, rng: np.random.Generator) -> Trajectory:
@@ -158,6 +194,22 @@ def demonstration(example: int, data: Dataset, config: TrainConfig, rng: np.rand
 def _rollout(entry: Entry) -> Trajectory:
     assert entry.rollout is not None
     return entry.rollout
+
+
+def stop_if_infinite(
+    loss: Loss, step: int, groups: Sequence[Sequence[Trajectory]], folder: Path, processes: Processes = ALONE
+) -> None:
+    """Ends a run whose loss is none, in every process: the one that has it writes its batch into the folder of the run.
+
+    Raises:
+        NonFiniteLossError: the loss is NaN or infinite, here or in another process.
+    """
+    bad = processes.first_that(not is_finite(loss))
+    if bad is None:
+        return
+    if bad != processes.rank:
+        raise NonFiniteLossError(f"the loss of process {bad} is not finite at step {step}: its own message says more")
+    stop(loss, step, groups, folder)
 
 
 def stop(loss: Loss, step: int, groups: Sequence[Sequence[Trajectory]], folder: Path) -> None:

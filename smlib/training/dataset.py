@@ -38,3 +38,10 @@ class Dataset(Protocol):
     def noise_law(self, index: int) -> NoiseLaw:
         """The law of the example's noise tokens."""
         ...
+
+
+def some(data: Dataset) -> list[int]:
+    """Up to 1,024 of the examples, the first and the last among them, evenly apart; of a stream, the first."""
+    if getattr(data, "in_order", False):
+        return list(range(min(len(data), 1_024)))
+    return np.unique(np.linspace(0, len(data) - 1, 1_024).astype(int)).tolist()

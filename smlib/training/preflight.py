@@ -20,7 +20,7 @@ from smlib.kinds import lacking
 from smlib.objectives.methods import ObjectiveConfig, get_method
 from smlib.policies.policy import Policy
 from smlib.training.checkpoints import trainable
-from smlib.training.dataset import Dataset
+from smlib.training.dataset import Dataset, some
 
 TO_CALLER = 4
 """`stacklevel` of a warning, from the checks that `check_run` calls to the line that called `train`."""
@@ -84,15 +84,6 @@ def say_coverage(data: Dataset) -> None:
         tqdm.write(f"texts: {coverage}", file=sys.stderr)
 
 
-def check_one_process(number: int) -> None:
-    """Raises RuntimeError where several processes were started, which would each train a policy of their own."""
-    if number > 1:
-        raise RuntimeError(
-            f"training runs in one process on one device, and {number} were started: start it without "
-            "`accelerate launch` or `torchrun`, or with --num_processes 1"
-        )
-
-
 def check_data(data: Dataset, name: str, eta: float, rollout_noise: float) -> None:
     """What a method asks of its data is there, at up to 1,024 of the examples.
 
@@ -129,13 +120,6 @@ def check_data(data: Dataset, name: str, eta: float, rollout_noise: float) -> No
                 f"{noise} asks for noise, and the noise law of example {i} has no tokens: set it to 0, or make the "
                 'data with a noise, such as TaskDemonstrations(task, task.train, noise="ground_truth")'
             )
-
-
-def some(data: Dataset) -> list[int]:
-    """Up to 1,024 of the examples, the first and the last among them, evenly apart; of a stream, the first."""
-    if getattr(data, "in_order", False):
-        return list(range(min(len(data), 1_024)))
-    return np.unique(np.linspace(0, len(data) - 1, 1_024).astype(int)).tolist()
 
 
 def settle_backspace(policy: Policy, name: str, eta: float, without: bool) -> None:

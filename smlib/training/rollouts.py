@@ -17,9 +17,11 @@ import numpy as np
 
 from smlib.edits.actions import ActionSpace, Trajectory
 from smlib.edits.noise import edit_expert_labels
+from smlib.edits.noise_dynamics import TokenLaw
 from smlib.generation.sampling import SamplingConfig, sample
 from smlib.policies.policy import Policy
 from smlib.training.dataset import Dataset
+from smlib.training.processes import ALONE, Processes
 
 Sampler = Callable[[Sequence[int], int], list[Trajectory]]
 """(indices of examples, training step) -> one rollout from the prompt of each."""
@@ -47,6 +49,7 @@ class RolloutSource:
     Attributes:
         sampling: limits and execution noise. seed: of the run. batch_size: rollouts side by side, see `sample`.
         relabel: the labels are the edit expert's (DAgger), and not what the policy chose.
+        processes: sample a share each, and all have all.
     """
 
     policy: Policy
@@ -55,6 +58,7 @@ class RolloutSource:
     seed: int
     batch_size: int | None = None
     relabel: bool = False
+    processes: Processes = ALONE
 
     def __call__(self, examples: Sequence[int], step: int) -> list[Trajectory]:
         """Rollouts from the prompts of some examples."""
@@ -62,15 +66,25 @@ class RolloutSource:
         prompts = [self.data.rollout_prompt(i, rng) for i in examples]
         seeds = rng.integers(0, 2**63, size=len(examples)).tolist()
         laws = [self.data.noise_law(i) for i in examples] if self.sampling.needs_noise_law else None
-        rollouts = sample(
-            self.policy, prompts, self.sampling, seeds, noise_laws=laws, batch_size=self.batch_size
-        ).trajectories
+        # Every sequence has a seed of its own, so it does not matter in which process it is sampled.
+        own = slice(self.processes.rank, None, self.processes.count)
+        rollouts = self._sampled(prompts[own], seeds[own], None if laws is None else laws[own])
+        rollouts = self.processes.trajectories(rollouts, len(examples))
         if not self.relabel:
             return rollouts
         return [
             Trajectory(r.prompt, edit_expert_labels(r, self.data.reference(i), self.policy.space), r.realised)
             for i, r in zip(examples, rollouts, strict=True)
         ]
+
+    def _sampled(
+        self, prompts: list[np.ndarray], seeds: list[int], laws: Sequence[TokenLaw] | None
+    ) -> list[Trajectory]:
+        if not prompts:  # fewer than there are processes
+            return []
+        return sample(
+            self.policy, prompts, self.sampling, seeds, noise_laws=laws, batch_size=self.batch_size
+        ).trajectories
 
 
 @dataclass

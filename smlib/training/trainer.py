@@ -24,11 +24,12 @@ from transformers import Trainer, TrainerCallback
 
 from smlib.data.continuations import inner_decoder
 from smlib.data.tokenizers import PretrainedTokenizer
+from smlib.environment import check_environment
 from smlib.objectives.adversarial import Critic
-from smlib.objectives.methods import get_method, is_finite
+from smlib.objectives.methods import get_method
 from smlib.policies.wrapping import as_policy, check_backspace_name, lora_of
 from smlib.training import run_files
-from smlib.training.batches import Batches, dropout_of_step, stop
+from smlib.training.batches import Batches, dropout_of_step, stop_if_infinite
 from smlib.training.checkpoints import run_identity
 from smlib.training.evaluation import held_out
 from smlib.training.model_card import model_card, write_facts
@@ -36,11 +37,11 @@ from smlib.training.module import PolicyUnderTraining
 from smlib.training.parameters import critic_apart, decayed_apart, drop_idle_gradients
 from smlib.training.preflight import (
     check_on_policy,
-    check_one_process,
     check_rollouts_fit,
     check_run,
     settle_backspace,
 )
+from smlib.training.processes import Processes
 from smlib.training.reading import read_data, read_eval
 from smlib.training.trainer_config import SequenceMatchConfig
 from smlib.training.vital_signs import Watch
@@ -65,8 +66,8 @@ class SequenceMatchTrainer(Trainer):
         policy: what is trained. tokenizer: its tokeniser, in smlib's form.
 
     Raises:
-        ValueError, TypeError: what cannot be trained; the message names the value and the cure. RuntimeError: several
-            processes. What `load_policy` says of a model.
+        ValueError, TypeError: what cannot be trained; the message names the value and the cure. What `load_policy` says
+            of a model.
     """
 
     # Attributes of transformers' Trainer that are set here too.
@@ -87,7 +88,7 @@ class SequenceMatchTrainer(Trainer):
         args = SequenceMatchConfig() if args is None else args
         if not isinstance(args, SequenceMatchConfig):
             raise TypeError(f"args is a {type(args).__name__}: expected a SequenceMatchConfig")
-        check_one_process(args.world_size)
+        check_environment(several=True)
         if train_dataset is None:
             raise ValueError("there is nothing to train on: give train_dataset")
         if args.n_gpu > 1:
@@ -104,14 +105,15 @@ class SequenceMatchTrainer(Trainer):
         check_backspace_name(self.tokenizer, args.backspace_token)
         self.data = read_data(train_dataset, self.tokenizer, self.policy.max_positions, args)
         steps_an_epoch = math.ceil(
-            len(self.data) / (args.per_device_train_batch_size * args.gradient_accumulation_steps)
+            len(self.data) / (args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size)
         )
         self._steps_an_epoch = max(1, args.max_steps if getattr(self.data, "in_order", False) else steps_an_epoch)
         steps = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * self._steps_an_epoch)
         self.train_config = args.train_config(steps, eta=getattr(self.data, "eta", None))
         self.method = get_method(self.train_config.objective.method)
         self._check(args.without_backspace)
-        self.batches = Batches(self.policy, self.data, self.train_config)
+        self.processes = Processes.of_arguments(args)
+        self.batches = Batches(self.policy, self.data, self.train_config, self.processes)
         super().__init__(
             model=PolicyUnderTraining(self.policy, self.data.branches),
             args=args,
@@ -124,7 +126,7 @@ class SequenceMatchTrainer(Trainer):
         self._identity: dict[str, Any] = {}
         self._dropout: torch.Tensor | None = None
         decode = inner_decoder(self.tokenizer)
-        self.watch = Watch(self.policy, self.data, self.train_config, args, decode)
+        self.watch = Watch(self.policy, self.data, self.train_config, args, decode, self.processes)
 
     # What is trained on
 
@@ -180,12 +182,13 @@ class SequenceMatchTrainer(Trainer):
         step, config, batch = self.state.global_step, self.train_config, inputs["batch"]
         part = batch.packed[inputs["part"]]
         going_on = self._dropout if inputs["part"] else None
-        with dropout_of_step(config.seed, step, self.args.device, going_on) as reached:
+        rank = self.processes.rank
+        with dropout_of_step(config.seed, step, self.args.device, going_on, rank) as reached:
             with self.compute_loss_context_manager():
                 loss = model(part, config.objective, step, config.chunk, batch.whole)
-            if not is_finite(loss):
-                stop(loss, step, batch.groups[inputs["part"]], Path(self.args.output_dir))
-            self.accelerator.backward(loss.total)
+            groups = batch.groups[inputs["part"]]
+            stop_if_infinite(loss, step, groups, Path(self.args.output_dir), self.processes)
+            self.accelerator.backward(self.processes.averaged(loss.total))
         self._dropout = reached[0]
         self.watch.part(loss)
         if inputs["last"]:
@@ -211,17 +214,22 @@ class SequenceMatchTrainer(Trainer):
             CheckpointError: a checkpoint of another run, with what differs; one that cannot be read.
             ValueError: True, and there is none. NonFiniteLossError: the loss is NaN or infinite.
         """
+        with self.processes.together():
+            return self._trained(resume_from_checkpoint, options)
+
+    def _trained(self, resume_from_checkpoint: str | bool | None, options: dict[str, Any]) -> Any:
         # The identity first: what the run starts from is the model as it is before anything is loaded into it.
         if not self._identity:
             self.policy.critic = Critic(self.policy) if self.method.critic else None
             start = run_identity({}, self.policy, self.data)
             self._identity = run_files.identity_of(self.train_config, start)
+            self.processes.check_same(self.train_config, start, self.data)
         if resume_from_checkpoint is True:
             resume_from_checkpoint = str(run_files.newest_checkpoint(Path(self.args.output_dir)))
         if resume_from_checkpoint:
             run_files.check_same_run(Path(resume_from_checkpoint), self._identity)
         else:
-            self.batches = Batches(self.policy, self.data, self.train_config)
+            self.batches = Batches(self.policy, self.data, self.train_config, self.processes)
             self.batches.begin()
         self.watch.begin()
         try:
@@ -233,6 +241,8 @@ class SequenceMatchTrainer(Trainer):
     # Files
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        if not self.args.should_save:
+            return
         folder = Path(output_dir or self.args.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
         run_files.place_policy(self.policy, self.tokenizer, folder)
@@ -242,7 +252,8 @@ class SequenceMatchTrainer(Trainer):
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)
-        run_files.save_run(Path(output_dir), self.policy, self.batches.buffer, self._identity)
+        if self.args.should_save:
+            run_files.save_run(Path(output_dir), self.policy, self.batches.buffer, self._identity)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         run_files.load_weights(Path(resume_from_checkpoint), self.policy)

@@ -32,7 +32,7 @@ FOREIGN: dict[str, tuple[object, str]] = {
     "auto_find_batch_size": (False, "the replay buffer is drawn from by the batch; set per_device_train_batch_size"),
     "use_liger_kernel": (False, "its fused head knows no <bkspc>; chunk bounds the memory of the logits"),
     "torch_compile": (False, "packed batches change their shape from step to step"),
-    "deepspeed": (None, "training runs in one process on one device"),
+    "deepspeed": (None, "several processes have the whole model each, by DDP"),
     "dataloader_num_workers": (0, "a batch holds rollouts of the present policy and cannot be made ahead"),
 }
 """Arguments of transformers that have no meaning here: what they have to be, and why."""
@@ -128,7 +128,9 @@ class SequenceMatchConfig(TrainingArguments):
             if found != needed and found:
                 raise ValueError(f"{name}={found!r} has no meaning here: {why}. Leave it out")
         if getattr(self, "fsdp", None):
-            raise ValueError("fsdp has no meaning here: training runs in one process on one device. Leave it out")
+            raise ValueError(
+                "fsdp has no meaning here: several processes have the whole model each, by DDP. Leave it out"
+            )
         for name in ("bc_steps", "anneal_steps", "edits_steps", "edits_prompts"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
@@ -171,7 +173,7 @@ class SequenceMatchConfig(TrainingArguments):
         config = TrainConfig(
             objective=goal,
             steps=steps,
-            batch_size=self.per_device_train_batch_size * self.gradient_accumulation_steps,
+            batch_size=self.per_device_train_batch_size * self.gradient_accumulation_steps * self.world_size,
             learning_rate=self.learning_rate,
             warmup_steps=self.get_warmup_steps(steps),
             weight_decay=self.weight_decay,

@@ -22,6 +22,7 @@ from smlib.policies.policy import Policy
 from smlib.training.batches import StepBatch
 from smlib.training.configuration import TrainConfig
 from smlib.training.dataset import Dataset
+from smlib.training.processes import ALONE, Processes
 
 
 def of_batch(batch: StepBatch, step: int, space: ActionSpace) -> dict[str, float]:
@@ -130,11 +131,19 @@ class Watch:
     Args:
         args: `logging_steps`, `edits_steps`, `edits_prompts`, `backspace_token`.
         decode: token ids to text.
+        processes: the loss and the actions are those of all of them, the vital signs those of this one's share.
     """
 
     def __init__(
-        self, policy: Policy, data: Dataset, config: TrainConfig, args: Any, decode: Callable[[list[int]], str]
+        self,
+        policy: Policy,
+        data: Dataset,
+        config: TrainConfig,
+        args: Any,
+        decode: Callable[[list[int]], str],
+        processes: Processes = ALONE,
     ) -> None:
+        self.processes = processes
         self.policy, self.data, self.config, self.args, self.decode = policy, data, config, args, decode
         self.begin()
 
@@ -178,12 +187,14 @@ class Watch:
     def row(self, done: int) -> dict[str, Any]:
         """The row of the log after so many steps; parts of the loss by their names, as `train` logs them."""
         steps = max(self.steps, 1)
+        sums = self.processes.summed({**self.sums, "actions": float(self.actions)})
+        actions = sums.pop("actions")
         found: dict[str, Any] = {
-            name if name == "loss" else f"parts/{name}": value / steps for name, value in self.sums.items()
+            name if name == "loss" else f"parts/{name}": value / steps for name, value in sums.items()
         }
         found |= {name: float(np.mean(values)) for name, values in self.signs.items()}
         found["beta"] = self.config.objective.beta(max(done - 1, 0))
-        found["actions_per_second"] = self.actions / max(time.perf_counter() - self.since, 1e-9)
+        found["actions_per_second"] = actions / max(time.perf_counter() - self.since, 1e-9)
         if self.text:
             found["edits"] = self.text
         self.begin()

@@ -9,7 +9,6 @@ import sys
 import time
 import types
 
-import accelerate
 import numpy as np
 import pytest
 import torch
@@ -72,13 +71,6 @@ def test_what_does_not_fit_into_the_models_context_is_refused_before_it_is_train
 
     with pytest.raises(ValueError, match=r"of a batch take 43 tokens, .* is 32: shorten the data's examples"):
         train(policy(), Long(), config("mle"), tmp_path / "c", progress=False)
-
-
-def test_several_processes_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(accelerate.Accelerator, "num_processes", 2)
-    with pytest.raises(RuntimeError, match="one process on one device, and 2 were started"):
-        train(policy(), Copying(), config(), tmp_path / "a", progress=False)
-    assert not (tmp_path / "a").exists()
 
 
 def test_same_seed_same_weights_and_another_seed_others(tmp_path):

@@ -16,7 +16,6 @@ from smlib.policies.loading import Lora, load_policy
 from smlib.training.algorithm_1 import NonFiniteLossError, train
 from smlib.training.checkpoints import CheckpointError, trainable
 from smlib.training.trainer import SequenceMatchTrainer
-from smlib.training.trainer_config import SequenceMatchConfig
 from tests.support.finetuning import arguments, losses, prompted
 from tests.support.models import saved_model, texts, words_tokenizer
 
@@ -188,13 +187,6 @@ def test_the_model_may_be_a_module_with_adapters_of_peft(base, tmp_path):
         loaded = load_policy(run.args.output_dir)[0]
         assert {n for n in trainable(loaded) if "lora_" in n} == names
     assert losses(runs[0]) == losses(runs[1])
-
-
-def test_several_processes_are_refused_before_anything_is_written(base, tmp_path, monkeypatch):
-    monkeypatch.setattr(SequenceMatchConfig, "world_size", 2)
-    with pytest.raises(RuntimeError, match="one process on one device, and 2 were started"):
-        SequenceMatchTrainer(str(base), arguments(tmp_path / "run"), prompted())
-    assert not (tmp_path / "run").exists()
 
 
 def test_a_loss_that_is_none_stops_the_run_with_its_batch(base, tmp_path):

@@ -1,6 +1,6 @@
 """The report in pictures and tables: verdicts, claims, open choices, errata."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -111,6 +111,11 @@ def erratum_table(study: Mapping[str, Any]) -> pd.DataFrame:
     """Where the paper disagrees with its own definitions, and the notebook that shows it."""
     names = {"place": "where", "printed": "as printed", "instead": "instead", "shown": "notebook"}
     return _records(study["errata"], names)
+
+
+def gpu_table(rows: Sequence[Mapping[str, str]]) -> pd.DataFrame:
+    """What a GPU measured beside what the machine of the committed results did."""
+    return _records([dict(r) for r in rows], {"what": "what", "cpu": "here", "gpu": "on a GPU", "device": "device"})
 
 
 def _records(records: list[dict[str, str]], names: Mapping[str, str]) -> pd.DataFrame:

@@ -1,0 +1,201 @@
+"""Two processes on this machine that train together through gloo, as `accelerate launch` would start them.
+
+They are forked from a server that has imported torch and smlib once, so that a pair starts in no time.
+"""
+
+import dataclasses
+import json
+import multiprocessing
+import os
+import signal
+import socket
+
+import numpy as np
+import peft  # noqa: F401 (for the server: imported once, and not in every process)
+import torch
+from accelerate import Accelerator
+
+from smlib.policies.adapters import with_adapters
+from smlib.policies.policy import Policy
+from smlib.policies.sources import Lora
+from smlib.training.algorithm_1 import train
+from smlib.training.checkpoints import run_identity, trainable
+from smlib.training.processes import Processes
+from smlib.training.trainer import SequenceMatchTrainer
+from tests.support.copying import Copying, config
+from tests.support.finetuning import arguments, losses, prompted
+from tests.support.oracles import float64_policy
+
+METHODS = ("mle", "bc", "sm", "iqlearn", "dagger", "direct", "gail", "unlikelihood")
+LONG = ("bc", "sm")
+"""Methods that are trained for 20 steps; the others for 8."""
+
+SERVER = multiprocessing.get_context("forkserver")
+SERVER.set_forkserver_preload([__name__])
+
+
+def cases():
+    """Name -> method, adapters, dtype, further settings of each run that is compared."""
+    found = {}
+    for method in METHODS:
+        found[f"{method}-full"] = (method, False, torch.float64, {})
+        found[f"{method}-lora"] = (method, True, torch.float64, {})
+    found["sm-float32"] = ("sm", False, torch.float32, {"learning_rate": 1e-3})
+    found["sm-parts"] = ("sm", False, torch.float64, {"accumulation": 2, "chunk": 3})
+    found["sm-paired"] = ("sm", False, torch.float64, {"paired": True, "rollout_noise": 0.3})
+    return found
+
+
+def policy_of(adapters, dtype):
+    """The same weights in every process."""
+    made = float64_policy(positions=32)
+    if adapters:
+        with torch.random.fork_rng():
+            torch.manual_seed(4)
+            made = Policy(with_adapters(made.lm.requires_grad_(False), Lora(r=2, alpha=4)), made.config).double()
+            for name, p in made.named_parameters():  # fresh adapters add nothing
+                if "lora_B" in name:
+                    torch.nn.init.normal_(p, std=0.2)
+    return made.to(dtype)
+
+
+def settings(method, **changes):
+    """A short run of the method, with rollouts from its middle on."""
+    asked = config(method, steps=20 if method in LONG else 8, log_every=1, checkpoint_every=0, **changes)
+    return asked.on_policy() if method == "gail" else asked
+
+
+def run(name, folder):
+    """Trains one case; its losses, gradient norms and final weights."""
+    method, adapters, dtype, changes = cases()[name]
+    policy = policy_of(adapters, dtype)
+    result = train(policy, Copying(), settings(method, **changes), folder / name, progress=False)
+    found = {n: p.detach().double().numpy() for n, p in trainable(policy).items()}
+    found["losses"] = np.array([row["loss"] for row in result.history])
+    found["norms"] = np.array([norm for row in result.history for norm in row["grad_norms"]])
+    return found
+
+
+def all_cases(folder):
+    for name in cases():
+        found = run(name, folder)
+        np.savez(folder / f"{name}-{rank()}.npz", allow_pickle=False, **found)
+    trainer_cases(folder)
+
+
+def trainer_cases(folder):
+    for name in TRAINED:
+        found = run_trainer(name, folder, per_device=4 // int(os.environ.get("WORLD_SIZE", "1")))
+        np.savez(folder / f"{name}-{rank()}.npz", allow_pickle=False, **found)
+
+
+TRAINED = {"trainer-mle": ("mle", False), "trainer-sm": ("sm", False), "trainer-sm-lora": ("sm", True)}
+
+
+def run_trainer(name, folder, per_device):
+    """The same through `SequenceMatchTrainer`, on the model in `folder/base`."""
+    method, adapters = TRAINED[name]
+    args = arguments(folder / name, method=method, max_steps=8, per_device_train_batch_size=per_device, save_steps=100)
+    lora = Lora(r=2, alpha=4) if adapters else None
+    trainer = SequenceMatchTrainer(str(folder / "base"), args, prompted(), peft_config=lora)
+    trainer.train()
+    found = {n: p.detach().double().numpy() for n, p in trainable(trainer.policy).items()}
+    return found | {"losses": np.array(losses(trainer))}
+
+
+class Failing(Copying):
+    """Data that cannot be read any more after a while, in one process."""
+
+    def __init__(self, rank, kill=False):
+        self.left, self.mine, self.kill = 30, rank, kill
+
+    def demonstration(self, *arguments):
+        self.left -= 1
+        if self.left < 0 and rank() == self.mine:
+            if self.kill:
+                os.kill(os.getpid(), signal.SIGKILL)
+            raise OSError("the disk is gone")
+        return super().demonstration(*arguments)
+
+
+def failing(folder):
+    """Process 0 or 1 fails in the middle; the name of the folder ends in which."""
+    train(policy_of(False, torch.float64), Failing(int(folder.name[-1])), settings("sm"), folder, progress=False)
+
+
+def killed(folder):
+    """Process 1 is killed in the middle, after a checkpoint."""
+    train(policy_of(False, torch.float64), Failing(1, kill=True), checkpointed(), folder / "run", progress=False)
+
+
+def resumed(folder):
+    """What was killed, to its end."""
+    policy = policy_of(False, torch.float64)
+    result = train(policy, Copying(), checkpointed(), folder / "run", progress=False)
+    if rank() == 0:
+        weights = {n: p.detach().numpy() for n, p in trainable(policy).items()}
+        np.savez(folder / "resumed.npz", losses=[row["loss"] for row in result.history], **weights)
+
+
+def checkpointed():
+    """`settings("sm")` with checkpoints."""
+    return dataclasses.replace(settings("sm"), checkpoint_every=2)
+
+
+class Other(Copying):
+    """Other answers in process 1."""
+
+    def reference(self, index):
+        return super().reference((index + rank()) % 5)
+
+
+def different(folder):
+    """Every way in which processes can be started differently, one after another; what they said."""
+    Accelerator()
+    here, said = Processes(rank(), 2), []
+    moved, plain = policy_of(False, torch.float64), policy_of(False, torch.float64)
+    moved.w_bkspc.data += rank()
+    for policy, data, asked in (
+        (plain, Copying(), settings("sm", seed=rank())),
+        (plain, Other(), settings("sm")),
+        (moved, Copying(), settings("sm")),
+        (plain, Copying(), settings("sm")),
+    ):
+        try:
+            here.check_same(asked, run_identity(asked, policy, data), data)
+        except ValueError as error:
+            said.append(str(error))
+    (folder / f"said-{rank()}.json").write_text(json.dumps(said))
+    train(plain, Copying(), settings("sm", batch_size=3, refill=3), folder / "odd", progress=False)
+
+
+def rank():
+    """The number of this process."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def start(job, folder, count=2, seconds=240):
+    """Runs a job, the name of a function here, in so many processes; the exit status and the output of each."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    logs = [folder / f"{job}-{r}.log" for r in range(count)]
+    started = [SERVER.Process(target=_enter, args=(job, folder, r, count, port, logs[r])) for r in range(count)]
+    for process in started:
+        process.start()
+    for process in started:
+        process.join(seconds)
+        process.kill()  # where it has not ended
+        process.join()
+    return [(process.exitcode, log.read_text()) for process, log in zip(started, logs, strict=True)]
+
+
+def _enter(job, folder, number, count, port, log):
+    with log.open("w") as stream:
+        os.dup2(stream.fileno(), 1)
+        os.dup2(stream.fileno(), 2)
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count}
+    own = {**shared, "RANK": number, "LOCAL_RANK": number, "ACCELERATE_USE_CPU": "true"}
+    os.environ.update({name: str(value) for name, value in own.items()})
+    torch.set_num_threads(1)
+    globals()[job](folder)
