@@ -6,8 +6,8 @@ try:
     import fcntl
 except ModuleNotFoundError as error:
     raise ImportError(
-        f"smlib runs on Linux and macOS: it locks its files by POSIX's fcntl, which {sys.platform} has not. On Windows, "
-        "install it inside WSL"
+        f"smlib runs on Linux and macOS: it locks its files by POSIX's fcntl, which {sys.platform} has not. On "
+        "Windows, install it inside WSL"
     ) from error
 
 

@@ -30,7 +30,7 @@ def in_words(figure: Figure) -> str:
     if own is not None:
         return str(own)
     panels = [axes for axes in figure.axes if axes.get_visible()]
-    heading = [figure._suptitle.get_text()] if getattr(figure, "_suptitle", None) is not None else []
+    heading = [figure.get_suptitle()] if figure.get_suptitle() else []
     colours = _colours(figure)
     told = [" ".join(_panel(axes, colours)) for axes in panels]
     if len(panels) > 1:
@@ -57,7 +57,7 @@ def _panel(axes: Axes, colours: Mapping[str, str]) -> Iterator[str]:
     if len(series) > SERIES:
         yield f"{len(series) - SERIES} more series."
     for image in axes.get_images():
-        rows, columns = np.shape(image.get_array())[:2]
+        rows, columns = np.asarray(image.get_array()).shape[:2]
         yield f"A grid of {rows} by {columns} cells."
     texts = [text.get_text().strip() for text in axes.texts if text.get_visible()]
     written = [text for text in texts if text]
@@ -136,6 +136,8 @@ def _points(axes: Axes, points: Sequence[tuple[float, float]]) -> str:
 
 
 def _finite(xs: Any, ys: Any) -> list[tuple[float, float]]:
+    x: Any
+    y: Any
     x, y = (np.ma.filled(np.ma.asarray(values, dtype=float), np.nan).ravel() for values in (xs, ys))
     return [(float(a), float(b)) for a, b in zip(x, y, strict=True) if np.isfinite(a) and np.isfinite(b)]
 
