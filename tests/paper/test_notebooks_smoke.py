@@ -54,7 +54,13 @@ def test_notebook_runs_at_smoke(name, tmp_path, monkeypatch):
     )
     [outcome] = work.run(tasks)
     assert outcome.status == "done", f"{outcome.where}: {outcome.why}"
-    assert list(unexpected(nbformat.read(work.folder / name, 4))) == []
+    executed = nbformat.read(work.folder / name, 4)
+    assert list(unexpected(executed)) == []
+    outputs = [o.get("data", {}) for c in executed.cells if c.cell_type == "code" for o in c.outputs]
+    assert not any("application/vnd.jupyter.widget-view+json" in data for data in outputs)  # it dies with the kernel
+    if name == "00_overview.ipynb":  # the stepper's static twin
+        [twin] = ["".join(data["text/html"]) for data in outputs if "<iframe" in "".join(data.get("text/html", ""))]
+        assert "sm-arithmetic, seed 21." in twin
     for item in tasks[0].items:
         content = json.loads(item_path(item, "smoke", tmp_path / "results").read_text())
         assert content["verdict"] in ("reproduced", "direction only", "not reproduced")
