@@ -77,7 +77,9 @@ class RolloutSource:
             for i, r in zip(examples, rollouts, strict=True)
         ]
 
-    def _sampled(self, prompts: list[np.ndarray], seeds: list[int], laws: list[TokenLaw] | None) -> list[Trajectory]:
+    def _sampled(
+        self, prompts: list[np.ndarray], seeds: list[int], laws: Sequence[TokenLaw] | None
+    ) -> list[Trajectory]:
         if not prompts:  # fewer than there are processes
             return []
         return sample(
