@@ -2,7 +2,8 @@
 
 The options are the fields of `FinetuneArguments` and of `smlib.training.trainer_config.SequenceMatchConfig`, by
 transformers' `HfArgumentParser`; in a file given by `--config` they have the same names, and options on the command
-line win. It runs alone or under `accelerate launch -m smlib finetune` with one process.
+line win. It runs alone or under `accelerate launch -m smlib finetune`, in as many processes as
+that starts (docs/machines.md).
 """
 
 import json

@@ -86,6 +86,7 @@ def train(
     """
     from accelerate import Accelerator
     from accelerate.utils import DistributedDataParallelKwargs, GradientAccumulationPlugin
+    from transformers import get_cosine_schedule_with_warmup
 
     check_environment(several=True)
     # All that would else be taken from the environment; its number of accumulation steps overrides the plain argument.
@@ -97,94 +98,78 @@ def train(
     )
     processes = Processes.of(accelerator)
     with processes.together():
-        return _train(policy, data, config, folder, evaluate, progress, without_backspace, accelerator, processes)
+        check_run(policy, data, config, evaluate)
+        processes.check_divides(config.batch_size, config.accumulation)
+        method = get_method(config.objective.method)
+        settle_backspace(policy, config.objective.method, config.eta, without_backspace)
+        if method.rollouts:
+            check_rollouts_fit(policy, data, config.rollout_tokens)
+        if method.critic:
+            check_on_policy(
+                config.objective.method, config.refill, config.times_seen, min(config.buffer_size, len(data))
+            )
+        work = usable_folder(folder)
+        if progress is not False and processes.leads:
+            say_coverage(data)
+        within = hold(work) if processes.leads else True
+        policy.critic = Critic(policy) if method.critic else None
+        parameters = decayed_apart(policy, config.learning_rate, config.weight_decay, config.bkspc_rate)
+        optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, betas=(0.9, 0.95))
+        schedule = get_cosine_schedule_with_warmup(optimizer, config.warmup_steps, config.steps)
+        batches = Batches(policy, data, config, processes)
+        identity = run_identity(config, policy, data)
+        processes.check_same(config, identity, data)
+        model, optimizer = accelerator.prepare(PolicyUnderTraining(policy, data.branches), optimizer)
+        state = TrainingState(policy, optimizer, schedule, batches.buffer)
+        begin = load_checkpoint(work, identity, state, policy.space)
+        processes.check_begin(begin)
+        log = MetricsLog(work / METRICS, before=begin, writes=processes.leads)
+        if begin == 0:
+            batches.begin()
 
-
-def _train(
-    policy: Policy,
-    data: Dataset,
-    config: TrainConfig,
-    folder: Path | str,
-    evaluate: Callable[[Policy], Mapping[str, SupportsFloat]] | None,
-    progress: bool | None,
-    without_backspace: bool,
-    accelerator: Any,
-    processes: Processes,
-) -> TrainResult:
-    """`train` in one of its processes."""
-    from transformers import get_cosine_schedule_with_warmup
-
-    processes.check_divides(config.batch_size, config.accumulation)
-    check_run(policy, data, config, evaluate)
-    method = get_method(config.objective.method)
-    settle_backspace(policy, config.objective.method, config.eta, without_backspace)
-    if method.rollouts:
-        check_rollouts_fit(policy, data, config.rollout_tokens)
-    if method.critic:
-        check_on_policy(config.objective.method, config.refill, config.times_seen, min(config.buffer_size, len(data)))
-    work = usable_folder(folder)
-    if progress is not False and processes.leads:
-        say_coverage(data)
-    within = hold(work) if processes.leads else True
-    policy.critic = Critic(policy) if method.critic else None
-    parameters = decayed_apart(policy, config.learning_rate, config.weight_decay, config.bkspc_rate)
-    optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, betas=(0.9, 0.95))
-    schedule = get_cosine_schedule_with_warmup(optimizer, config.warmup_steps, config.steps)
-    batches = Batches(policy, data, config, processes)
-    identity = run_identity(config, policy, data)
-    processes.check_same(config, identity, data)
-    model, optimizer = accelerator.prepare(PolicyUnderTraining(policy, data.branches), optimizer)
-    state = TrainingState(policy, optimizer, schedule, batches.buffer)
-    begin = load_checkpoint(work, identity, state, policy.space)
-    processes.check_begin(begin)
-    log = MetricsLog(work / METRICS, before=begin)
-    if begin == 0:
-        batches.begin()
-
-    model.train()
-    shown = progress if processes.leads else False
-    bar = Progress(config.objective.method, begin, config.steps, config.checkpoint_every, work, shown)
-    for k in range(begin, config.steps):  # "for k in n_train do"
-        # "if k mod k_sample = 0 then Populate B with trajectories T ~ l_theta; Remove oldest model sequences from B"
-        batches.populate(k)
-        # "Sample ... trajectories T_data ~ D and ... T_model ~ B"
-        batch = batches.draw(k, accelerator.device)
-        loss_parts: dict[str, float] = {}
-        with dropout_of_step(config.seed, k, accelerator.device, rank=processes.rank):
-            for i, (groups, part) in enumerate(zip(batch.groups, batch.packed, strict=True), 1):
-                # "Compute g = grad J(...)", which is added up over the processes after the last part
-                with accelerator.no_sync(model) if i < len(batch.packed) else contextlib.nullcontext():
-                    loss = model(part, config.objective, k, config.chunk, batch.whole)
-                    stop_if_infinite(loss, k, groups, work, processes)
-                    accelerator.backward(processes.averaged(loss.total))
-                for name, value in {**loss.parts, "loss": loss.total.detach()}.items():
-                    loss_parts[name] = loss_parts.get(name, 0.0) + value.item()
-        drop_idle_gradients(policy, config.objective, k)
-        critic, own = critic_apart(policy)
-        norm = accelerator.clip_grad_norm_(own, config.clip_norm)
-        if critic:
-            accelerator.clip_grad_norm_(critic, config.clip_norm)
-        optimizer.step()  # "update theta via step using gradient g"
-        schedule.step()
-        optimizer.zero_grad(set_to_none=True)
-        bar.update()
-        log.norm(float(norm))
-        done = k + 1
-        if done % config.log_every == 0 or done == config.steps:
-            loss_parts = processes.summed(loss_parts)
-            log.write(done, {"beta": config.objective.beta(k), "lr": schedule.get_last_lr()[0], **loss_parts})
-            bar.log(loss_parts["loss"])
-        if evaluate is not None and config.eval_every and (done % config.eval_every == 0 or done == config.steps):
-            log.write(done, {f"val_{name}": value for name, value in evaluate(policy).items()})
-            model.train()
-        if processes.leads and config.checkpoint_every and done % config.checkpoint_every == 0:
-            log.flush()
-            save_checkpoint(work, done, identity, state)
-    bar.close()
-    if processes.leads:
+        model.train()
+        shown = progress if processes.leads else False
+        bar = Progress(config.objective.method, begin, config.steps, config.checkpoint_every, work, shown)
+        for k in range(begin, config.steps):  # "for k in n_train do"
+            # "if k mod k_sample = 0 then Populate B with trajectories T ~ l_theta; Remove oldest model sequences ..."
+            batches.populate(k)
+            # "Sample ... trajectories T_data ~ D and ... T_model ~ B"
+            batch = batches.draw(k, accelerator.device)
+            loss_parts: dict[str, float] = {}
+            with dropout_of_step(config.seed, k, accelerator.device, rank=processes.rank):
+                for i, (groups, part) in enumerate(zip(batch.groups, batch.packed, strict=True), 1):
+                    # "Compute g = grad J(...)", which is added up over the processes after the last part
+                    with accelerator.no_sync(model) if i < len(batch.packed) else contextlib.nullcontext():
+                        loss = model(part, config.objective, k, config.chunk, batch.whole)
+                        stop_if_infinite(loss, k, groups, work, processes)
+                        accelerator.backward(processes.averaged(loss.total))
+                    for name, value in {**loss.parts, "loss": loss.total.detach()}.items():
+                        loss_parts[name] = loss_parts.get(name, 0.0) + value.item()
+            drop_idle_gradients(policy, config.objective, k)
+            critic, own = critic_apart(policy)
+            norm = accelerator.clip_grad_norm_(own, config.clip_norm)
+            if critic:
+                accelerator.clip_grad_norm_(critic, config.clip_norm)
+            optimizer.step()  # "update theta via step using gradient g"
+            schedule.step()
+            optimizer.zero_grad(set_to_none=True)
+            bar.update()
+            log.norm(float(norm))
+            done = k + 1
+            if done % config.log_every == 0 or done == config.steps:
+                loss_parts = processes.summed(loss_parts)
+                log.write(done, {"beta": config.objective.beta(k), "lr": schedule.get_last_lr()[0], **loss_parts})
+                bar.log(loss_parts["loss"])
+            if evaluate is not None and config.eval_every and (done % config.eval_every == 0 or done == config.steps):
+                log.write(done, {f"val_{name}": value for name, value in evaluate(policy).items()})
+                model.train()
+            if processes.leads and config.checkpoint_every and done % config.checkpoint_every == 0:
+                log.flush()
+                save_checkpoint(work, done, identity, state)
+        bar.close()
         log.flush()
-    policy.critic = None
-    policy.eval()
-    if not within:
-        release(work)
-    return TrainResult(policy, log.rows)
+        policy.critic = None
+        policy.eval()
+        if not within:
+            release(work)
+        return TrainResult(policy, log.rows)

@@ -22,9 +22,12 @@ class MetricsError(ValueError):
 class MetricsLog:
     """`metrics.jsonl`: what was logged, cut back to the checkpoint when a run resumes."""
 
-    def __init__(self, path: Path, before: int) -> None:
-        """`before` is the step that the run goes on from; MetricsError if a line before the last is damaged."""
-        self.path = path
+    def __init__(self, path: Path, before: int, writes: bool = True) -> None:
+        """`before` is the step that the run goes on from; MetricsError if a line before the last is damaged.
+
+        `writes=False` keeps the rows and no file: of several processes one writes.
+        """
+        self.path, self.writes = path, writes
         kept = read_rows(path) if path.exists() and before else []
         self.rows: list[dict[str, Any]] = [row for row in kept if row["step"] <= before]
         self._norms: list[float] = []
@@ -45,7 +48,9 @@ class MetricsLog:
             self.flush()
 
     def flush(self) -> None:
-        """Writes the file, whole."""
+        """Writes the file, whole, unless another process does."""
+        if not self.writes:
+            return
         write_atomically(self.path, "".join(json.dumps(row) + "\n" for row in self.rows))
         self._flushed = time.monotonic()
 
