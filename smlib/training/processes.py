@@ -60,7 +60,7 @@ class Processes:
         if started.isdigit() and int(started) > int(accelerator.num_processes):
             raise RuntimeError(
                 f"{started} processes were started and Accelerate finds {accelerator.num_processes}: on CPUs start "
-                "them with `accelerate launch --cpu`, or set ACCELERATE_USE_CPU=1 before anything else uses Accelerate"
+                "them with `torchrun` and ACCELERATE_USE_CPU=1 in the environment"
             )
         return cls(int(accelerator.process_index), int(accelerator.num_processes), accelerator.device)
 
