@@ -104,6 +104,9 @@ def test_reproduce_ends_with_one_table_and_fails_if_a_notebook_does(
     assert done.exit_code == 1
     assert "ZeroDivisionError: division by zero" in done.stdout
     assert "In [3] `1 / 0`" in done.stdout
+    assert "04_arithmetic: failed (" in done.stdout
+    failed = next(line for line in done.stdout.splitlines() if line.startswith("04_arithmetic: failed ("))
+    assert failed.endswith(" at In [3] `1 / 0`: ZeroDivisionError: division by zero")  # on its own line, at once
     assert "1 failed" in done.stdout
 
 

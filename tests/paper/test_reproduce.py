@@ -123,7 +123,7 @@ def test_a_fresh_call_that_was_stopped_goes_on(tmp_path: Path, monkeypatch: pyte
     seen: list[str | None] = []
 
     def execute(self: Reproduction, task: Task) -> Outcome:
-        seen.append(self._environment(tmp_path / "marker", alone=False).get("SMLIB_FRESH_ROUND"))
+        seen.append(self._environment(task).get("SMLIB_FRESH_ROUND"))
         return Outcome(task, ends[task.name])
 
     def call(*names: str, fresh: bool = True) -> str | None:
