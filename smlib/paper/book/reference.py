@@ -7,6 +7,7 @@ examples in columns, which no markup would keep.
 import importlib
 import inspect
 import pkgutil
+import re
 from collections.abc import Iterator
 from types import ModuleType
 
@@ -52,7 +53,8 @@ def _public(module: ModuleType) -> Iterator[tuple[str, object]]:
 def _entry(name: str, thing: object) -> str:
     kind = "class" if inspect.isclass(thing) else "def"
     try:
-        signature = str(inspect.signature(thing))  # type: ignore[arg-type]
+        # A default such as `<class 'str'>` is no Python.
+        signature = re.sub(r"<[^<>]*>", "...", str(inspect.signature(thing)))  # type: ignore[arg-type]
     except (ValueError, TypeError):
         signature = "(...)"
     return f"### {name}\n\n```python\n{kind} {name}{signature}\n```\n\n{_text(thing)}"
