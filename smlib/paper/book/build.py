@@ -117,7 +117,6 @@ def lay_out(source: Path, executed: Path) -> None:
     _write(source / "index.md", _index(notebooks, pages))
     _write(source / "conf.py", SETTINGS.read_text(encoding="utf-8"))
     _write(source / "_static" / "book.css", STYLE.read_text(encoding="utf-8"))
-    _copy_mathjax(source / "_static" / "mathjax")
 
 
 def _without_parameters(notebook: Any) -> Any:
@@ -160,17 +159,9 @@ def _index(notebooks: dict[str, Path], pages: Sequence[Path]) -> str:
     )
 
 
-def _copy_mathjax(target: Path) -> None:
-    """MathJax from the package that Jupyter uses: formulas are set without a network."""
-    import jupyter_server_mathjax  # type: ignore[import-untyped]
-
-    static = Path(jupyter_server_mathjax.__file__).parent / "static"
-    shutil.copytree(static, target, dirs_exist_ok=True)
-
-
 def _check_installed() -> None:
     try:
-        for name in ("sphinx", "myst_nb", "sphinx_book_theme", "jupyter_server_mathjax"):
+        for name in ("sphinx", "myst_nb", "sphinx_book_theme", "latex2mathml"):
             importlib.import_module(name)
     except ModuleNotFoundError as error:
         raise ResultError(f"the book needs {error.name}: pip install -c constraints.txt 'smlib[book]'") from error
