@@ -43,7 +43,9 @@ def sweeps(study: Mapping[str, Any], columns: int = 4) -> Figure:
             record = value["accuracy"]
             if _far(record, bc):
                 axis.plot(x, bottom + 0.012, color=look.color, marker="v", linestyle="none", clip_on=False)
-                axis.annotate(f"{record['value']:.2f}", (x, bottom + 0.03), ha="center", fontsize=10)
+                axis.annotate(
+                    f"{record['value']:.2f}{'*' if _sure(value) else ''}", (x, bottom + 0.03), ha="center", fontsize=10
+                )
                 continue
             face = look.color if value["default"] else "white"
             axis.errorbar(x, record["value"], yerr=ends(record), markerfacecolor=face, **point)

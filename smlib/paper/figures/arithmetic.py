@@ -64,7 +64,7 @@ def _errorbar(ax: Any, own: Sequence[Mapping[str, Any]], style: Mapping[str, Any
 
 
 def recovery(item: Mapping[str, Any]) -> Figure:
-    """Three shares against the number of wrong tokens, BC beside SequenceMatch, and the paper's Table 1."""
+    """Three shares against the number of wrong tokens, BC beside SequenceMatch, and apart the paper's four examples."""
     table = item["details"]["rates"]
     titles = {
         "first_backspace": "first action is <bkspc>",
@@ -98,7 +98,7 @@ def recovery(item: Mapping[str, Any]) -> Figure:
     first = table["sm"][str(depths[0])]["all_removed"]["value"]
     headline(
         made,
-        f"SequenceMatch deletes {depths[0]} wrong token in {100 * first:.0f} % of the prompts, all {depths[-1]} of them in "
+        f"SequenceMatch deletes {depths[0]} wrong token in {100 * first:.0f} % of the prompts, {depths[-1]} of them in "
         f"{100 * sm:.0f} % (BC: {100 * bc:.0f} %)",
     )
     axes[0].set_ylabel("share of prompts")

@@ -40,8 +40,9 @@ def draw_chain(axes: Axes, drawing: Mapping[str, Any]) -> None:
         bend = {"error": -0.15, "backspace": -0.35}.get(edge["kind"], 0.0)
         axes.add_patch(
             FancyArrowPatch(
-                start, end, arrowstyle="-|>", mutation_scale=11, shrinkA=9, shrinkB=17 if edge["kind"] == "lost" else 9, color=color, linestyle=dashes,
-                linewidth=0.9 + 1.3 * edge["probability"], connectionstyle=f"arc3,rad={bend}",
+                start, end, arrowstyle="-|>", mutation_scale=11, shrinkA=9, shrinkB=17 if edge["kind"] == "lost" else 9,
+                color=color, linestyle=dashes, linewidth=0.9 + 1.3 * edge["probability"],
+                connectionstyle=f"arc3,rad={bend}",
             )
         )  # fmt: skip
         if edge["kind"] not in named:
@@ -51,9 +52,7 @@ def draw_chain(axes: Axes, drawing: Mapping[str, Any]) -> None:
         x, y = _place(node, n)
         edge_style = "-" if node <= n else "--"
         lost = node > 2 * n
-        axes.scatter(
-            x, y, s=900 if lost else 210, facecolor="white", edgecolor="black", linestyle=edge_style, zorder=3
-        )
+        axes.scatter(x, y, s=900 if lost else 210, facecolor="white", edgecolor="black", linestyle=edge_style, zorder=3)
         text = str(node) if node <= n else "lost" if lost else "×"
         axes.annotate(text, (x, y), ha="center", va="center", zorder=4, fontsize=11 if lost else 9)
     axes.set(xlim=(-0.5, n + 0.5), ylim=(-0.45, 2.5))

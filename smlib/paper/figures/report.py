@@ -57,7 +57,8 @@ def claims(study: Mapping[str, Any]) -> Figure:
     for y, (item, claim) in enumerate(found):
         color, marker = OUTCOME_STYLES[claim["outcome"]]
         units = _units(claim)
-        axis.errorbar(units, y, xerr=1 if units else 0, color=color, marker=marker, linestyle="none", markersize=8)
+        length = None if claim["low"] in (None, claim["high"]) else 1
+        axis.errorbar(units, y, xerr=length, color=color, marker=marker, linestyle="none", markersize=8)
         if before not in (None, item):
             axis.axhline(y - 0.5, color=PALETTE["black"], linewidth=0.8)
         labels.append(textwrap.fill(f"{item}: {claim['claim']}" if item != before else claim["claim"], 40))
@@ -69,7 +70,7 @@ def claims(study: Mapping[str, Any]) -> Figure:
     axis.set(xlabel="← against the paper      as the paper says →\n(95 % intervals, all drawn equally long)")
     beside = axis.twinx()
     beside.set_ylim(axis.get_ylim())
-    beside.set_yticks(range(len(found)), [f"{c['difference']:+.3g}" for _, c in found], fontsize=9)
+    beside.set_yticks(range(len(found)), [_signed(c["difference"]) for _, c in found], fontsize=9)
     beside.tick_params(axis="y", length=0)
     beside.spines[:].set_visible(False)
     beside.grid(visible=False)
@@ -80,6 +81,10 @@ def claims(study: Mapping[str, Any]) -> Figure:
     said = ", ".join(f"{counts[outcome]} {outcome}" for outcome in OUTCOME_STYLES)
     headline(made, f"Of {len(found)} comparisons: {said}")
     return made
+
+
+def _signed(difference: float) -> str:
+    return "0" if abs(difference) < 1e-9 else f"{difference:+.3g}"
 
 
 def _units(claim: Mapping[str, Any]) -> float:

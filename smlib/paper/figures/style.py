@@ -69,7 +69,9 @@ _RC = {
     "axes.axisbelow": True,
     "axes.grid": True,
     "axes.labelsize": 12,
-    "axes.prop_cycle": cycler(color=[color for name, color in PALETTE.items() if name not in ("yellow", "wine", "olive")]),
+    "axes.prop_cycle": cycler(
+        color=[color for name, color in PALETTE.items() if name not in ("yellow", "wine", "olive")]
+    ),
     "axes.spines.right": False,
     "axes.spines.top": False,
     "axes.titlesize": 13,

@@ -142,7 +142,8 @@ def _growth(rows: Sequence[Mapping[str, Any]]) -> str:
     cells = {(r["method"], r["n_train"]): r for r in rows}
     pairs = {method: (cells[method, least], cells[method, most]) for method in TITLES}
     said = ", ".join(f"{method_style(m).label} {a['value']:.3f} to {b['value']:.3f}" for m, (a, b) in pairs.items())
-    apart = sum(a["low"] > b["high"] or b["low"] > a["high"] for a, b in pairs.values() if None not in (a["low"], b["low"]))
+    closed = [(a, b) for a, b in pairs.values() if None not in (a["low"], a["high"], b["low"], b["high"])]
+    apart = sum(a["low"] > b["high"] or b["low"] > a["high"] for a, b in closed)
     told = f"the intervals of {apart} of {len(pairs)} are apart" if apart else "but all the intervals overlap"
     return f"{most / least:g} times the questions in as many steps: {said}; {told}"
 

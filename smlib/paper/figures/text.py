@@ -95,7 +95,8 @@ def metrics(item: Item) -> Figure:
                 error = None if number.error is None else number.error / their_base
                 axis.errorbar(number.value / their_base, place + 0.2, xerr=error, **_PAPER)
             if row is None:
-                axis.annotate("not measured", (0.5, place), xycoords=("axes fraction", "data"), ha="center", va="center")
+                where = ("axes fraction", "data")
+                axis.annotate("not measured", (0.5, place), xycoords=where, ha="center", va="center")
                 continue
             error = 0.0 if row["error"] is None else row["error"]
             ends = [[min(error, row["ours"])], [max(min(error, top - row["ours"]), 0.0)]]  # none can be negative
