@@ -140,8 +140,8 @@ def recovery(study: Mapping[str, Any]) -> Figure:
                     _mark(axis, found[depth][what], y + shift, row["name"], hollow=depth == few)
         axis.set_title(title, fontsize=11)
         axis.set(xlim=(0, 1.02), xlabel="share of prompts")
-    for face, depth in (("white", depths[0]), (PALETTE["black"], depths[-1])):
-        label = f"after {counted(depth, 'wrong token')}"
+    for face, wrong in (("white", depths[0]), (PALETTE["black"], depths[-1])):
+        label = f"after {counted(wrong, 'wrong token')}"
         axes[0].plot([], [], color=PALETTE["black"], marker="o", markerfacecolor=face, linestyle="none", label=label)
     made.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     shares = {row["name"]: row["recovery"][many]["all_removed"]["value"] for row in rows if many in row["recovery"]}

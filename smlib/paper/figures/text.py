@@ -109,7 +109,7 @@ def metrics(item: Item) -> Figure:
         axis.set_title(title, fontsize=11)
     axes[0].set_yticks(range(len(shorts)), [method_style(_STYLES[short]).label for short in shorts])
     axes[0].plot([], [], **_PAPER, label="as the paper prints it")
-    axes[0].plot([], [], color=PALETTE["black"], marker="o", linestyle="", label="rebuilt, with its error bar")
+    axes[0].plot([], [], color=PALETTE["black"], marker="o", linestyle="", label="rebuilt, with 95 % intervals")
     made.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     headline(made, _mauve(ours, shorts))
     return made
