@@ -90,7 +90,8 @@ def _what_matters(found: Sequence[Mapping[str, Any]]) -> str:
     sure = sorted((c for c in changed if _sure(c[1])), key=lambda c: -abs(c[1]["difference"]))
     named = ", ".join(f"{title} = {_tick(p['value'])} ({p['difference']:+.2f})" for title, p in sure[:5])
     more = f" and {len(sure) - 5} more" if len(sure) > 5 else ""
-    return f"{len(sure)} of {counted(len(changed), 'changed setting')} differ from the default, each by itself: {named or 'none'}{more}"
+    share = f"{len(sure)} of {counted(len(changed), 'changed setting')}"
+    return f"{share} differ from the default, each by itself: {named or 'none'}{more}"
 
 
 def _tick(value: object) -> str:
