@@ -10,7 +10,18 @@ from matplotlib.figure import Figure
 
 from smlib.files import ResultError
 from smlib.paper import figures
-from smlib.paper.figures import ablations, arithmetic, divergences, overhead, tasks, theory, walkthrough
+from smlib.paper.figures import (
+    ablations,
+    arithmetic,
+    divergences,
+    families,
+    overhead,
+    style,
+    tasks,
+    theory,
+    walkthrough,
+    words,
+)
 
 
 def drawn() -> Figure:
@@ -52,10 +63,10 @@ def test_unknown_names_are_refused(tmp_path: Path) -> None:
 
 
 def test_methods_differ_without_colour() -> None:
-    styles = list(figures.METHODS.values())
-    assert len({style.marker for style in styles}) == len(styles)
-    assert len({str(style.linestyle) for style in styles}) == len(styles)
-    assert len({style.color for style in styles}) == len(styles)
+    looks = list(figures.METHODS.values())
+    assert len({look.marker for look in looks}) == len(looks)
+    assert len({str(look.linestyle) for look in looks}) == len(looks)
+    assert len({look.color for look in looks}) == len(looks)
 
 
 def test_figures_tables_and_status_load_no_torch() -> None:
@@ -121,21 +132,73 @@ def test_divergences_differ_without_colour() -> None:
     assert set(divergences.DASHES) == set(divergences.COLORS) - {"chi2_mixture"}
 
 
-def test_every_method_is_drawn_once_in_its_family() -> None:
-    rate = {"value": 0.5, "low": 0.4, "high": 0.6}
+def ablated(names: list[str], value: float = 0.5) -> list[dict[str, object]]:
+    rate = {"value": value, "low": value - 0.1, "high": value + 0.1}
     shares = {depth: dict.fromkeys(ablations.RATES, rate) for depth in ("1", "2")}
-    names = ["bc", "sm-default", "dagger", "dagger-rollout_burst=4", "a new one"]
-    rows = [{"name": name, "title": name, "recovery": shares} for name in names]
+    return [{"name": name, "title": name, "n_seeds": 1, "recovery": shares, "accuracy": {"t1": rate}} for name in names]
+
+
+def test_every_method_has_one_row_in_its_family() -> None:
+    rows = ablated(["dagger-rollout_burst=4", "bc", "sm-default", "dagger", "a new one"])
+    groups = {title: [row["name"] for row in group] for title, group in families.grouped(rows).items()}
+    assert groups == {
+        "cloned": ["bc"],
+        "SequenceMatch": ["sm-default"],
+        "DAgger": ["dagger", "dagger-rollout_burst=4"],
+        "others": ["a new one"],
+    }
     made = ablations.recovery({"methods": [*rows, {"name": "mle", "title": "MLE", "recovery": {}}]})
-    legends = [axis.get_legend() for axis in made.axes]
-    drawn_names = [[text.get_text() for text in legend.get_texts()] for legend in legends if legend is not None]
-    assert drawn_names == [
-        ["bc", "sm-default"],
-        ["bc", "dagger", "dagger-rollout_burst=4"],
-        ["bc"],
-        ["bc", "a new one"],
+    labels = [label.get_text() for label in made.axes[0].get_yticklabels()]
+    assert labels == [f"{name} (1 seed)" for names in groups.values() for name in names]
+
+
+def test_a_variant_has_its_methods_colour() -> None:
+    for name, method in {"sm-burst=4": "sm", "dagger-rollout_noise=0.1": "dagger", "direct-tv": "direct-tv"}.items():
+        assert families.look(name) == figures.method_style(method)
+
+
+def test_the_finding_follows_the_result() -> None:
+    for value, said in ((0.3, "of 1 of 1"), (0.5, "of 0 of 1")):
+        made = ablations.methods({"methods": [*ablated(["mle"]), *ablated(["bc"], value)]})
+        assert f"the intervals {said} other methods lie below MLE's 0.500" in words.in_words(made)
+
+
+def test_text_can_be_read_on_a_white_page() -> None:
+    assert style.contrast("#000000") == pytest.approx(21.0)
+    assert style.contrast(figures.PALETTE["grey"]) >= style.CONTRAST
+    assert style.readable("#000000") == "#000000"
+    for color in figures.PALETTE.values():
+        assert style.contrast(style.readable(color)) >= style.CONTRAST
+    assert style.readable(figures.PALETTE["blue"]) == figures.PALETTE["blue"].lower()
+
+
+def test_a_value_far_below_is_marked_at_the_edge() -> None:
+    near, bc = ({"value": v, "low": v - 0.03, "high": v + 0.03} for v in (0.68, 0.7))
+    far = {"value": 0.4, "low": 0.36, "high": 0.44}
+    points = [
+        {"value": 0.01, "default": True, "accuracy": near},
+        {"value": 1.0, "default": False, "accuracy": far, "difference": -0.28, "low": -0.3, "high": -0.2},
     ]
-    assert len({str(style) for style in ablations.STYLES.values()}) == len(ablations.STYLES)
+    study = {"sweeps": [{"title": "α", "n_seeds": 3, "bc": bc, "points": points}], "reference": {"mle": bc}}
+    made = ablations.sweeps(study)
+    assert made.axes[0].get_ylim()[0] > 0.6
+    assert [text.get_text() for text in made.axes[0].texts] == ["0.40*"]
+    assert "1 of 1 changed setting differ from the default, each by itself: α = 1 (-0.28)" in words.in_words(made)
+
+
+def test_two_panels_share_a_range_where_it_shows_both() -> None:
+    def limits(theirs: float) -> list[tuple[float, float]]:
+        cells = [
+            {"method": m, "level": 0.2, "value": 0.5 + i / 10, "low": 0.45, "high": 0.8, "paper": theirs + i / 10,
+             "paper_error": 0.1}
+            for i, m in enumerate(("mle", "bc", "sm"))
+        ]  # fmt: skip
+        return [axis.get_ylim() for axis in tasks.methods({"cells": cells, "comparisons": []}).axes]
+
+    near, far = limits(0.4), limits(30.0)
+    assert near[0] == near[1]
+    assert far[0] != far[1]
+    assert far[0][1] - far[0][0] == pytest.approx(far[1][1] - far[1][0])
 
 
 def test_a_difference_stands_beside_the_papers() -> None:

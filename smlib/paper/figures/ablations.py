@@ -1,73 +1,60 @@
 """The ablations in pictures: one small panel a sweep, the methods side by side, recovery after wrong tokens."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from smlib.paper.figures.style import PALETTE, counted, figure
+from smlib.paper.figures.families import DECODINGS, RATES, ends, methods, recovery
+from smlib.paper.figures.style import PALETTE, counted, figure, headline, method_style
 
-FAMILIES: Mapping[str, tuple[str, ...]] = {
-    "SequenceMatch": ("sm-default", "sm-burst=4", "sm-rollout_noise=0.1", "sm-rollout_burst=4"),
-    "DAgger": ("dagger", "dagger-rollout_noise=0.1", "dagger-rollout_burst=4"),
-    "a critic, or none": ("gail", "direct", "direct-tv"),
-    "without rollouts": ("bc", "bc-burst=4", "iqlearn"),
-}
-"""A row of panels each; BC stands in all of them."""
-STYLES: Mapping[str, tuple[str, str, Any]] = {
-    "sm-default": (PALETTE["blue"], "D", "-"),
-    "dagger": (PALETTE["vermilion"], "^", "-"),
-    "bc": (PALETTE["orange"], "s", "--"),
-    "iqlearn": (PALETTE["green"], "v", "-."),
-    "gail": (PALETTE["grey"], "p", (0, (3, 1, 1, 1))),
-    "burst=4": (PALETTE["purple"], "P", "-."),
-    "rollout_noise=0.1": (PALETTE["sky"], "o", (0, (3, 1))),
-    "rollout_burst=4": (PALETTE["black"], "X", ":"),
-}
-"""Of a method, or of what was changed in it."""
-DECODINGS = {
-    "t1": "temperature 1",
-    "greedy": "greedy",
-    "greedy_exclude": "greedy, no repeats",
-    "top_p": "top-p 0.9",
-    "min_p": "min-p 0.1",
-    "no_backspace": "temperature 1, <bkspc> forbidden",
-    "truncation": "truncation, p²/(p + ηu)",
-}
-RATES = {
-    "first_backspace": "first action is <bkspc>",
-    "all_removed": "all wrong tokens deleted",
-    "correct": "right answer",
-}
-
-
-def _ends(record: Mapping[str, Any]) -> list[list[float]]:
-    return [[record["value"] - record["low"]], [record["high"] - record["value"]]]
+__all__ = [
+    "DECODINGS", "DIRECT", "RATES", "direct", "direct_table", "findings", "method_table", "methods", "recovery",
+    "regime_table", "regimes", "rivalry_table", "sweeps",
+]  # fmt: skip
 
 
 def sweeps(study: Mapping[str, Any], columns: int = 4) -> Figure:
-    """Validation accuracy of each value, 95 % intervals; the default filled, BC as a dashed line with its interval.
+    """Validation accuracy of each value, 95 % intervals; the default filled, BC and MLE as lines.
 
-    A panel is over the seeds that all its runs have.
+    The axis shows the values near BC, whose effects are small; what lies far below it is marked at the lower edge with
+    an arrow and its value. A star: the paired difference from the default excludes 0. A panel and its BC are over the
+    seeds that all its runs have, MLE is over all of its own.
     """
     found = study["sweeps"]
     lines = -(-len(found) // columns)
-    made, axes = figure(lines, columns, height=0.9 + 2.0 * lines, width=10.0, sharey=True, squeeze=False)
-    point = {"color": PALETTE["blue"], "marker": "D", "linestyle": "none"}
+    made, axes = figure(lines, columns, height=1.6 + 2.0 * lines, width=10.0, sharey=True, squeeze=False)
+    look = method_style("sm")
+    point = {"color": look.color, "marker": look.marker, "linestyle": "none"}
+    bc_line = {"color": method_style("bc").color, "linestyle": "--", "linewidth": 1.2}
+    mle_line = {"color": method_style("mle").color, "linestyle": ":", "linewidth": 1.2}
+    mle = study["reference"]["mle"]
+    near = [p["accuracy"] for s in found for p in s["points"] if not _far(p["accuracy"], s["bc"])]
+    lows, highs = ([r[end] for r in (*near, mle, *(s["bc"] for s in found))] for end in ("low", "high"))
+    bottom, top = min(lows) - 0.03, max(highs) + 0.02
     for axis, sweep in zip(axes.flat, found, strict=False):
         bc = sweep["bc"]
-        axis.axhspan(bc["low"], bc["high"], color=PALETTE["orange"], alpha=0.15, linewidth=0)
-        axis.axhline(bc["value"], color=PALETTE["orange"], linestyle="--", linewidth=1.2)
+        axis.axhspan(bc["low"], bc["high"], color=bc_line["color"], alpha=0.15, linewidth=0)
+        axis.axhline(bc["value"], **bc_line)
+        axis.axhline(mle["value"], **mle_line)
         for x, value in enumerate(sweep["points"]):
-            face = PALETTE["blue"] if value["default"] else "white"
             record = value["accuracy"]
-            axis.errorbar(x, record["value"], yerr=_ends(record), markerfacecolor=face, **point)
+            if _far(record, bc):
+                axis.plot(x, bottom + 0.012, color=look.color, marker="v", linestyle="none", clip_on=False)
+                axis.annotate(
+                    f"{record['value']:.2f}{'*' if _sure(value) else ''}", (x, bottom + 0.03), ha="center", fontsize=10
+                )
+                continue
+            face = look.color if value["default"] else "white"
+            axis.errorbar(x, record["value"], yerr=ends(record), markerfacecolor=face, **point)
+            if _sure(value):
+                axis.annotate("*", (x, record["high"]), ha="center", va="bottom", fontsize=13)
         axis.set_xticks(range(len(sweep["points"])), [_tick(p["value"]) for p in sweep["points"]])
         axis.set_xlim(-0.5, len(sweep["points"]) - 0.5)
         axis.set_title(f"{sweep['title']}\n({counted(sweep['n_seeds'], 'seed')})", fontsize=10)
+    axes[0][0].set_ylim(bottom, top)
     for axis in axes.flat[len(found) :]:
         axis.set_visible(False)
     for line in axes:
@@ -75,81 +62,42 @@ def sweeps(study: Mapping[str, Any], columns: int = 4) -> Figure:
     first = axes[0][0]
     first.plot([], [], label="SequenceMatch, the default", **point)
     first.plot([], [], label="one setting changed", markerfacecolor="white", **point)
-    first.errorbar(
-        [], [], [], color=PALETTE["orange"], linestyle="--", linewidth=1.2, label="BC (shaded: its interval)"
-    )
+    first.plot([], [], color=look.color, marker="v", linestyle="none", label="below the axis, with its value")
+    first.plot([], [], label="BC (shaded: its interval)", **bc_line)
+    first.plot([], [], label="MLE", **mle_line)
+    first.plot([], [], color="black", marker="$*$", linestyle="none", label="differs from the default, paired")
     made.legend(*first.get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    headline(made, _what_matters(found))
     return made
+
+
+FAR = 0.2
+"""So far below BC a value is off the axis: its distance would flatten all the others."""
+
+
+def _far(record: Mapping[str, Any], bc: Mapping[str, Any]) -> bool:
+    return bool(record["value"] < bc["value"] - FAR)
+
+
+def _sure(point: Mapping[str, Any]) -> bool:
+    """Whether a changed setting's paired difference from the default excludes 0."""
+    return not point["default"] and "low" in point and (point["low"] > 0 or point["high"] < 0)
+
+
+def _what_matters(found: Sequence[Mapping[str, Any]]) -> str:
+    """The changed settings whose difference is sure, largest first, each with its difference."""
+    changed = [(s["title"], p) for s in found for p in s["points"] if not p["default"]]
+    sure = sorted((c for c in changed if _sure(c[1])), key=lambda c: -abs(c[1]["difference"]))
+    named = ", ".join(f"{title} = {_tick(p['value'])} ({p['difference']:+.2f})" for title, p in sure[:5])
+    more = f" and {len(sure) - 5} more" if len(sure) > 5 else ""
+    share = f"{len(sure)} of {counted(len(changed), 'changed setting')}"
+    return f"{share} differ from the default, each by itself: {named or 'none'}{more}"
 
 
 def _tick(value: object) -> str:
     if isinstance(value, bool):
         return "on" if value else "off"
     return f"{value:g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
-
-
-def methods(study: Mapping[str, Any]) -> Figure:
-    """Validation accuracy of every method under every decoding rule, 95 % intervals."""
-    order = ["mle", *(name for family in FAMILIES.values() for name in family)]
-    rows = sorted(study["methods"], key=lambda row: order.index(row["name"]) if row["name"] in order else len(order))
-    known = [d for d in DECODINGS if any(d in row["accuracy"] for row in rows)]
-    names = ("blue", "orange", "green", "purple", "vermilion", "sky", "grey")
-    shapes = dict(zip(known, ("o", "s", "D", "^", "v", "P", "X"), strict=False))
-    colors = dict(zip(known, (PALETTE[name] for name in names), strict=False))
-    made, axis = figure(height=0.9 + 0.65 * len(rows), width=8.0)
-    for y, row in enumerate(rows):
-        for i, decoding in enumerate(known):
-            if decoding in row["accuracy"]:
-                record = row["accuracy"][decoding]
-                axis.errorbar(
-                    record["value"], y + 0.11 * (i - (len(known) - 1) / 2), xerr=_ends(record),
-                    color=colors[decoding], marker=shapes[decoding], markersize=5, linestyle="none",
-                )  # fmt: skip
-    for decoding in known:
-        axis.plot([], [], color=colors[decoding], marker=shapes[decoding], linestyle="none", label=DECODINGS[decoding])
-    axis.set_yticks(range(len(rows)), [f"{row['title']}\n({counted(row['n_seeds'], 'seed')})" for row in rows])
-    axis.set_ylim(len(rows) - 0.45, -0.55)
-    axis.set(xlabel="accuracy, validation questions")
-    made.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=3)
-    return made
-
-
-def recovery(study: Mapping[str, Any]) -> Figure:
-    """What follows k wrong tokens: the first action, whether all go, whether the answer is right; a row a family."""
-    rows = {row["name"]: row for row in study["methods"] if row["recovery"]}
-    found = {title: [name for name in names if name in rows] for title, names in FAMILIES.items()}
-    found["others"] = [name for name in rows if name not in {n for names in FAMILIES.values() for n in names}]
-    found = {title: names for title, names in found.items() if names}
-    made, axes = figure(
-        len(found), 3, height=0.6 + 2.3 * len(found), width=10.0, sharex=True, sharey=True, squeeze=False
-    )
-    for line, names in zip(axes, found.values(), strict=True):
-        drawn = names if "bc" in names or "bc" not in rows else ["bc", *names]
-        for axis, what in zip(line, RATES, strict=True):
-            for place, name in enumerate(drawn):
-                _recovery_line(axis, rows[name], what, shift=0.06 * (place - (len(drawn) - 1) / 2))
-            axis.set(ylim=(0, 1.02))
-        line[0].set_ylabel("share of prompts")
-        line[2].legend(loc="center left", bbox_to_anchor=(1.02, 0.5), fontsize=9)
-    for axis, title in zip(axes[0], RATES.values(), strict=True):
-        axis.set_title(title, fontsize=11)
-    for axis in axes[-1]:
-        axis.set(
-            xlabel="wrong tokens", xticks=sorted({int(depth) for row in rows.values() for depth in row["recovery"]})
-        )
-    return made
-
-
-def _recovery_line(axis: Axes, row: Mapping[str, Any], what: str, shift: float) -> None:
-    name = row["name"]
-    color, marker, dashes = STYLES.get(name) or STYLES.get(name.partition("-")[2], (PALETTE["grey"], ".", "-"))
-    depths = sorted(row["recovery"], key=int)
-    records = [row["recovery"][depth][what] for depth in depths]
-    axis.errorbar(
-        [int(depth) + shift for depth in depths], [r["value"] for r in records],
-        yerr=np.hstack([_ends(r) for r in records]), color=color, marker=marker, linestyle=dashes,
-        label=row["title"].replace(", ", ",\n"), markersize=5, linewidth=1.5,
-    )  # fmt: skip
 
 
 def method_table(study: Mapping[str, Any]) -> pd.DataFrame:
@@ -204,9 +152,9 @@ def regimes(study: Mapping[str, Any], decoding: str = "t1") -> Figure:
     for offset, (pair, (label, color, marker)) in zip((-0.2, 0.0, 0.2), pairs.items(), strict=True):
         found = [row["differences"][pair] for row in rows]
         middle = np.array([f["difference"] for f in found])
-        ends = np.abs(np.array([[f["low"], f["high"]] for f in found]).T - middle)
+        reach = np.abs(np.array([[f["low"], f["high"]] for f in found]).T - middle)
         axis.errorbar(
-            middle, np.arange(len(rows)) + offset, xerr=ends, color=PALETTE[color], marker=marker, linestyle="none",
+            middle, np.arange(len(rows)) + offset, xerr=reach, color=PALETTE[color], marker=marker, linestyle="none",
             label=label,
         )  # fmt: skip
     axis.axvline(0.0, color=PALETTE["black"], linewidth=0.8)
@@ -230,11 +178,8 @@ def regime_table(study: Mapping[str, Any]) -> pd.DataFrame:
     ).set_index(["regime", "decoding"])
 
 
-DIRECT = {
-    "direct": ("χ²-mixture", "green", "^"),
-    "direct-tv": ("total variation", "purple", "v"),
-}
-"""Direct matching of what, and how it is drawn."""
+DIRECT = {"direct": "χ²-mixture", "direct-tv": "total variation"}
+"""Direct matching of what."""
 QUESTIONS = {"direct": "validation", "confirmation": "test"}
 
 
@@ -246,12 +191,13 @@ def direct(study: Mapping[str, Any], part: str = "direct") -> Figure:
     """
     rows = study[part]
     made, axis = figure(height=1.3 + 0.6 * len(rows), width=8.0)
-    for offset, (name, (label, color, marker)) in zip((-0.12, 0.12), DIRECT.items(), strict=True):
+    for offset, (name, label) in zip((-0.12, 0.12), DIRECT.items(), strict=True):
+        style = method_style(name)
         tests = [row["over_mle"][name] for row in rows]
         middle = np.array([t["difference"] for t in tests])
-        ends = np.abs(np.array([[t["low"], t["high"]] for t in tests]).T - middle)
+        reach = np.abs(np.array([[t["low"], t["high"]] for t in tests]).T - middle)
         axis.errorbar(
-            middle, np.arange(len(rows)) + offset, xerr=ends, color=PALETTE[color], marker=marker, linestyle="none",
+            middle, np.arange(len(rows)) + offset, xerr=reach, color=style.color, marker=style.marker, linestyle="none",
             label=f"{label} ({counted(tests[0]['n_seeds'], 'seed')})",
         )  # fmt: skip
     axis.axvline(0.0, color=PALETTE["black"], linewidth=0.8)
@@ -276,7 +222,7 @@ def direct_table(study: Mapping[str, Any], part: str = "direct") -> pd.DataFrame
             {
                 "regime": row["title"],
                 "decoding": DECODINGS[row["decoding"]],
-                "direct matching of": DIRECT[name][0],
+                "direct matching of": DIRECT[name],
                 "MLE": _shown(row["accuracy"]["mle"]),
                 "less MLE": f"{test['difference']:+.3f}",
                 "95 % interval": f"{test['low']:+.3f} to {test['high']:+.3f}",

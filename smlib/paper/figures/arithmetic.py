@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from smlib.paper.figures.style import PALETTE, figure, method_style
+from smlib.paper.figures.style import PALETTE, figure, headline, method_style
 from smlib.paper.items import get_item
 
 TITLES = {"ground_truth": "digit noise (\u201cground truth\u201d)", "random": "random tokens"}
@@ -16,9 +16,11 @@ PAPER_CHI2 = (0.85, 0.90)  # App. G.1: "85-90% for the chi^2-divergence"; Figure
 def accuracy_against_noise(item: Mapping[str, Any], decoding: str = "t1") -> Figure:
     """Figure 3 in the paper's layout: one panel a kind of noise, 95 % intervals over seeds and questions.
 
-    The paper's range stands beside temperature 1 alone, in whose place it was put; no other rule is the paper's.
+    The paper's range stands beside temperature 1 alone, in whose place it was put; no other rule is the paper's. The
+    axis is the same for temperature 1 and for greedy decoding, so that the two figures can be laid side by side.
     """
-    points = item["details"]["points"][decoding]
+    every = item["details"]["points"]
+    points = every[decoding]
     kinds = [k for k in TITLES if any(p["kind"] == k for p in points)]
     made, axes = figure(1, len(kinds), height=4.2, sharey=True, squeeze=False)
     for ax, kind in zip(axes[0], kinds, strict=True):
@@ -33,10 +35,25 @@ def accuracy_against_noise(item: Mapping[str, Any], decoding: str = "t1") -> Fig
         ax.set_title(TITLES[kind])
         ax.set_xlabel("noise level η")
         ax.set_xticks(sorted({p["level"] for p in points}))
+    shown = [point for rule in dict.fromkeys(("t1", "greedy", decoding)) for point in every.get(rule, ())]
+    low, high = min(p["low"] for p in shown), max(*PAPER_CHI2, *(p["high"] for p in shown))
+    axes[0][0].set_ylim(low - 0.02, min(high + 0.01, 1.0))
     axes[0][0].set_ylabel(f"accuracy, {'temperature 1' if decoding == 't1' else decoding}")
     handles, labels = axes[0][0].get_legend_handles_labels()
-    made.legend(handles, labels, loc="outside upper center", ncols=len(labels))
+    made.legend(handles, labels, loc="outside lower center", ncols=len(labels))
+    headline(made, _best_and_worst(points))
     return made
+
+
+def _best_and_worst(points: Sequence[Mapping[str, Any]]) -> str:
+    mle = next(p["value"] for p in points if p["method"] == "mle")
+    noised = sorted((p for p in points if p["method"] != "mle"), key=lambda p: p["value"])
+    ends = [
+        f"{method_style(p['method']).label} {p['value']:.3f} ("
+        + ("no noise)" if p["level"] == 0 else f"{TITLES[p['kind']].split(' (')[0]}, η = {p['level']:g})")
+        for p in (noised[-1], noised[0])
+    ]
+    return f"MLE {mle:.3f}; of the policies that edit the best is {ends[0]}, the worst {ends[1]}"
 
 
 def _errorbar(ax: Any, own: Sequence[Mapping[str, Any]], style: Mapping[str, Any], shift: float) -> None:
@@ -47,7 +64,7 @@ def _errorbar(ax: Any, own: Sequence[Mapping[str, Any]], style: Mapping[str, Any
 
 
 def recovery(item: Mapping[str, Any]) -> Figure:
-    """Three shares against the number of wrong tokens, BC beside SequenceMatch, and the paper's Table 1."""
+    """Three shares against the number of wrong tokens, BC beside SequenceMatch, and apart the paper's four examples."""
     table = item["details"]["rates"]
     titles = {
         "first_backspace": "first action is <bkspc>",
@@ -64,9 +81,26 @@ def recovery(item: Mapping[str, Any]) -> Figure:
         ax.set_xticks([int(d) for d in table["sm"]])
         ax.set_ylim(0, 1)
     numbers = get_item("tab1").numbers
+    depths = sorted(int(d) for d in table["sm"])
+    beside = depths[-1] + 1.0
     for ax, share in ((axes[1], numbers["mistake deleted"].value), (axes[2], numbers["right answer"].value)):
-        ax.axhline(share, color=PALETTE["grey"], lw=2, zorder=1, label="paper, SequenceMatch: 4 prompts")
-        ax.set_ylim(0, 1.02)
+        ax.plot(
+            beside, share, color=PALETTE["grey"], marker="*", markersize=11, linestyle="none",
+            label="the paper's four examples, no rate by k",
+        )  # fmt: skip
+    for ax in axes:
+        ax.set_xticks([*depths, beside] if ax is not axes[0] else depths)
+        if ax is not axes[0]:
+            ax.axvline(beside - 0.5, color=PALETTE["grey"], lw=0.8)
+            ax.set_xticklabels([*map(str, depths), "paper"])
+        ax.set_ylim(0, 1.04)
+    sm, bc = (table[m][str(depths[-1])]["all_removed"]["value"] for m in ("sm", "bc"))
+    first = table["sm"][str(depths[0])]["all_removed"]["value"]
+    headline(
+        made,
+        f"SequenceMatch deletes {depths[0]} wrong token in {100 * first:.0f} % of the prompts, {depths[-1]} of them in "
+        f"{100 * sm:.0f} % (BC: {100 * bc:.0f} %)",
+    )
     axes[0].set_ylabel("share of prompts")
     made.legend(*axes[1].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return made

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch
 
-from smlib.paper.figures.style import PALETTE, figure
+from smlib.paper.figures.style import PALETTE, figure, headline
 
 CURVES = {
     "chi2_q": ("χ² of App. B.3, (1−q)/q", PALETTE["vermilion"], "-."),
@@ -40,8 +40,9 @@ def draw_chain(axes: Axes, drawing: Mapping[str, Any]) -> None:
         bend = {"error": -0.15, "backspace": -0.35}.get(edge["kind"], 0.0)
         axes.add_patch(
             FancyArrowPatch(
-                start, end, arrowstyle="-|>", mutation_scale=11, shrinkA=9, shrinkB=9, color=color, linestyle=dashes,
-                linewidth=0.9 + 1.3 * edge["probability"], connectionstyle=f"arc3,rad={bend}",
+                start, end, arrowstyle="-|>", mutation_scale=11, shrinkA=9, shrinkB=17 if edge["kind"] == "lost" else 9,
+                color=color, linestyle=dashes, linewidth=0.9 + 1.3 * edge["probability"],
+                connectionstyle=f"arc3,rad={bend}",
             )
         )  # fmt: skip
         if edge["kind"] not in named:
@@ -50,9 +51,10 @@ def draw_chain(axes: Axes, drawing: Mapping[str, Any]) -> None:
     for node in range(2 * n + 2):
         x, y = _place(node, n)
         edge_style = "-" if node <= n else "--"
-        axes.scatter(x, y, s=210, facecolor="white", edgecolor="black", linestyle=edge_style, zorder=3)
-        text = str(node) if node <= n else ("×" if node <= 2 * n else "lost")
-        axes.annotate(text, (x, y), ha="center", va="center", zorder=4, fontsize=9 if node <= 2 * n else 6)
+        lost = node > 2 * n
+        axes.scatter(x, y, s=900 if lost else 210, facecolor="white", edgecolor="black", linestyle=edge_style, zorder=3)
+        text = str(node) if node <= n else "lost" if lost else "×"
+        axes.annotate(text, (x, y), ha="center", va="center", zorder=4, fontsize=11 if lost else 9)
     axes.set(xlim=(-0.5, n + 0.5), ylim=(-0.45, 2.5))
     axes.set_axis_off()
     axes.legend(loc="upper left", ncols=1, fontsize=9, handlelength=1.8)
@@ -78,6 +80,9 @@ def figure_1(result: Mapping[str, Any]) -> Figure:
     right.set(xlim=(0, longest), ylim=(0, 3), xlabel="length n", ylabel="divergence (KL in nats)")
     right.set_title(f"an error rate of ε = {result['epsilon']:g}")
     right.legend(fontsize=9, title="q = (1−ε)ⁿ", title_fontsize=9, loc="lower right", bbox_to_anchor=(1.0, 0.36))
+    last = list(curve["x"]).index(longest)
+    kl, mixture = (_shown(curve["divergences"][name])[last] for name in ("forward_kl", "chi2_mixture"))
+    headline(made, f"At length {longest} the KL divergence is {kl:.1f} nats, the χ²-mixture {mixture:.2f}")
     return made
 
 
@@ -103,14 +108,32 @@ def slide(result: Mapping[str, Any]) -> Figure:
 
 
 def lengths(result: Mapping[str, Any]) -> Figure:
-    """P(finish) against n: a backspace turns epsilon into epsilon (1 - b) / (1 - epsilon b) per step."""
-    made, axes = figure(height=3.4)
+    """The length at which half of the sequences have left the data, against epsilon, a curve for each b.
+
+    A step is settled right with s = P(finish)^(1/n), from the measured curve; half are left at n = log 1/2 / log s.
+    """
+    made, axes = figure(height=3.8)
     backspaces = sorted({c["backspace"] for c in result["curves"]})
     colors = (PALETTE["vermilion"], PALETTE["orange"], PALETTE["blue"])
+    at_example = {}
     for backspace, color, dashes in zip(backspaces, colors, (":", "--", "-"), strict=True):
-        curve = _curve(result, "n", backspace)
-        axes.plot(curve["x"], curve["finish"], color=color, linestyle=dashes, label=f"b = {backspace:g}")
-    axes.set(xlabel="length n", ylabel="P(finish in the data)", ylim=(0, 1), xlim=(0, None))
-    axes.set_title(f"an error rate of ε = {result['epsilon']:g}")
-    axes.legend()
+        curve = _curve(result, "epsilon", backspace)
+        errors, finish = np.array(curve["x"]), np.array(curve["finish"])
+        inside = (finish > 0) & (finish < 1)
+        halves = result["n"] * np.log(0.5) / np.log(finish[inside])
+        axes.plot(errors[inside], halves, color=color, linestyle=dashes, label=f"b = {backspace:g}")
+        at_example[backspace] = float(np.interp(result["epsilon"], errors[inside], halves))
+        axes.plot(result["epsilon"], at_example[backspace], color=color, marker="o", linestyle="none")
+        axes.annotate(
+            f"{at_example[backspace]:.0f}", (result["epsilon"], at_example[backspace]),
+            xytext=(6, 5) if backspace else (-12, -14), textcoords="offset points",
+        )  # fmt: skip
+    axes.set(xscale="log", yscale="log", xlabel="error per step, ε", ylabel="length that half survive")
+    axes.legend(title="share of errors deleted", title_fontsize=10)
+    longest, least = max(backspaces), min(backspaces)
+    headline(
+        made,
+        f"Deleting {100 * longest:.0f} % of the errors makes sequences {at_example[longest] / at_example[least]:.1f} "
+        f"times as long before half of them are lost (ε = {result['epsilon']:g})",
+    )
     return made

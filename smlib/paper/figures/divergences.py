@@ -1,13 +1,13 @@
 """Appendix G.1 in pictures: accuracy of each divergence, its gradient norms, its spikes, its visits off the domain."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from smlib.paper.figures.style import PALETTE, figure
+from smlib.paper.figures.style import PALETTE, figure, headline
 
 COLORS = {
     "chi2_mixture": (PALETTE["blue"], "D"),
@@ -64,7 +64,9 @@ def comparison(study: Mapping[str, Any]) -> Figure:
                 markeredgewidth=2,
                 linewidth=3,
             )
-        middle.errorbar(row["spikes_per_1000"]["value"], y, xerr=_bars(row["spikes_per_1000"]), **style)
+        spikes = row["spikes_per_1000"]
+        ends = np.minimum(_bars(spikes), [[spikes["value"]], [np.inf]])  # no count is below 0
+        middle.errorbar(spikes["value"], y, xerr=ends, **style)
         right.plot(100 * np.array(row["outside_domain"]), [y] * len(row["outside_domain"]), alpha=0.7, **style)
     left.plot(
         [], [], color=PALETTE["grey"], marker="|", markersize=10, markeredgewidth=2, linewidth=3, label="the paper"
@@ -77,10 +79,23 @@ def comparison(study: Mapping[str, Any]) -> Figure:
     left.set_yticks(range(len(rows)), [row["title"] for row in rows])
     left.set_ylim(len(rows) - 0.5, -0.8)
     left.set(xlabel="accuracy")
-    middle.set(xlabel="spikes in 1,000 steps", xlim=(min(0.0, middle.get_xlim()[0]), None))
+    middle.set_xlabel("spikes in 1,000 steps")
+    middle.set_xlim(-0.03 * max(middle.get_xlim()[1], 0.1), None)
     right.set(xlabel="% of visits outside\nφ's domain, in logged batches")
     right.set_xlim(-0.02 * max(right.get_xlim()[1], 0.1), None)
+    headline(made, _spread(rows))
     return made
+
+
+def _spread(rows: Sequence[Mapping[str, Any]]) -> str:
+    values = [row["accuracy"]["value"] for row in rows]
+    best, worst = (rows[int(at(values))] for at in (np.argmax, np.argmin))
+    if max(values) == min(values):
+        return f"Every divergence trains to an accuracy of {values[0]:.3f}"
+    return (
+        f"From the most accurate divergence ({best['title']}, {max(values):.3f}) to the least ({worst['title']}, "
+        f"{min(values):.3f}) it is {100 * (max(values) - min(values)):.1f} points"
+    )
 
 
 def traces(study: Mapping[str, Any]) -> Figure:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from smlib.paper.figures.style import PALETTE, figure
+from smlib.paper.figures.style import PALETTE, figure, readable
 
 
 def compounding(lengths: Sequence[int] | np.ndarray, curves: Mapping[str, np.ndarray], epsilon: float) -> Figure:
@@ -18,8 +18,9 @@ def compounding(lengths: Sequence[int] | np.ndarray, curves: Mapping[str, np.nda
     for (label, curve), colour, dashes in zip(curves.items(), colours, (":", "--", "-.", "-"), strict=False):
         axes.plot(lengths, curve, color=colour, linestyle=dashes)
         axes.annotate(
-            label, (lengths[-1], curve[-1]), xytext=(6, 0), textcoords="offset points", va="center", color=colour
-        )
+            label, (lengths[-1], curve[-1]), xytext=(6, 0), textcoords="offset points", va="center",
+            color=readable(colour),
+        )  # fmt: skip
     axes.set(xlabel="length n of the sequence", ylabel="P(in the data)", ylim=(0, 1), xlim=(0, lengths[-1] * 1.22))
     axes.set_title(f"an error rate of ε = {epsilon:g}")
     return made

@@ -1,5 +1,7 @@
 """The report in pictures and tables: verdicts, claims, open choices, errata."""
 
+import textwrap
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -7,7 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from smlib.paper.figures.style import PALETTE, figure
+from smlib.paper.figures.style import PALETTE, figure, headline
 from smlib.paper.tables import with_error
 
 VERDICT_STYLES = {
@@ -44,28 +46,49 @@ def verdicts(study: Mapping[str, Any]) -> Figure:
 
 
 def claims(study: Mapping[str, Any]) -> Figure:
-    """Every judged comparison, in units of the half-width of its 95 % interval: beyond 1 it excludes zero by itself.
+    """Every judged comparison with its 95 % interval, all intervals drawn equally long: one that misses 0 is sure.
 
-    A comparison without spread (every question answered alike) has no such unit and is drawn at zero.
+    Differences of accuracies, BLEU and perplexities have no unit in common; scaled so, they have one. A comparison
+    without spread (every question answered alike) is drawn at zero, without an interval.
     """
     found = [(item["id"], c) for item in study["items"] for c in item["comparisons"]]
-    made, axis = figure(height=1.2 + 0.3 * max(len(found), 1), width=8.5)
-    for y, (_, claim) in enumerate(found):
+    made, axis = figure(height=1.9 + 0.34 * max(len(found), 1), width=8.5)
+    labels, before = [], None
+    for y, (item, claim) in enumerate(found):
         color, marker = OUTCOME_STYLES[claim["outcome"]]
-        axis.plot(_units(claim), y, color=color, marker=marker, linestyle="none", markersize=8)
-    for x in (-1, 1):
-        axis.axvline(x, color=PALETTE["grey"], linestyle=":", linewidth=1.2)
+        units = _units(claim)
+        length = None if claim["low"] in (None, claim["high"]) else 1
+        axis.errorbar(units, y, xerr=length, color=color, marker=marker, linestyle="none", markersize=8)
+        if before not in (None, item):
+            axis.axhline(y - 0.5, color=PALETTE["black"], linewidth=0.8)
+        labels.append(textwrap.fill(f"{item}: {claim['claim']}" if item != before else claim["claim"], 40))
+        before = item
     axis.axvline(0, color=PALETTE["black"], linewidth=1)
-    axis.set_yticks(range(len(found)), [f"{item}: {c['claim']}" for item, c in found], fontsize=10)
+    axis.set_yticks(range(len(found)), labels, fontsize=9)
     axis.set_ylim(max(len(found), 1) - 0.5, -0.5)
-    axis.set(xlabel="difference in the paper's direction,\nin half-widths of its 95 % interval")
+    axis.set_xticks([])
+    axis.set(xlabel="← against the paper      as the paper says →\n(95 % intervals, all drawn equally long)")
+    beside = axis.twinx()
+    beside.set_ylim(axis.get_ylim())
+    beside.set_yticks(range(len(found)), [_signed(c["difference"]) for _, c in found], fontsize=9)
+    beside.tick_params(axis="y", length=0)
+    beside.spines[:].set_visible(False)
+    beside.grid(visible=False)
     for outcome, (color, marker) in OUTCOME_STYLES.items():
         axis.plot([], [], color=color, marker=marker, linestyle="none", label=outcome)
     made.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    counts = Counter(claim["outcome"] for _, claim in found)
+    said = ", ".join(f"{counts[outcome]} {outcome}" for outcome in OUTCOME_STYLES)
+    headline(made, f"Of {len(found)} comparisons: {said}")
     return made
 
 
+def _signed(difference: float) -> str:
+    return "0" if abs(difference) < 1e-9 else f"{difference:+.3g}"
+
+
 def _units(claim: Mapping[str, Any]) -> float:
+    """The difference in half-widths of its interval: beyond 1 the interval excludes 0."""
     if claim["low"] is None or claim["high"] is None or claim["high"] == claim["low"]:
         return 0.0
     half = (claim["high"] - claim["low"]) / 2

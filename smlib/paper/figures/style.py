@@ -2,6 +2,7 @@
 
 import io
 import os
+import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import matplotlib as mpl
 from cycler import cycler
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 
 from smlib.files import ResultError, resolve, write_atomically
@@ -25,10 +27,13 @@ PALETTE: Mapping[str, str] = MappingProxyType(
         "blue": "#0072B2",
         "vermilion": "#D55E00",
         "purple": "#CC79A7",
-        "grey": "#7F7F7F",
+        "grey": "#6B6B6B",
+        "wine": "#882255",
+        "olive": "#6B7A00",
     }
 )
-"""Okabe and Ito's colours, told apart under every common colour blindness; plus a grey for what is not the subject."""
+"""Okabe and Ito's colours, told apart under every common colour blindness; two of Tol's kind for further methods; and a
+grey for what is not the subject, dark enough to be read as text."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +60,8 @@ METHODS: Mapping[str, MethodStyle] = MappingProxyType(
         "gail": MethodStyle("GAIL", PALETTE["grey"], "p", (0, (3, 1, 1, 1, 1, 1))),
         "unlikelihood": MethodStyle("MLE + unlikelihood", PALETTE["purple"], "P", (0, (3, 1))),
         "contrastive": MethodStyle("MLE + contrastive search", PALETTE["sky"], "X", (0, (1, 1))),
+        "direct": MethodStyle("direct matching, χ²-mixture", PALETTE["wine"], "<", (0, (6, 2))),
+        "direct-tv": MethodStyle("direct matching, total variation", PALETTE["olive"], ">", (0, (6, 2, 2, 2))),
     }
 )
 
@@ -62,7 +69,9 @@ _RC = {
     "axes.axisbelow": True,
     "axes.grid": True,
     "axes.labelsize": 12,
-    "axes.prop_cycle": cycler(color=[color for name, color in PALETTE.items() if name != "yellow"]),
+    "axes.prop_cycle": cycler(
+        color=[color for name, color in PALETTE.items() if name not in ("yellow", "wine", "olive")]
+    ),
     "axes.spines.right": False,
     "axes.spines.top": False,
     "axes.titlesize": 13,
@@ -113,6 +122,32 @@ def method_style(method: str) -> MethodStyle:
     if method not in METHODS:
         raise ResultError(f"no style for method {method!r}; known: {', '.join(METHODS)}")
     return METHODS[method]
+
+
+CONTRAST = 4.5
+"""The least contrast of text with a white page, as WCAG 2 asks of it."""
+
+
+def contrast(color: str) -> float:
+    """Contrast of a colour with white, from 1 to 21: (1 + 0.05) / (L + 0.05), L the relative luminance of WCAG 2."""
+    channels = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(color)]
+    return 1.05 / (0.2126 * channels[0] + 0.7152 * channels[1] + 0.0722 * channels[2] + 0.05)
+
+
+def readable(color: str) -> str:
+    """The colour for text: itself, or the lightest darker one of its hue that can be read on a white page."""
+    for step in range(100, -1, -1):
+        darker = to_hex([step / 100 * channel for channel in to_rgb(color)])
+        if contrast(darker) >= CONTRAST:
+            return darker
+    return "#000000"
+
+
+def headline(made: Figure, finding: str) -> None:
+    """The finding above a figure, broken into lines that fit its width."""
+    whole = finding.replace(" = ", "\u00a0=\u00a0").replace(" %", "\u00a0%")  # neither is torn apart
+    lines = textwrap.wrap(whole, width=int(9.0 * made.get_figwidth()), break_long_words=False)
+    made.suptitle("\n".join(lines), fontsize=12, fontweight="bold")
 
 
 def counted(n: int, what: str) -> str:

@@ -1,13 +1,14 @@
 """Tables 5 to 7 as pictures and tables: MLE, BC and SequenceMatch beside the paper, and the tests between them."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from smlib.paper.figures.style import PALETTE, counted, figure, method_style
+from smlib.paper.figures.style import PALETTE, counted, figure, headline, method_style
 
 TITLES = {"mle": "MLE", "bc": "BC", "sm": "SM"}
 
@@ -22,7 +23,8 @@ def _ends(cell: Mapping[str, Any]) -> list[list[float]]:
 def methods(study: Mapping[str, Any], quantity: str = "accuracy") -> Figure:
     """Our values beside the paper's, a group a noise level. Filled: ours, 95 % interval; hollow: as the paper prints.
 
-    The two need not share a scale (other models, other data), so each has its own axis.
+    Both panels have one range where it shows both; where the values lie too far apart (other models, other data), two
+    ranges of one length, so that a difference is as high in one panel as in the other.
     """
     cells = study["cells"]
     levels = sorted({cell["level"] for cell in cells})
@@ -39,8 +41,29 @@ def methods(study: Mapping[str, Any], quantity: str = "accuracy") -> Figure:
         axis.set_xticks(range(len(levels)), [f"η = {level:g}" for level in levels])
         axis.set(ylabel=quantity, xlim=(-0.5, len(levels) - 0.5))
         axis.set_title(title, fontsize=11)
+    _ranges(left, right)
+    headline(made, judged(study))
     made.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return made
+
+
+def _ranges(left: Axes, right: Axes) -> None:
+    """One range for both panels, unless it would be over three times as long as either; then two of one length."""
+    own = [left.get_ylim(), right.get_ylim()]
+    longest = max(high - low for low, high in own)
+    low, high = min(low for low, _ in own), max(high for _, high in own)
+    for axis, (bottom, top) in zip((left, right), own, strict=True):
+        if high - low <= 3 * longest:
+            axis.set_ylim(low, high)
+        else:
+            axis.set_ylim((bottom + top - longest) / 2, (bottom + top + longest) / 2)
+
+
+def judged(study: Mapping[str, Any]) -> str:
+    """How many of the paper's claims were judged how, in one sentence."""
+    found = Counter(c["outcome"] for c in study["comparisons"])
+    said = ", ".join(f"{n} {outcome}" for outcome, n in found.most_common())
+    return f"Of the paper's {len(study['comparisons'])} claims: {said}" if said else "No claim of the paper to judge"
 
 
 def differences(study: Mapping[str, Any], quantity: str = "accuracy") -> Figure:
@@ -70,24 +93,59 @@ def differences(study: Mapping[str, Any], quantity: str = "accuracy") -> Figure:
     axis.set_yticks(range(len(tests)), names)
     axis.set_ylim(len(tests) - 0.5, -0.5)
     axis.set(xlabel=f"difference in {quantity}, paired")
+    sure_ones = sum(test["low"] > 0 or test["high"] < 0 for test in tests)
+    headline(made, f"{sure_ones} of {counted(len(tests), 'paired difference')} can be told from 0")
     return made
 
 
 def sizes(study: Mapping[str, Any]) -> Figure:
-    """Accuracy against the number of training questions; below each number how many seeds it has."""
+    """Accuracy against the number of training questions, in equally many steps; hollow: one seed.
+
+    Since the steps are equally many, a tenth of the questions is read ten times as often. The ticks say so.
+    """
     rows = study["sizes"]
-    made, axis = figure(height=3.6, width=6.0)
-    for method, shift in zip(TITLES, (0.95, 1.0, 1.05), strict=True):
-        chosen = sorted((r for r in rows if r["method"] == method), key=lambda r: r["n_train"])
-        bars = np.hstack([_ends(r) for r in chosen])
-        axis.errorbar([shift * r["n_train"] for r in chosen], [r["value"] for r in chosen], yerr=bars,
-                      **method_style(method).kwargs())  # fmt: skip
+    made, axis = figure(height=4.0, width=6.5)
     seeds = {r["n_train"]: r["n_seeds"] for r in rows}
-    axis.set(xscale="log", xlabel="training questions", ylabel="accuracy")
-    axis.set_xticks(list(seeds), [f"{size:,}\n{counted(n, 'seed')}" for size, n in seeds.items()])
+    for method, shift in zip(TITLES, (0.93, 1.0, 1.07), strict=True):
+        for row in sorted((r for r in rows if r["method"] == method), key=lambda r: r["n_train"]):
+            style = {**method_style(method).kwargs(), "linestyle": "none"}
+            style["label"] = style["label"] if row["n_train"] == max(seeds) else None
+            face = style["color"] if row["n_seeds"] > 1 else "white"
+            axis.errorbar(shift * row["n_train"], row["value"], yerr=_ends(row), markerfacecolor=face, **style)
+        chosen = sorted((r for r in rows if r["method"] == method), key=lambda r: r["n_train"])
+        line = method_style(method)
+        axis.plot(
+            [shift * r["n_train"] for r in chosen], [r["value"] for r in chosen],
+            color=line.color, linestyle=line.linestyle, linewidth=1.2,
+        )  # fmt: skip
+    axis.set(xscale="log", xlabel="training questions, equally many steps", ylabel="accuracy")
+    most = max(seeds)
+    axis.set_xticks(
+        list(seeds),
+        [
+            f"{size:,}\n{counted(n, 'seed')}" + (f"\nread {most / size:g} × as often" if size < most else "")
+            for size, n in seeds.items()
+        ],
+    )
+    axis.set_xlim(0.6 * min(seeds), 1.6 * most)
     axis.minorticks_off()
+    headline(made, _growth(rows))
     made.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return made
+
+
+def _growth(rows: Sequence[Mapping[str, Any]]) -> str:
+    """What more questions do when the steps stay the same, and whether the intervals tell."""
+    least, most = min(r["n_train"] for r in rows), max(r["n_train"] for r in rows)
+    if least == most:
+        return f"One number of questions, {most:,}: nothing to compare"
+    cells = {(r["method"], r["n_train"]): r for r in rows}
+    pairs = {method: (cells[method, least], cells[method, most]) for method in TITLES}
+    said = ", ".join(f"{method_style(m).label} {a['value']:.3f} to {b['value']:.3f}" for m, (a, b) in pairs.items())
+    closed = [(a, b) for a, b in pairs.values() if None not in (a["low"], a["high"], b["low"], b["high"])]
+    apart = sum(a["low"] > b["high"] or b["low"] > a["high"] for a, b in closed)
+    told = f"the intervals of {apart} of {len(pairs)} are apart" if apart else "but all the intervals overlap"
+    return f"{most / least:g} times the questions in as many steps: {said}; {told}"
 
 
 def cell_table(study: Mapping[str, Any], digits: int = 3) -> pd.DataFrame:

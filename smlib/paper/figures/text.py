@@ -6,10 +6,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from smlib.paper.figures.style import PALETTE, figure, method_style
+from smlib.paper.figures.style import PALETTE, figure, headline, method_style
 from smlib.paper.items import get_item
 
 COLUMNS: Mapping[str, str] = {
@@ -24,7 +23,7 @@ COLUMNS: Mapping[str, str] = {
 
 METRICS = ("MAUVE", "entropy", "diversity", "perplexity")
 _HEADINGS = ("MAUVE (↑)", "n-gram H (↑)", "Diversity (↑)", "Perplexity (↓)")
-_VARIANTS = ("", "ours: unigrams, nats", "ours: each generation", "ours; grey: the paper")
+_VARIANTS = ("", "ours: unigrams, nats", "ours: each generation", "in units of MLE's own")
 _PAPER: Mapping[str, Any] = {
     "color": PALETTE["grey"], "marker": "|", "markersize": 11, "markeredgewidth": 2, "linestyle": "",
 }  # fmt: skip
@@ -78,50 +77,49 @@ def edits(item: Item) -> pd.DataFrame:
 def metrics(item: Item) -> Figure:
     """Ours against the paper's, a panel a metric; bars end where a metric ends.
 
-    Perplexities of different models share no scale: the paper's have the upper axis, on which its MLE stands over ours,
-    so that places compare ratios to MLE.
+    Perplexities of different models share no scale, so each is drawn in units of its own source's MLE.
     """
-    made, axes = figure(1, 4, height=3.7, width=9.5, sharey=True)
+    made, axes = figure(1, 4, height=4.0, width=10.0, sharey=True)
     ours = {row["label"]: row for row in item["rows"]}
+    paper = get_item("tab2").numbers
     shorts = [short for short in COLUMNS if f"{short} / {METRICS[0]}" in ours]
     for axis, metric, title, unit in zip(np.ravel(axes), METRICS, _HEADINGS, _VARIANTS, strict=True):
         top = 1.0 if metric in ("MAUVE", "diversity") else np.inf
+        base, their_base = 1.0, 1.0
+        if metric == "perplexity" and f"MLE / {metric}" in ours:
+            base, their_base = ours[f"MLE / {metric}"]["ours"], paper[f"MLE / {metric}"].value
         for place, short in enumerate(shorts):
             row, style = ours.get(f"{short} / {metric}"), method_style(_STYLES[short])
+            if f"{short} / {metric}" in paper:
+                number = paper[f"{short} / {metric}"]
+                error = None if number.error is None else number.error / their_base
+                axis.errorbar(number.value / their_base, place + 0.2, xerr=error, **_PAPER)
             if row is None:
-                axis.annotate("n/a", (0.5, place), xycoords=("axes fraction", "data"), ha="center", va="center")
+                where = ("axes fraction", "data")
+                axis.annotate("not measured", (0.5, place), xycoords=where, ha="center", va="center")
                 continue
             error = 0.0 if row["error"] is None else row["error"]
             ends = [[min(error, row["ours"])], [max(min(error, top - row["ours"]), 0.0)]]  # none can be negative
-            axis.errorbar(row["ours"], place - 0.14, xerr=ends, color=style.color, marker=style.marker, linestyle="")
-        _papers(axis, ours, metric, shorts)
+            axis.errorbar(
+                row["ours"] / base, place - 0.14, xerr=np.array(ends) / base,
+                color=style.color, marker=style.marker, linestyle="",
+            )  # fmt: skip
         axis.set(ylim=(len(shorts) - 0.4, -0.6))
         axis.set_xlabel(unit, fontsize=10)
         axis.set_title(title, fontsize=11)
     axes[0].set_yticks(range(len(shorts)), [method_style(_STYLES[short]).label for short in shorts])
     axes[0].plot([], [], **_PAPER, label="as the paper prints it")
-    made.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center")
+    axes[0].plot([], [], color=PALETTE["black"], marker="o", linestyle="", label="rebuilt, with 95 % intervals")
+    made.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    headline(made, _mauve(ours, shorts))
     return made
 
 
-def _papers(axis: Axes, ours: Mapping[str, Item], metric: str, shorts: Sequence[str]) -> None:
-    """What Table 2 prints, below our values; perplexities on an axis of their own."""
-    paper = get_item("tab2").numbers
-    beside = axis
-    if metric == "perplexity":
-        if "MLE / perplexity" not in ours:
-            return
-        beside = axis.twiny()
-        beside.grid(visible=False)
-        beside.spines[:].set_visible(False)
-        beside.tick_params(axis="x", colors=PALETTE["grey"])
-        scale = paper["MLE / perplexity"].value / ours["MLE / perplexity"]["ours"]
-        low, high = axis.get_xlim()
-        beside.set_xlim(scale * low, scale * high)
-    for place, short in enumerate(shorts):
-        if f"{short} / {metric}" in paper:
-            number = paper[f"{short} / {metric}"]
-            beside.errorbar(number.value, place + 0.2, xerr=number.error, **_PAPER)
+def _mauve(ours: Mapping[str, Item], shorts: Sequence[str]) -> str:
+    """The order by the paper's first metric, best first."""
+    order = sorted(shorts, key=lambda short: -float(ours[f"{short} / MAUVE"]["ours"]))
+    said = ", ".join(f"{method_style(_STYLES[s]).label} {ours[f'{s} / MAUVE']['ours']:.2f}" for s in order)
+    return f"MAUVE: {said}"
 
 
 def spurious_token(item: Item) -> Figure:

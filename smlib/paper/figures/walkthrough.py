@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
 from smlib.files import ResultError
-from smlib.paper.figures.style import PALETTE, figure
+from smlib.paper.figures.style import PALETTE, figure, readable
 from smlib.paper.figures.words import OWN
 
 BKSPC, EOS = "<bkspc>", "<eos>"
@@ -66,7 +66,7 @@ def walkthrough(item: Mapping[str, Any]) -> Figure:
             )
         )
         label = {BKSPC: "delete", EOS: "end"}.get(action, action)
-        ax.text(i, 0.95, label, ha="center", va="center", fontsize=9 if len(label) > 1 else 15, color=edge)
+        ax.text(i, 0.95, label, ha="center", va="center", fontsize=9 if len(label) > 1 else 15, color=readable(edge))
         if i in gone:
             ax.plot([i - 0.18, i + 0.18], [0.95, 0.95], color=edge, lw=1.5)
         ax.text(i, 0.2, state or "(empty)", ha="center", va="center", fontsize=10 if state else 8, family="monospace")
