@@ -19,6 +19,8 @@ def test_the_ten_lines_train_and_generate(repository, tmp_path, monkeypatch, cap
     train, generate = blocks((repository / "docs" / "your-own-model.md").read_text(), "python")
     lines = [line for line in train.splitlines() if line.strip()]
     assert len(lines) <= 10
+    readme = (repository / "README.md").read_text().split("## Your own model and text")[1]
+    assert blocks(readme, "python")[0] == train
     monkeypatch.chdir(tmp_path)
     saved_model(tmp_path / "base")
     (tmp_path / "my.jsonl").write_text("\n".join(json.dumps(row) for row in prompted()))

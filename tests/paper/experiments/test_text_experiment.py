@@ -234,9 +234,10 @@ def test_table_8_is_reproduced_only_at_the_papers_rate(rate, n_seeds, verdict, t
 # --- the README and the command ------------------------------------------------------------------------------------
 
 
-def test_the_lines_of_the_readme_train_a_model_of_ones_own(tmp_path, monkeypatch, repository):
+def test_the_lines_of_the_page_train_a_model_of_ones_own(tmp_path, monkeypatch, repository):
     """The very lines, with numbers made smaller: steps, and lengths beyond this model's."""
-    section = (repository / "README.md").read_text(encoding="utf-8").split("## Your own model and text")[1]
+    page = (repository / "docs" / "running.md").read_text(encoding="utf-8")
+    section = page.split("## Your own model, in full")[1]
     code = re.search(r"```python\n(.*?)```", section, re.S).group(1)
     assert len([line for line in code.splitlines() if line.strip()]) <= 10
     shorter = {"steps=5_000": "steps=3, warmup_steps=1", "bc_steps=1_000": "bc_steps=1", "context=1024": "context=40"}
@@ -248,7 +249,7 @@ def test_the_lines_of_the_readme_train_a_model_of_ones_own(tmp_path, monkeypatch
     (tmp_path / "my-text.txt").write_text("\n\n".join(texts(12)))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SMLIB_QUIET", "1")
-    exec(compile(code, "README.md", "exec"), {})
+    exec(compile(code, "running.md", "exec"), {})
     (folder,) = re.findall(r"smlib generate --model (\S+)", section)
     loaded, _ = load_policy(tmp_path / folder)
     assert loaded.config.backspace
