@@ -67,7 +67,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> set[str]:
         raise AssertionError(f"{path.stem} would be computed, and is not committed under this name")
 
     monkeypatch.setattr(results, "load_run", reads)
-    monkeypatch.setattr(results, "_lock", computes)
+    monkeypatch.setattr(results, "locked", computes)
     # The base models' weights are committed; building the tasks to see that takes a minute.
     monkeypatch.setattr(FineTuneConfig, "prepare", lambda *_: None)
     monkeypatch.setattr(FineTuneConfig, "task", lambda _: None)

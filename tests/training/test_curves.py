@@ -67,7 +67,7 @@ def test_a_terminal_is_drawn_until_the_run_has_finished(run, monkeypatch):
     done = runner.invoke(
         cli.app,
         ["watch", str(run), "--every", "0.5"],
-        env={"FORCE_COLOR": "1", "TERM": "xterm"},
+        env={"FORCE_COLOR": "1", "TERM": "xterm", "COLUMNS": "240"},
         catch_exceptions=False,
     )
     assert looks == [0.5] * 3
