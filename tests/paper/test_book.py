@@ -1,6 +1,7 @@
 """The book: links lead somewhere, figures say where they are from, and the site builds without a warning."""
 
 import re
+import sys
 from pathlib import Path, PurePosixPath
 
 import nbformat
@@ -64,6 +65,16 @@ def test_the_reference_has_what_the_library_offers() -> None:
     text = reference.page("objectives")
     for name in ("## smlib.objectives.losses", "### sequencematch", "def sequencematch(", "J = sum_data"):
         assert name in text
+
+
+def test_a_module_of_an_extra_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "lm_eval", None)
+    monkeypatch.delitem(sys.modules, "smlib.generation.harness", raising=False)
+    text = reference.page("generation")
+    (said,) = re.findall(r"## smlib\.generation\.harness\n\n(.*)", text)
+    assert "lacks an extra" in said
+    assert "smlib[lm-eval]" in said
+    assert "## smlib.generation.sampling" in text
 
 
 def test_a_notebook_that_was_not_executed_is_said(tmp_path: Path) -> None:
