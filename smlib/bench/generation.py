@@ -11,10 +11,16 @@ from smlib.edits.actions import ActionSpace
 from smlib.generation.sampling import SampleStats, SamplingConfig, sample
 
 
-def ours(shape: Shape, *, batch: int, prompt: int, new: int, backspace: float) -> Callable[[], SampleStats]:
-    """A call of `sample` in which every sequence takes `new` actions, a share `backspace` of them deletions."""
+def ours(
+    shape: Shape, *, batch: int, prompt: int, new: int, backspace: float, actions: int | None = None
+) -> Callable[[], SampleStats]:
+    """A call of `sample` in which every sequence takes `new` actions, a share `backspace` of them deletions.
+
+    Args:
+        actions: another number of actions, in the same room for `new` tokens.
+    """
     policy, prompts = _start(shape, batch, prompt, backspace)
-    config = SamplingConfig(max_new_tokens=new, max_actions=new)
+    config = SamplingConfig(max_new_tokens=new, max_actions=actions or new)
     seeds = list(range(batch))
     return lambda: sample(policy, prompts, config, seeds, batch_size=batch).stats
 

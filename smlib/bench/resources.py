@@ -2,8 +2,11 @@
 
 import ctypes
 import gc
+import os
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -52,7 +55,10 @@ def flops(work: Callable[[], object]) -> int:
 
 def kernel_shares(work: Callable[[], object]) -> dict[str, float]:
     """Shares of a call's CPU time in matrix products and in attention: rearranging the rest removes none of that."""
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+    with (
+        _without_profilers_notes(),
+        torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile,
+    ):
         work()
     own = {event.key: event.self_cpu_time_total for event in profile.key_averages()}
     total = sum(own.values())
@@ -61,6 +67,28 @@ def kernel_shares(work: Callable[[], object]) -> dict[str, float]:
         "linear": sum(own.get(name, 0.0) for name in products) / total,
         "attention": sum(t for name, t in own.items() if "scaled_dot_product" in name) / total,
     }
+
+
+@contextmanager
+def _without_profilers_notes() -> Iterator[None]:
+    """Takes lines such as `USDT:... profiler_start` out of standard error, which no setting of torch's turns off.
+
+    They come from C++, so the file descriptor itself is turned aside. Everything else that was written is passed on.
+    """
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as aside:
+        os.dup2(aside.fileno(), 2)
+        try:
+            yield
+        finally:
+            sys.stderr.flush()
+            os.dup2(kept, 2)
+            os.close(kept)
+            aside.seek(0)
+            for line in aside:
+                if not line.startswith(b"USDT:"):
+                    os.write(2, line)
 
 
 def matmul_flops_per_second(model: nn.Module, work: Callable[[], object], repeats: int) -> float:

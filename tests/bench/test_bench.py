@@ -1,6 +1,7 @@
 """What is timed is one computation: rivals agree in loss and gradients, and workloads have the lengths stated."""
 
 import json
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 import torch
 
 from smlib import bench
-from smlib.bench import generation, resources
+from smlib.bench import generation, resources, targets
 from smlib.bench.steps import AllLogits, BareStep, DenseAlgorithmA, GradientStep
 from smlib.bench.timing import Times, figure, in_turns
 from smlib.bench.workloads import ARITHMETIC, TEXT, Shape, dataset, groups, level_policy, policy_for, with_context
@@ -147,9 +148,9 @@ def test_peak_memory_sees_an_allocation_and_flops_a_product():
 def test_run_reports_every_name_with_a_target(monkeypatch):
     entry = figure([1.0], "ratio", "x")
     for name in ("training", "rivals", "sampling", "packing", "memory", "arithmetic_intensity"):
-        monkeypatch.setattr(bench, name, lambda *a, _names=bench.TARGETS, **k: dict.fromkeys(_names, entry))
+        monkeypatch.setattr(bench, name, lambda *a, _names=targets.TARGETS, **k: dict.fromkeys(_names, entry))
     found = bench.run(quick=True)
-    assert list(found)[: len(bench.TARGETS)] == list(bench.TARGETS)
+    assert list(found)[: len(targets.TARGETS)] == list(targets.TARGETS)
     assert set(json.loads(json.dumps(found))["packing_over_algorithm_a"]) >= {"value", "unit", "baseline", "n"}
 
 
@@ -219,8 +220,40 @@ def test_shares_of_kernels_are_shares():
     assert shares["attention"] == 0.0
 
 
+def test_a_profile_says_nothing_on_standard_error_and_hides_nothing_of_others(capfd):
+    def work() -> None:
+        torch.ones(4, 4) @ torch.ones(4, 4)
+        os.write(2, b"a warning of someone else\n")
+
+    resources.kernel_shares(work)
+    assert capfd.readouterr().err == "a warning of someone else\n"
+
+
+def test_every_floor_belongs_to_a_target_and_is_the_ratio_of_operations(workload):
+    assert set(targets.FLOORS) <= set(targets.TARGETS)
+    _policy, data, space = workload
+    found = bench.training("arithmetic", SHAPE, turns=1, sampling_turns=1)
+    steps = bench.gradient_steps(SHAPE, data, space)
+    counted = {method: resources.flops(step) for method, step in steps.items()}
+    floor = found["flops_sm_over_mle_step_arithmetic"]["value"]
+    assert floor == pytest.approx(counted["sm"] / counted["mle"], rel=1e-3)
+    assert found["flops_sm_over_mle_amortised_arithmetic"]["value"] > floor
+    entries = targets.judged({key: {"value": 1.35} for key in targets.TARGETS} | found)
+    assert entries["sm_over_mle_step_arithmetic"]["floor"] == floor
+    assert "floor" not in entries["packing_over_algorithm_a"]
+
+
+def test_as_many_tokens_are_inserted_where_a_fifth_of_the_actions_delete():
+    sizes = {"batch": 16, "prompt": 4, "new": 80}
+    none, equal = (
+        generation.ours(SHAPE, **sizes, backspace=b, actions=n)() for b, n in ((0.0, None), (0.2, round(80 / 0.8)))
+    )
+    # 1,280 tokens against 16 x 100 draws of which a fifth delete: within four standard deviations.
+    assert abs(equal.insertions - none.insertions) < 4 * (1600 * 0.2 * 0.8) ** 0.5 + 16
+
+
 def test_targets_are_shown_with_what_was_reached():
     entry = {"value": 1.2, "unit": "ratio", "baseline": "MLE", "n": 3, "spread": [1.1, 1.3], "clock": "cpu"}
     table = pictures.targets({"a": {**entry, "target": "<= 1.35", "reached": True}, "b": entry})
     assert table.loc["a", "reached"] == "yes"
-    assert table.loc["b", "target"] == "—"
+    assert table.loc["b", "target"] == table.loc["b", "floor"] == "—"

@@ -142,7 +142,7 @@ def _quartiles(series: Mapping[str, Any], name: str, k: int, *, absolute: bool) 
 
 
 def targets(run: Mapping[str, Any]) -> pd.DataFrame:
-    """Every entry of `smlib bench`: median, quartiles, unit, baseline, turns, and the target where there is one."""
+    """Every entry of `smlib bench`: median, quartiles, unit, baseline, turns, and target and floor where there are."""
     rows = [
         {
             "entry": name,
@@ -152,6 +152,7 @@ def targets(run: Mapping[str, Any]) -> pd.DataFrame:
             "baseline": entry["baseline"],
             "n": entry["n"],
             "target": entry.get("target", "—"),
+            "floor": entry.get("floor", "—"),
             "reached": {True: "yes", False: "no"}.get(entry.get("reached"), "—"),
         }
         for name, entry in run.items()
