@@ -157,7 +157,7 @@ def test_every_smlib_command_and_option_in_readme_and_docs_exists(repository: Pa
             options |= {"--config", "--help"} | {
                 f"--{f.name}" for kind in (FinetuneArguments, SequenceMatchConfig) for f in fields(kind)
             }
-        for option in re.findall(r"(?<= )--?[a-z][a-z-]*", rest):
+        for option in re.findall(r"(?<= )--?[a-z][a-z_-]*", rest):
             assert option in options, f"smlib {name} {option}"
         for item in re.findall(r"--only (\S+)", rest):
             assert item in ITEMS

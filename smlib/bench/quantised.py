@@ -13,6 +13,7 @@ from torch import nn
 from smlib.edits.actions import ActionSpace
 from smlib.policies.adapters import with_adapters
 from smlib.policies.bases import as_policy, checkpoint_activations
+from smlib.policies.llama import llama_config
 from smlib.policies.policy import Policy, PolicyConfig
 from smlib.policies.sources import Lora
 
@@ -34,23 +35,11 @@ def quantised_policy(
         positions: context length. rank: of the adapters; they are scaled by 16 / rank as in the paper.
         dtype: of the arithmetic. Adapters, head and the row of `<bkspc>` are float32.
     """
-    from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers import LlamaForCausalLM
 
     dim, layers, heads = (int(sizes[name] or 0) for name in ("dim", "layers", "heads"))
-    config = LlamaConfig(
-        vocab_size=space.vocab_size,
-        hidden_size=dim,
-        intermediate_size=sizes["mlp"] or 8 * dim // 3,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        num_key_value_heads=heads,
-        max_position_embeddings=positions,
-        bos_token_id=space.bos,
-        eos_token_id=space.eos,
-        pad_token_id=None,
-        tie_word_embeddings=False,
-        attn_implementation="sdpa",
-        dtype=dtype,
+    config = llama_config(
+        space, dim=dim, layers=layers, heads=heads, mlp=sizes["mlp"], positions=positions, dtype=dtype
     )
     devices = [torch.device(device)] if device.startswith("cuda") else []
     with torch.random.fork_rng(devices=devices):

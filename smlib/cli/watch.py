@@ -17,7 +17,7 @@ from smlib.screen import visible
 
 def watch(
     run: Annotated[
-        Path, typer.Argument(help="The folder that `smlib train` or a SequenceMatch run writes to, or a metrics.jsonl.")
+        Path, typer.Argument(help="The folder that `smlib train` or `smlib.train` writes to, or a metrics.jsonl.")
     ],
     every: Annotated[float, typer.Option(help="Seconds between two looks, above 0, such as 2.")] = 1.0,
     once: Annotated[bool, typer.Option("--once", help="Draw the curves as they are now, and end.")] = False,

@@ -25,9 +25,9 @@ PRETRAINED = "pretrained"
 
 
 def needed(preset: str, results_dir: str | os.PathLike[str]) -> dict[str, bytes]:
-    """The base models and whatever else runs share: the files that a run may read beside its own."""
+    """The base models, committed and of this preset, and whatever else runs share: what a run reads beside its own."""
     root = resolve(results_dir)
-    folders = [root / PRETRAINED, root / preset / SHARED]
+    folders = [root / PRETRAINED, root / preset / PRETRAINED, root / preset / SHARED]
     files = [path for folder in folders for path in sorted(folder.rglob("*")) if path.is_file()]
     log = root / preset / CHECKSUMS
     if log.is_file():

@@ -23,6 +23,7 @@ from smlib.files import whole_folder
 from smlib.policies.attention import check_attention, use_pieces
 from smlib.policies.decoder import decoder, last_hidden
 from smlib.policies.independence import independent_context
+from smlib.policies.llama import llama_config
 from smlib.policies.offset_head import OffsetHead
 from smlib.policies.postprocessing import measured
 from smlib.policies.reading import load_lm, save_lm
@@ -298,22 +299,9 @@ def tiny_policy(
     >>> sum(p.numel() for p in policy.lm.parameters())
     3408
     """
-    from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers import LlamaForCausalLM
 
-    config = LlamaConfig(
-        vocab_size=space.vocab_size,
-        hidden_size=dim,
-        intermediate_size=mlp or 8 * dim // 3,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        num_key_value_heads=heads,
-        max_position_embeddings=positions,
-        bos_token_id=space.bos,
-        eos_token_id=space.eos,
-        pad_token_id=None,
-        tie_word_embeddings=False,
-        attn_implementation="sdpa",
-    )
+    config = llama_config(space, dim=dim, layers=layers, heads=heads, mlp=mlp, positions=positions)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         policy = Policy(LlamaForCausalLM(config), PolicyConfig(space, offset_head, backspace))

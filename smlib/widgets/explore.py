@@ -5,15 +5,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from transformers.utils import logging
-
 from smlib.data.mathematics import as_prompt
 from smlib.data.tokenizers import TextTokenizer
 from smlib.edits.noise_dynamics import TokenLaw
 from smlib.generation.decoding import SamplingConfig
 from smlib.generation.edit_batch import SamplesActions
 from smlib.policies import shipped
-from smlib.policies.policy import Policy
 from smlib.widgets.record import record
 from smlib.widgets.twin import frame, summary, write
 
@@ -83,7 +80,7 @@ def explore(
     form: Callable[[str], str] = str
     note = f"Seed {seed}."
     if isinstance(policy, str):
-        known, tokenizer = _quietly(policy)
+        known, tokenizer = shipped.load(policy)
         form, note = as_prompt, f"{policy}, seed {seed}."
         if isinstance(prompt, str):
             prompt = as_prompt(prompt) or as_prompt(shipped.card(policy).example)
@@ -96,14 +93,3 @@ def explore(
     from smlib.widgets.stepper import Stepper  # ipywidgets, which a recorded run does not need
 
     return Stepper(known, tokenizer, prompt, chosen, seed, form=form, fallback=whole, **options)
-
-
-def _quietly(name: str) -> tuple[Policy, TextTokenizer]:
-    """A policy that ships, without a bar for the milliseconds that its weights take."""
-    drawn = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        return shipped.load(name)
-    finally:
-        if drawn:
-            logging.enable_progress_bar()

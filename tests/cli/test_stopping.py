@@ -1,6 +1,7 @@
 """Ctrl-C, failures and long runs: what the command line says."""
 
 import io
+import json
 import sys
 from pathlib import Path
 
@@ -10,7 +11,11 @@ from rich.console import Console
 from smlib.cli import app as cli
 from smlib.cli import reproduce, stopping
 from smlib.cli.bench import _told
+from smlib.cli.finetune import run
 from smlib.paper.reproduce import Outcome, Task
+from smlib.training.trainer import SequenceMatchTrainer
+from tests.support.finetuning import prompted
+from tests.support.models import saved_model
 
 
 def test_a_stopped_training_names_the_step_and_the_command(
@@ -70,3 +75,41 @@ def test_bench_says_what_it_measures(capsys: pytest.CaptureFixture[str]) -> None
     with _told() as tell:
         tell("sampling (4 of 7)")
     assert capsys.readouterr().err == "measuring sampling (4 of 7)\n"
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_ctrl_c_in_finetune_names_the_step_and_the_command(
+    kept: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved_model(tmp_path / "base")
+    (tmp_path / "rows.jsonl").write_text("\n".join(json.dumps(row) for row in prompted()))
+    given = ["--model", str(tmp_path / "base"), "--dataset", str(tmp_path / "rows.jsonl"), "--max_steps", "9"]
+    given += [
+        "--rollout_tokens",
+        "6",
+        "--max_length",
+        "32",
+        "--output_dir",
+        str(tmp_path / "run"),
+        "--use_cpu",
+        "true",
+        "--report_to",
+        "none",
+    ]
+
+    def interrupted(trainer: SequenceMatchTrainer, **_: object) -> None:
+        trainer.state.global_step, trainer.state.max_steps = 5, 9
+        if kept:
+            (tmp_path / "run" / "checkpoint-5").mkdir(parents=True)
+            trainer.state.save_to_json(str(tmp_path / "run" / "checkpoint-5" / "trainer_state.json"))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(SequenceMatchTrainer, "train", interrupted)
+    monkeypatch.setattr(sys, "argv", ["smlib", "finetune", *given])
+    with pytest.raises(stopping.Stopped) as stopped:
+        run(given)
+    said = str(stopped.value)
+    assert said.startswith("stopped at step 5 of 9")
+    assert ("checkpoint-5 is its last checkpoint" in said) == kept
+    assert ("--resume_from_checkpoint true" in said) == kept
+    assert "smlib finetune --model" in said

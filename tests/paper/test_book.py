@@ -1,6 +1,7 @@
 """The book: links lead somewhere, figures say where they are from, and the site builds without a warning."""
 
 import re
+import sys
 from pathlib import Path, PurePosixPath
 
 import nbformat
@@ -9,7 +10,7 @@ import pytest
 from smlib.files import ResultError
 from smlib.objectives.methods import METHODS
 from smlib.paper.book import badges, methods, reference
-from smlib.paper.book.build import lay_out
+from smlib.paper.book.build import CHAPTERS, lay_out
 from smlib.paper.book.pages import on_site
 from smlib.paper.figures.committed import FIGURES
 
@@ -46,7 +47,7 @@ def test_a_figure_says_its_file_its_commit_and_its_command() -> None:
 
 def test_every_committed_figure_of_the_notebooks_gets_its_line(repository: Path) -> None:
     line = badges.badge()
-    assert all(line(name) for name in FIGURES)
+    assert all(f"--only {item} " in line(name) for name, (item, _) in FIGURES.items())
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -66,6 +67,28 @@ def test_the_reference_has_what_the_library_offers() -> None:
         assert name in text
 
 
+def test_a_module_of_an_extra_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "lm_eval", None)
+    monkeypatch.delitem(sys.modules, "smlib.generation.harness", raising=False)
+    text = reference.page("generation")
+    (said,) = re.findall(r"## smlib\.generation\.harness\n\n(.*)", text)
+    assert "lacks an extra" in said
+    assert "smlib[lm-eval]" in said
+    assert "## smlib.generation.sampling" in text
+
+
 def test_a_notebook_that_was_not_executed_is_said(tmp_path: Path) -> None:
     with pytest.raises(ResultError, match=r"is not there: execute the notebooks with `smlib reproduce --preset full`"):
         lay_out(tmp_path / "source", tmp_path)
+
+
+def test_every_notebook_leads_to_its_neighbours_in_the_course(repository: Path) -> None:
+    files = {path.stem[:2]: path for path in (repository / "notebooks").glob("*.ipynb")}
+    assert sorted(files) == sorted(CHAPTERS)
+    listed = re.findall(r"\(\.\./notebooks/(\d\d)_", (repository / "docs" / "course.md").read_text())
+    assert tuple(listed) == CHAPTERS
+    for place, number in enumerate(CHAPTERS):
+        opening = nbformat.read(files[number], 4).cells[0].source
+        before, after = CHAPTERS[max(place - 1, 0) : place], CHAPTERS[place + 1 : place + 2]
+        links = [files[n].name for n in (*before, *after)]
+        assert re.findall(r"\((\d\d_\w+\.ipynb)\)", opening.splitlines()[-1]) == links, number

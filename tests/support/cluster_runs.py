@@ -35,3 +35,8 @@ def simple(name: str, preset: str, results_dir: str | Path, marks: str, seconds:
     return results.run_cached(
         "fig3", name, {"n": 1}, compute, preset=preset, seeds=[0], version_key="data", results_dir=results_dir
     )
+
+
+def keeping(keep: Path, **call: Any) -> results.Run:
+    """A run that leaves more than its result."""
+    return simple(**call)

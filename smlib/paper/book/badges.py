@@ -22,12 +22,12 @@ def with_badges(notebook: Any, results_dir: str | os.PathLike[str] = "results") 
     for cell in notebook.cells:
         cells.append(cell)
         names = [found["name"] for found in SAVED.finditer(cell.source)] if cell.cell_type == "code" else []
-        cells += [nbformat.v4.new_markdown_cell(text) for text in map(badge(results_dir), names) if text]
+        cells += [nbformat.v4.new_markdown_cell(text) for text in map(badge(results_dir), names)]
     return nbformat.from_dict({**notebook, "cells": cells})
 
 
 def badge(results_dir: str | os.PathLike[str] = "results") -> Any:
-    """A function from a figure's name to its line in Markdown; empty where it rests on formulas alone."""
+    """A function from a figure's name to its line in Markdown."""
 
     def line(name: str) -> str:
         if name not in FIGURES:
@@ -35,7 +35,7 @@ def badge(results_dir: str | os.PathLike[str] = "results") -> Any:
             return f":::{{admonition}} {name}\n:class: badge\n{words}\n:::"
         item, _ = FIGURES[name]
         if not item_path(item, "full", results_dir).exists():
-            return ""
+            return f":::{{admonition}} {name}\n:class: badge\nNot run: there is no committed result of `{item}`.\n:::"
         file = f"{{download}}`{item}.json <../results/full/{item}.json>`"
         return (
             f":::{{admonition}} {name}\n:class: badge\n"

@@ -20,10 +20,13 @@ LOSSES: Mapping[str, tuple[str, str, str]] = {
         "Behavioural cloning of an expert who deletes: the data have mistakes put into them, labelled `<bkspc>`.",
     ),
     "sm": (
-        r"-\mathcal J = -\sum_i \gamma^i \frac{\phi(\alpha r_i)}{\alpha} + \tfrac12 \sum_\text{data} (\dots) + "
-        r"\tfrac12 \sum_\text{model} (\dots) + \tfrac{\alpha}{4}\sum_\text{model} \gamma^i r_i^2",
+        r"-\mathcal J = -\sum_\text{data} \gamma^i \frac{\phi(\alpha r_i)}{\alpha} "
+        r"+ \tfrac12 V(s_0) + \tfrac12 V(u_0) + \tfrac{\alpha}{4}\sum_\text{model} \gamma^i r_i^2, "
+        r"\qquad r_i = \ell(a_i \mid s_i) - \gamma V(s_{i+1})",
         "smlib/objectives/losses.py: sequencematch",
-        "Equation 4 of the paper with the χ²-mixture by default; notebook 14 builds it term by term.",
+        "Equation 4 of the paper, its value terms telescoped to the first states s₀ of the data and u₀ of a rollout. "
+        "The sums include the absorbing end. With the χ²-mixture, the default, rollouts count by squared rewards. "
+        "[Notebook 14](../notebooks/14_loss_in_pytorch.ipynb) builds it term by term.",
     ),
     "iqlearn": (
         r"-\sum_i \gamma^i \log p_\theta(a_i \mid s_i) + \tfrac{\alpha}{4} \sum_i \gamma^i r_i^2",

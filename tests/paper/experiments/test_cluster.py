@@ -11,11 +11,12 @@ import pytest
 
 from smlib.files import ResultError
 from smlib.paper import results
-from smlib.paper.elsewhere import adopt, differing, fingerprint, needed, written
+from smlib.paper.elsewhere import adopt, differing, fingerprint, lay_out, needed, written
 from smlib.paper.experiments.arithmetic import grid as arithmetic
 from smlib.paper.experiments.runs import cluster as running
 from smlib.paper.experiments.runs.executor import RAY, in_parallel
-from tests.support.cluster_runs import marked_fine_tune, simple
+from smlib.paper.experiments.runs.finetuning import fine_tune
+from tests.support.cluster_runs import keeping, marked_fine_tune, simple
 
 ROOT = Path(__file__).parents[3]
 
@@ -139,6 +140,22 @@ def test_the_loss_of_a_node_leaves_the_same_files(two_nodes, tmp_path, monkeypat
     assert len(list(marks.iterdir())) > len(names)  # begun again
     assert found == local
     assert files_of(there) == files_of(here)
+
+
+def test_a_worker_gets_the_base_model_and_sends_its_run_alone(tmp_path):
+    config = arithmetic.preset("smoke").run("bc")
+    home, worker = tmp_path / "home", tmp_path / "worker"
+    config.prepare("smoke", home)
+    given = needed("smoke", home)
+    lay_out(given, worker)
+    made = fine_tune(config, "one", item="fig3", preset="smoke", results_dir=worker)
+    assert sorted(written(worker, given)) == [f"smoke/fig3/{made.path.name}", "smoke/timings.jsonl"]
+
+
+def test_a_run_that_keeps_files_beside_its_results_is_refused(tmp_path):
+    call = {**calls(["one"], tmp_path)[0], "keep": tmp_path / "policies"}
+    with pytest.raises(ResultError, match=r"the run one would keep files in keep=.*without --ray"):
+        running.on_cluster(keeping, [call], "auto")
 
 
 @pytest.mark.parametrize("address", ["somewhere", "host:port", ":6379", "host:99999"])

@@ -41,6 +41,8 @@ def on_cluster(function: Callable[..., Any], calls: Sequence[Mapping[str, Any]],
             run raises, after the others have ended.
     """
     missing = [call for call in calls if not _cached(function, call)]
+    for call in missing:
+        _check_stays_in_results(call)
     if missing:
         with _connected(address):
             _send_out(function, missing)
@@ -55,6 +57,16 @@ def _cached(function: Callable[..., Any], call: Mapping[str, Any]) -> bool:
     except NotCachedError:
         return False
     return True
+
+
+def _check_stays_in_results(call: Mapping[str, Any]) -> None:
+    """Raises `ResultError` for a run that would leave files beside its results: they would stay on the worker."""
+    beside = [name for name, value in call.items() if isinstance(value, Path) and name != "results_dir"]
+    if beside:
+        raise ResultError(
+            f"{_named(call)} would keep files in {beside[0]}={call[beside[0]]}, and only results come home from a "
+            "cluster: leave it out, or compute here, without --ray"
+        )
 
 
 def _send_out(function: Callable[..., Any], calls: Sequence[Mapping[str, Any]]) -> None:
