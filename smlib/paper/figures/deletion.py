@@ -1,0 +1,105 @@
+"""What learning to delete costs and what edits gain, by how `<bkspc>` is trained; and decoupled deletion's rivals."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from smlib.paper.experiments.arithmetic import decoupled, deletion_cost
+from smlib.paper.figures.style import PALETTE, counted, figure, headline
+
+WAYS = {
+    "shared": "in the same weights (BC)",
+    "weight=0.25": "same weights, labels count a quarter",
+    "left out": "same weights, labels left out",
+    "own network (bc)": "a network of its own (BC)",
+    "own network (sm)": "a network of its own (SequenceMatch)",
+    "own network (dagger)": "a network of its own (DAgger)",
+    "closed form": "closed form, no training",
+}
+"""How `<bkspc>` is trained, in words."""
+
+RULES = {"drawn": "drawn from P(<bkspc>)", "doubled": "P(<bkspc>) doubled", "threshold": "where P(<bkspc>) > ½"}
+RIVALS = {"t1": "temperature 1", "top_p": "top-p", "min_p": "min-p", "truncation": "truncation law", "greedy": "greedy"}
+COLOURS = ("blue", "orange", "green", "purple", "wine")
+MARKERS = ("o", "s", "D", "^", "v")
+
+Rows = Sequence[Mapping[str, Any]]
+
+
+def cost_and_gain(rows: Rows) -> Figure:
+    """Points lost by learning to delete, and points won by the edits, of each way of training; one colour a base.
+
+    Args:
+        rows: of `experiments.arithmetic.deletion_cost.study`, one at least.
+
+    Raises:
+        ValueError: no rows.
+    """
+    if not rows:
+        raise ValueError("no run of the study is there: nothing to draw")
+    ways = [way for way in WAYS if any(row["way"] == way for row in rows)]
+    shapes = [shape for shape in deletion_cost.SHAPES if any(row["shape"] == shape for row in rows)]
+    made, axes = figure(1, 2, height=1.6 + 0.45 * len(ways), sharey=True)
+    titles = {"cost": "writes worse than MLE by", "gain": "gains by its edits"}
+    for ax, (what, title) in zip(axes, titles.items(), strict=True):
+        for n, shape in enumerate(shapes):
+            style = {"color": PALETTE[COLOURS[n]], "marker": MARKERS[n], "linestyle": "none"}
+            for row in rows:
+                if row["shape"] != shape or what not in row:
+                    continue
+                at, found = ways.index(row["way"]) + 0.15 * (n - (len(shapes) - 1) / 2), row[what]
+                value = 100 * found["difference"]
+                ends = [[value - 100 * found["low"]], [100 * found["high"] - value]]
+                ax.errorbar([value], [at], xerr=ends, **style)
+            ax.plot([], [], label=f"{shape} (layers × width)", **style)
+        ax.axvline(0.0, color=PALETTE["grey"], lw=1)
+        ax.set_title(title, fontsize=12)
+        ax.set_xlabel("points of accuracy")
+    axes[0].set_yticks(range(len(ways)), [WAYS[way] for way in ways])
+    axes[0].invert_yaxis()
+    if len(shapes) > 1:
+        made.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    headline(made, finding(rows))
+    return made
+
+
+def finding(rows: Rows) -> str:
+    """The figure's title: what the shared weights cost and gain, and what the best of the other ways gains."""
+    first = rows[0]["shape"]
+    here = {row["way"]: row for row in rows if row["shape"] == first}
+    seeds = counted(min(row["n_seeds"] for row in here.values()), "seed")
+    best = max((row for way, row in here.items() if way != "shared"), key=lambda r: r["gain"]["difference"], default=None)
+    said = []
+    if "shared" in here:
+        cost, gain = (100 * here["shared"][what]["difference"] for what in ("cost", "gain"))
+        said.append(f"In the same weights, deletions cost {cost:+.1f} points of writing and gain {gain:+.1f}")
+    if best is not None:
+        said.append(f"{WAYS[best['way']]}: {100 * best['gain']['difference']:+.1f}")
+    return "; ".join(said) + f" ({seeds}, validation)"
+
+
+def decoupled_table(rows: Rows) -> pd.DataFrame:
+    """Accuracy of decoupled deletion at temperature 1, and its lead over each rule for the writer alone, in points.
+
+    Args:
+        rows: of `experiments.arithmetic.decoupled.study`.
+    """
+    made: dict[tuple[str, str], dict[str, str]] = {}
+    for row in rows:
+        leads = {f"over {RIVALS[rule]}": _points(row["over"][rule]) for rule in decoupled.RIVALS}
+        made[row["deleter"].upper(), RULES[row["rule"]]] = {
+            "seeds": str(row["n_seeds"]),
+            "accuracy": f"{row['accuracy']['value']:.3f}",
+            **leads,
+        }
+    table = pd.DataFrame.from_dict(made, orient="index")
+    if made:
+        table.index = pd.MultiIndex.from_tuples(made, names=["deletes", "its deletions"])
+    return table
+
+
+def _points(test: Mapping[str, float]) -> str:
+    low, middle, high = (100 * test[key] for key in ("low", "difference", "high"))
+    return f"{middle:+.1f} ({low:+.1f} to {high:+.1f})"
