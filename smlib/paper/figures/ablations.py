@@ -11,7 +11,7 @@ from smlib.paper.figures.families import DECODINGS, RATES, ends, methods, recove
 from smlib.paper.figures.style import PALETTE, counted, figure, headline, method_style
 
 __all__ = [
-    "DECODINGS", "DIRECT", "RATES", "direct", "direct_table", "findings", "method_table", "methods", "recovery",
+    "DECODINGS", "DIRECT", "RATES", "direct", "direct_table", "finding_table", "method_table", "methods", "recovery",
     "regime_table", "regimes", "rivalry_table", "sweeps",
 ]  # fmt: skip
 
@@ -129,9 +129,11 @@ def rivalry_table(study: Mapping[str, Any]) -> pd.DataFrame:
     )
 
 
-def findings(study: Mapping[str, Any]) -> list[str]:
-    """One sentence a sweep."""
-    return [sweep["finding"] for sweep in study["sweeps"]]
+def finding_table(study: Mapping[str, Any]) -> pd.DataFrame:
+    """What each setting does, a line each."""
+    said = [sweep["finding"].removeprefix(f"{sweep['title']}: ") for sweep in study["sweeps"]]
+    setting = pd.Index([sweep["title"] for sweep in study["sweeps"]], name="setting")
+    return pd.DataFrame({"accuracy of SequenceMatch": said}, index=setting)
 
 
 def _shown(record: Mapping[str, Any] | None) -> str:

@@ -1,0 +1,55 @@
+"""Sentences follow the numbers: another result is another sentence, and what was not run is not told."""
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from smlib.paper.sentences import ablations, among, bullets, points, spread
+
+ABLATIONS = (ablations.findings, ablations.confirmation, ablations.direct, ablations.critic, ablations.recovery)
+
+
+def details(repository: Path, item: str) -> dict[str, Any]:
+    kept: dict[str, Any] = json.loads((repository / "results" / "full" / f"{item}.json").read_text())["details"]
+    return kept
+
+
+@pytest.fixture
+def study(repository: Path) -> dict[str, Any]:
+    return details(repository, "ablations")
+
+
+def test_numbers_are_written_as_points() -> None:
+    assert (points(0.0262), points(-0.004), points(-0.0004)) == ("+2.6", "−0.4", "0.0")
+    assert spread({"difference": 0.1, "low": 0.0, "high": 0.2}) == "+10.0 points (95 %: 0.0 to +20.0)"
+    assert among(["a", "b", "c"]) == "a, b and c"
+    assert among(["a"]) == "a"
+    assert bullets(["a", "", "b"]) == "- a\n- b"
+
+
+def test_findings_turn_with_the_numbers(study: dict[str, Any]) -> None:
+    said = ablations.findings(study)
+    assert said.count("\n- ") == 4
+    for row in study["confirmation"]:
+        for test in row["over_mle"].values():
+            test["confirmed"] = False
+    for row in study["methods"]:
+        for depth in row["recovery"].values():
+            depth["all_removed"] = {"value": 0.5, "low": 0.4, "high": 0.6}
+    for row in study["regimes"]:
+        row["differences"]["sm-mle"] = {"difference": 0.1, "low": 0.05, "high": 0.15}
+    turned = ablations.findings(study)
+    assert "beats likelihood in 0 of 4 claims" in turned
+    assert "are no clear way to recover" in turned
+    assert "ahead of MLE in 6 and surely behind it in 0" in turned
+
+
+def test_what_a_preset_did_not_run_is_not_told(study: dict[str, Any]) -> None:
+    small = copy.deepcopy(study) | {"confirmation": [], "direct": [], "regimes": [], "critic": None, "rivalries": []}
+    small["methods"] = [row | {"recovery": {}} for row in study["methods"]]
+    said = [say(small) for say in ABLATIONS]
+    assert said[0].startswith("- **Few settings matter.**")
+    assert all("not" in part or "no part" in part for part in said[1:])
