@@ -148,9 +148,20 @@ def spurious_token(item: Item) -> Figure:
     order = sorted(range(len(labels)), key=lambda i: labels[i].startswith("the paper"))
     made.legend(
         [handles[i] for i in order], [labels[i] for i in order],
-        loc="outside upper center", ncols=3, fontsize=9, columnspacing=1.0,
+        loc="outside lower center", ncols=3, fontsize=9, columnspacing=1.0,
     )  # fmt: skip
+    headline(made, _deleted(rates, methods))
     return made
+
+
+def _deleted(rates: Mapping[str, Item], methods: Sequence[str]) -> str:
+    """How often the first action deletes a random token and a true one, by method."""
+    said = [
+        f"{method_style(_STYLES[m]).label} {100 * rates[f'{m} / random / at_once']['ours']:.0f} %"
+        f" ({100 * rates[f'{m} / clean / at_once']['ours']:.1f} %)"
+        for m in methods
+    ]
+    return f"A random last token is deleted at once, and in brackets a true one, by {', '.join(said)}"
 
 
 def learning(histories: Mapping[str, Mapping[str, Sequence[float]]]) -> Figure:
