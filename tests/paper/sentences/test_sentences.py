@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from smlib.paper.sentences import ablations, among, bullets, points, spread
+from smlib.paper.sentences import ablations, among, bullets, points, spread, tasks
 
 ABLATIONS = (ablations.findings, ablations.confirmation, ablations.direct, ablations.critic, ablations.recovery)
 
@@ -53,3 +53,15 @@ def test_what_a_preset_did_not_run_is_not_told(study: dict[str, Any]) -> None:
     said = [say(small) for say in ABLATIONS]
     assert said[0].startswith("- **Few settings matter.**")
     assert all("not" in part or "no part" in part for part in said[1:])
+
+
+def test_the_order_of_methods_is_that_of_their_values(repository: Path) -> None:
+    study = details(repository, "tab6")
+    assert "At η = 0.2: MLE 66.0 %, BC" in tasks.order(study)
+    for cell in study["cells"]:
+        cell["value"] = {"mle": 0.1, "bc": 0.2, "sm": 0.3}[cell["method"]]
+    assert "At η = 0.2: SequenceMatch 30.0 %, BC 20.0 % and MLE 10.0 %." in tasks.order(study)
+    for test in study["tests"]:
+        test["low"], test["high"] = -1.0, 1.0
+    assert f"None of {len(study['tests'])} paired differences excludes 0." in tasks.order(study)
+    assert " BLEU)" in tasks.order(details(repository, "tab5"))
