@@ -69,9 +69,33 @@ def comparisons(item: Item) -> pd.DataFrame:
 def edits(item: Item) -> pd.DataFrame:
     """What each method did besides: backspaces, deleted tokens, lengths, exclusions."""
     methods = item["details"]["methods"]
-    columns = ["backspace_rate", "deleted", "length", "ended", "perplexity_tokens_only", "too_short"]
-    table = pd.DataFrame({m: {c: values[c] for c in columns} for m, values in methods.items()}).T
-    return table.rename(columns={"deleted": "tokens deleted", "too_short": "excluded"}).astype(float).round(4)
+    columns = {
+        "backspace_rate": "share of <bkspc>",
+        "deleted": "tokens deleted",
+        "length": "length",
+        "ended": "share that ended",
+        "perplexity_tokens_only": "perplexity of tokens alone",
+        "too_short": "excluded",
+    }
+    table = pd.DataFrame({method_style(m).label: {c: values[c] for c in columns} for m, values in methods.items()}).T
+    return table.rename(columns=columns).astype(float).round(4)
+
+
+def rate_table(rates: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
+    """How often the last token of a prompt is deleted, by method and by the way it was counted, with intervals."""
+    shown = {
+        method_style(method).label: {
+            _counting(key): f"{found.value:.3f} [{found.low:.3f}, {found.high:.3f}]" for key, found in every.items()
+        }
+        for method, every in rates.items()
+    }
+    return pd.DataFrame(shown).T
+
+
+def _counting(key: str) -> str:
+    kind, _, what = key.partition(" / ")
+    ways = {"at_once": "deleted at once", "removed": "deleted later on", "probability": "P(<bkspc>), not sampled"}
+    return f"{'true' if kind == 'clean' else kind} token: {ways.get(what, what)}"
 
 
 def metrics(item: Item) -> Figure:
