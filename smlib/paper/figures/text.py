@@ -94,7 +94,11 @@ def rate_table(rates: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
 
 def _counting(key: str) -> str:
     kind, _, what = key.partition(" / ")
-    ways = {"at_once": "deleted at once", "removed": "deleted later on", "probability": "P(<bkspc>), not sampled"}
+    ways = {
+        "at_once": "deleted at once",
+        "removed": "deleted within a few actions",
+        "probability": "P(<bkspc>), not sampled",
+    }
     return f"{'true' if kind == 'clean' else kind} token: {ways.get(what, what)}"
 
 

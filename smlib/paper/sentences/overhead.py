@@ -34,11 +34,12 @@ def bench(runs: Runs) -> str:
 
 def scaling(runs: Runs) -> str:
     """A gradient step of SequenceMatch over MLE's along the context, and what the machine varied meanwhile."""
-    context, noise = runs["curves"]["context"], runs["curves"]["noise"]
+    curves = runs["curves"]
+    context, same = curves["context"], [*curves["noise"]["mle"], *curves["rollout share"]["mle"]]
     turns = zip(context["turns"]["sm"], context["turns"]["mle"], strict=True)
     ratios = [float(np.median(np.array(sm) / np.array(mle))) for sm, mle in turns]
     said = ", ".join(f"{ratio:.2f} at {length:,} tokens" for length, ratio in zip(context["x"], ratios, strict=True))
-    return f"SequenceMatch over MLE along the context: {said}. One and the same batch took MLE {_times(noise['mle'])}."
+    return f"SequenceMatch over MLE along the context: {said}. One and the same batch took MLE {_times(same)}."
 
 
 def _times(seconds: list[float]) -> str:

@@ -35,6 +35,32 @@ def adds_up(study: Details, preset: str, results_dir: str | os.PathLike[str] = "
     )
 
 
+def noise(preset: str, results_dir: str | os.PathLike[str] = "results") -> str:
+    """What trained networks made of noised answers, beside the law of a perfect clone."""
+    fig3, tab5 = (_details(name, preset, results_dir) for name in ("fig3", "tab5"))
+    said = [edits(fig3), random_tokens(fig3)] if fig3 else []
+    return bullets([*said, elsewhere(tab5) if tab5 else ""])
+
+
+def random_tokens(fig3: Details) -> str:
+    """What random tokens cost in Figure 3, beside no noise at all."""
+    cells = fig3["points"]["t1"]
+    base = next(cell["value"] for cell in cells if cell["method"] == "mle")
+    less = {
+        method: sorted(
+            c["value"] - base for c in cells if (c["method"], c["kind"]) == (method, "random") and c["level"]
+        )
+        for method in ("bc", "sm")
+    }
+    if not all(less.values()):
+        return ""
+    said = " and ".join(
+        f"{points(found[0])} to {points(found[-1])} with {name}"
+        for name, found in zip(("BC", "SequenceMatch"), less.values(), strict=True)
+    )
+    return f"**Random tokens in Figure 3.** Less MLE's accuracy, in points: {said}."
+
+
 def divergences(theory: Details) -> str:
     """What a divergence of occupancies does for a restricted policy, minimised directly."""
     stays = _stays(theory)
