@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from smlib.paper.sentences import ablations, among, bullets, points, spread, tasks
+from smlib.paper.sentences import ablations, among, bullets, overhead, points, report, spread, tasks
 
 ABLATIONS = (ablations.findings, ablations.confirmation, ablations.direct, ablations.critic, ablations.recovery)
 
@@ -65,3 +65,30 @@ def test_the_order_of_methods_is_that_of_their_values(repository: Path) -> None:
         test["low"], test["high"] = -1.0, 1.0
     assert f"None of {len(study['tests'])} paired differences excludes 0." in tasks.order(study)
     assert " BLEU)" in tasks.order(details(repository, "tab5"))
+
+
+def test_what_it_adds_up_to_is_read_from_the_items(repository: Path, tmp_path: Path) -> None:
+    study = details(repository, "report")
+    said = report.adds_up(study, "full", repository / "results")
+    assert said.count("\n- ") == 6
+    assert f"Of {sum(study['counts'].values())} items: " in said
+    assert report.adds_up(study, "smoke", tmp_path).count("\n") == 0  # the verdicts alone: no item is there
+    assert report.noise("full", tmp_path) == "This preset has no run of it."
+
+
+def test_gains_are_over_the_likelihood_of_the_same_policy(repository: Path) -> None:
+    theory = details(repository, "theory")
+    for row in theory["restricted"]:
+        row["stay"] = {"mle": 0.5, "direct": 0.4}.get(row["method"].split()[0], 0.6)
+    assert "in 0 of " in report.divergences(theory)
+    assert "the same share by +10.00 points from likelihood, at worst by +10.0." in report.objective(theory)
+
+
+def test_missed_targets_are_named() -> None:
+    names = ("sm_over_mle_step_arithmetic", "slots_sm_over_mle_text1024", "linear_share_of_step")
+    more = ("attention_share_of_step", "sample_with_20pct_backspaces_over_none")
+    bench: dict[str, dict[str, Any]] = {name: {"value": 0.25, "spread": [0.2, 0.3]} for name in (*names, *more)}
+    bench[names[0]] |= {"target": "<= 0.2", "reached": False}
+    said = overhead.bench({"bench": bench, "tab4 shared": {"sm_over_mle_step": {"value": 1.3}}})
+    assert "Targets reached: 0 of 1. Missed: `sm_over_mle_step_arithmetic`." in said
+    assert "take 50 % of a step's CPU time" in said
