@@ -79,6 +79,70 @@ def beside(
     return Beside(draw(kept if whole else kept["details"], **options), table, preset)
 
 
+Table = pd.DataFrame | Styler | Beside
+
+
+@dataclass(frozen=True)
+class Folded:
+    """A table that a page shows when its title is clicked, and that is printed in full where there is no page."""
+
+    title: str
+    table: Table
+
+    def _repr_html_(self) -> str:
+        shown = self.table.to_html() if isinstance(self.table, pd.DataFrame) else self.table._repr_html_()
+        return f"<details><summary>{html.escape(self.title)}</summary>{shown}</details>"
+
+    def __repr__(self) -> str:
+        whole = self.table.data if isinstance(self.table, Styler) else self.table
+        return f"{self.title}\n{whole}"
+
+
+def folded(title: str, table: Table) -> Folded:
+    """A table of details, closed: the open page keeps to what has to be seen.
+
+    Args:
+        title: says what is inside, such as `Every pair of methods, with its interval`.
+    """
+    return Folded(title, table)
+
+
+@dataclass(frozen=True)
+class Told:
+    """Sentences made from a result's numbers, in Markdown."""
+
+    text: str
+
+    def _repr_markdown_(self) -> str:
+        return self.text
+
+    def __repr__(self) -> str:
+        return self.text
+
+
+def told(
+    say: Callable[..., str],
+    own: Any,
+    item: str,
+    preset: str,
+    results_dir: str | os.PathLike[str] = "results",
+    *,
+    whole: bool = False,
+    **options: Any,
+) -> Told:
+    """What a result says in sentences: the committed one where a reader's own run is too small to be read from.
+
+    Args:
+        say: makes Markdown of an item's details, as `own` are; of the whole item for `whole`.
+    """
+    if preset in OWN:
+        with suppress(ResultError):  # nothing is committed
+            kept = read_item(item, "full", results_dir)
+            return Told(f"*{COMMITTED}*\n\n{say(kept if whole else kept['details'], **options)}")
+        return Told(f"*{OWN[preset]}*\n\n{say(own, **options)}")
+    return Told(say(own, **options))
+
+
 def verdict(own: Mapping[str, Any], item: str, preset: str, results_dir: str | os.PathLike[str] = "results") -> str:
     """An item's verdict and why, the committed one first, and which preset each of them is of.
 

@@ -12,6 +12,9 @@ from smlib.paper.reproduce import Reproduction, plan
 
 NOTEBOOKS = sorted(p.name for p in (project_root() / "notebooks").glob("[0-9][0-9]_*.ipynb"))
 
+OPEN_TABLES = 3
+"""So many tables a page shows at once; more of them are folded (`smlib.paper.tables.folded`)."""
+
 EXPECTED: tuple[str, ...] = ()
 """Regular expressions for lines that a notebook may write to standard error, each with a comment that says why."""
 
@@ -58,6 +61,8 @@ def test_notebook_runs_at_smoke(name, tmp_path, monkeypatch):
     assert list(unexpected(executed)) == []
     outputs = [o.get("data", {}) for c in executed.cells if c.cell_type == "code" for o in c.outputs]
     assert not any("application/vnd.jupyter.widget-view+json" in data for data in outputs)  # it dies with the kernel
+    tables = ["".join(data.get("text/html", "")) for data in outputs]
+    assert sum("<table" in html and "<details" not in html for html in tables) <= OPEN_TABLES
     if name == "00_overview.ipynb":  # the stepper's static twin
         [twin] = ["".join(data["text/html"]) for data in outputs if "<iframe" in "".join(data.get("text/html", ""))]
         assert "sm-arithmetic, seed 21." in twin

@@ -147,3 +147,27 @@ def test_tables_and_verdicts_show_the_committed_result_first(tmp_path: Path) -> 
     ]
     assert isinstance(tables.beside(draw, own, "tab6", "full", tmp_path), pd.DataFrame)
     assert tables.verdict(own, "tab6", "full", tmp_path) == "full: not reproduced: one seed"
+
+
+def test_a_folded_table_is_closed_on_a_page_and_whole_in_print() -> None:
+    table = pd.DataFrame({EVIL: [1]}, index=pd.Index(["a"]))
+    for shown in (table, tables.styled(table), tables.Beside(table, table, "quick")):
+        closed = tables.folded(f"Details {EVIL}", shown)
+        html = closed._repr_html_()
+        assert html.startswith("<details><summary>Details &lt;script&gt;")
+        assert html.endswith("</details>")
+        assert "<script" not in html
+        assert "<table" in html
+        assert str(table) in repr(closed)
+
+
+def test_sentences_are_of_the_committed_result_where_there_is_one(tmp_path: Path) -> None:
+    say = lambda study, unit="%": f"It is **{study['accuracy']}**{unit}."  # noqa: E731
+    own = {"accuracy": 0.1}
+    alone = tables.told(say, own, "tab6", "quick", tmp_path)
+    assert "Your own run" in repr(alone)
+    assert "**0.1**" in alone._repr_markdown_()
+    write_item("tab6", "full", **ITEM, details={"accuracy": 0.7}, results_dir=tmp_path)
+    said = tables.told(say, own, "tab6", "smoke", tmp_path, unit=" of all")._repr_markdown_()
+    assert said == "*The committed result, preset full.*\n\nIt is **0.7** of all."
+    assert repr(tables.told(say, own, "tab6", "full", tmp_path)) == "It is **0.1**%."

@@ -11,7 +11,7 @@ from smlib.paper.figures.families import DECODINGS, RATES, ends, methods, recove
 from smlib.paper.figures.style import PALETTE, counted, figure, headline, method_style
 
 __all__ = [
-    "DECODINGS", "DIRECT", "RATES", "direct", "direct_table", "findings", "method_table", "methods", "recovery",
+    "DECODINGS", "DIRECT", "RATES", "direct", "direct_table", "finding_table", "method_table", "methods", "recovery",
     "regime_table", "regimes", "rivalry_table", "sweeps",
 ]  # fmt: skip
 
@@ -129,9 +129,11 @@ def rivalry_table(study: Mapping[str, Any]) -> pd.DataFrame:
     )
 
 
-def findings(study: Mapping[str, Any]) -> list[str]:
-    """One sentence a sweep."""
-    return [sweep["finding"] for sweep in study["sweeps"]]
+def finding_table(study: Mapping[str, Any]) -> pd.DataFrame:
+    """What each setting does, a line each."""
+    said = [sweep["finding"].removeprefix(f"{sweep['title']}: ") for sweep in study["sweeps"]]
+    setting = pd.Index([sweep["title"] for sweep in study["sweeps"]], name="setting")
+    return pd.DataFrame({"accuracy of SequenceMatch": said}, index=setting)
 
 
 def _shown(record: Mapping[str, Any] | None) -> str:
@@ -163,8 +165,18 @@ def regimes(study: Mapping[str, Any], decoding: str = "t1") -> Figure:
     axis.locator_params(axis="x", nbins=5)
     seeds = counted(rows[0]["n_seeds"], "seed")
     axis.set(xlabel=f"difference in accuracy, {DECODINGS[decoding]},\nvalidation questions, {seeds}")
-    made.legend(*axis.get_legend_handles_labels(), loc="outside upper center", ncols=3)
+    made.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    headline(made, _surely_ahead([row["differences"] for row in rows]))
     return made
+
+
+def _surely_ahead(found: Sequence[Mapping[str, Any]]) -> str:
+    """In how many regimes SequenceMatch's interval lies above or below 0, against each of the others."""
+    said = []
+    for pair, other in (("sm-mle", "MLE"), ("sm-bc", "BC")):
+        ahead, behind = sum(f[pair]["low"] > 0 for f in found), sum(f[pair]["high"] < 0 for f in found)
+        said.append(f"ahead of {other} in {ahead or 'none'} and behind it in {behind or 'none'}")
+    return f"Of {counted(len(found), 'regime')} SequenceMatch is surely {', '.join(said)}"
 
 
 def regime_table(study: Mapping[str, Any]) -> pd.DataFrame:
@@ -207,8 +219,21 @@ def direct(study: Mapping[str, Any], part: str = "direct") -> Figure:
     axis.set_yticks(range(len(rows)), places)
     axis.set_ylim(len(rows) - 0.5, -0.5)
     axis.set(xlabel=f"accuracy less that of MLE, {QUESTIONS[part]} questions")
-    made.legend(*axis.get_legend_handles_labels(), loc="outside upper center", ncols=2)
+    made.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    headline(made, _beyond_zero(rows))
     return made
+
+
+def _beyond_zero(rows: Sequence[Mapping[str, Any]]) -> str:
+    """How many differences from likelihood are sure, by decoding rule, and the range of those that are gains."""
+    said = []
+    for rule in dict.fromkeys(row["decoding"] for row in rows):
+        tests = [test for row in rows if row["decoding"] == rule for test in row["over_mle"].values()]
+        sure = [test["difference"] for test in tests if test["low"] > 0]
+        ends = dict.fromkeys(f"+{100 * end:.1f}" for end in (min(sure), max(sure))) if sure else {}
+        gains = f" ({' to '.join(ends)} points)" if sure else ""
+        said.append(f"{DECODINGS[rule]}: {len(sure) or 'none'} of {len(tests)}{gains}")
+    return f"Direct matching is surely ahead of MLE, {'; '.join(said)}"
 
 
 def direct_table(study: Mapping[str, Any], part: str = "direct") -> pd.DataFrame:

@@ -6,6 +6,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
+from smlib.paper.figures.families import DECODINGS
 from smlib.paper.figures.style import PALETTE, figure, headline, method_style
 from smlib.paper.items import get_item
 
@@ -141,7 +142,8 @@ def decodings(item: Mapping[str, Any]) -> pd.DataFrame:
         cell, decoding = row["label"].split(" / ")
         error = "" if row["error"] is None else f" ± {row['error']:.3f}"
         table.setdefault(cell, {})[decoding] = f"{row['ours']:.3f}{error}"
-    return pd.DataFrame.from_dict(table, orient="index").fillna("—").rename_axis("run")
+    shown = pd.DataFrame.from_dict(table, orient="index").fillna("—").rename_axis("run")
+    return shown.rename(index=cell_title, columns=lambda rule: DECODINGS.get(rule, rule))
 
 
 def predicted_gain(item: Mapping[str, Any]) -> pd.DataFrame:
@@ -182,14 +184,23 @@ def parts(item: Mapping[str, Any]) -> Figure:
         ends += [[row[part]["high"] - row[part]["difference"] for row in rows]]
         y = [i + shift for i in range(len(rows))]
         ax.errorbar(x, y, xerr=ends, color=PALETTE[colour], marker=marker, markersize=5, linestyle="none", label=title)
-    ax.set_yticks(range(len(rows)), [_cell_title(row["cell"]) for row in rows])
+    ax.set_yticks(range(len(rows)), [cell_title(row["cell"]) for row in rows])
     ax.set_ylim(len(rows) - 0.4, -0.6)
     ax.set_xlabel("difference in accuracy at temperature 1")
-    made.legend(*ax.get_legend_handles_labels(), loc="outside upper center", ncols=1)
+    made.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=1)
+    model, edits = (sorted(100 * row[part]["difference"] for row in rows) for part in ("model", "edits"))
+    headline(
+        made,
+        f"With <bkspc> forbidden these policies lie up to {-model[0]:.1f} points below MLE; "
+        f"their own edits return at most {edits[-1]:.1f}",
+    )
     return made
 
 
-def _cell_title(cell: str) -> str:
+def cell_title(cell: str) -> str:
+    """A run of the grid in words: `bc-ground_truth-0.2` is `BC, digit noise, η = 0.2`."""
+    if cell == "mle":
+        return "MLE"
     method, kind, level = cell.split("-")
     noise = {"ground_truth": f"digit noise, η = {level}", "random": f"random tokens, η = {level}", "none": "no noise"}
     return f"{method.upper()}, {noise[kind]}"

@@ -124,7 +124,18 @@ def traces(study: Mapping[str, Any]) -> Figure:
         axes[0][0].plot([], [], color=PALETTE["black"], linewidth=width, alpha=alpha, label=label)
     axes[0][0].plot([], [], color=PALETTE["grey"], linestyle=":", linewidth=1.2, label="behavioural cloning ends")
     made.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    headline(made, _peaks(rows))
     return made
+
+
+def _peaks(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The divergences with the highest and the lowest peak of the gradient norm, over all seeds."""
+    ratios = [row["largest_ratio"] for row in rows]
+    calm, wild = (rows[int(at(ratios))] for at in (np.argmin, np.argmax))
+    return (
+        f"After cloning the largest gradient norm is {wild['largest_ratio']:.1f} times its usual size with "
+        f"{wild['title']}, {calm['largest_ratio']:.1f} times with {calm['title']}"
+    )
 
 
 def table(study: Mapping[str, Any]) -> pd.DataFrame:

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from smlib.paper.figures.arithmetic import cell_title
 from smlib.paper.figures.style import PALETTE, counted, figure, method_style
 
 Study = Mapping[str, Any]
@@ -71,7 +72,7 @@ def accuracies(study: Study) -> pd.DataFrame:
     rows = {}
     for cell in study["cells"]:
         values = {TITLES[rule]: _shown(estimate) for rule, estimate in cell["test"].items()}
-        rows[cell["cell"]] = {"seeds": f"{cell['n_seeds']} of {study['seeds']}", **values}
+        rows[cell_title(cell["cell"])] = {"seeds": f"{cell['n_seeds']} of {study['seeds']}", **values}
     return pd.DataFrame.from_dict(rows, orient="index").fillna("—").rename_axis("run")
 
 
@@ -82,7 +83,7 @@ def taught(study: Study) -> pd.DataFrame:
         rows["before"] = _gap([study["base"]["t1"]], [study["base"]["greedy"]])
     for cell in study["cells"]:
         last = {rule: [curve[rule][-1] for curve in cell["curves"]] for rule in RULES}
-        rows[cell["cell"]] = _gap(last["t1"], last["greedy"])
+        rows[cell_title(cell["cell"])] = _gap(last["t1"], last["greedy"])
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("model")
 
 

@@ -146,7 +146,7 @@ def readable(color: str) -> str:
 def headline(made: Figure, finding: str) -> None:
     """The finding above a figure, broken into lines that fit its width."""
     whole = finding.replace(" = ", "\u00a0=\u00a0").replace(" %", "\u00a0%")  # neither is torn apart
-    lines = textwrap.wrap(whole, width=int(9.0 * made.get_figwidth()), break_long_words=False)
+    lines = textwrap.wrap(whole, width=int(9.0 * made.get_figwidth()), break_long_words=False, break_on_hyphens=False)
     made.suptitle("\n".join(lines), fontsize=12, fontweight="bold")
 
 

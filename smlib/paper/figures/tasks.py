@@ -176,6 +176,19 @@ def pair_table(study: Mapping[str, Any], digits: int = 3) -> pd.DataFrame:
     )
 
 
+def greedy_table(study: Mapping[str, Any], digits: int = 3) -> pd.DataFrame:
+    """Greedy decoding, a line a method and a column a noise level, with 95 % intervals."""
+    cells = {(cell["method"], cell["level"]): cell for cell in study["greedy"]}
+    levels = sorted({level for _, level in cells})
+    columns = {
+        f"greedy, η = {level:g}": [
+            _with_error(cells[method, level]["value"], _half(cells[method, level]), digits) for method in TITLES
+        ]
+        for level in levels
+    }
+    return pd.DataFrame(columns, index=pd.Index(list(TITLES.values()), name="method"))
+
+
 def claim_table(comparisons: Sequence[Mapping[str, Any]], digits: int = 3) -> pd.DataFrame:
     """The comparisons that a verdict rests on, with Holm's p-values and outcomes."""
     return pd.DataFrame(

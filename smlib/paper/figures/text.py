@@ -69,9 +69,37 @@ def comparisons(item: Item) -> pd.DataFrame:
 def edits(item: Item) -> pd.DataFrame:
     """What each method did besides: backspaces, deleted tokens, lengths, exclusions."""
     methods = item["details"]["methods"]
-    columns = ["backspace_rate", "deleted", "length", "ended", "perplexity_tokens_only", "too_short"]
-    table = pd.DataFrame({m: {c: values[c] for c in columns} for m, values in methods.items()}).T
-    return table.rename(columns={"deleted": "tokens deleted", "too_short": "excluded"}).astype(float).round(4)
+    columns = {
+        "backspace_rate": "share of <bkspc>",
+        "deleted": "tokens deleted",
+        "length": "length",
+        "ended": "share that ended",
+        "perplexity_tokens_only": "perplexity of tokens alone",
+        "too_short": "excluded",
+    }
+    table = pd.DataFrame({method_style(m).label: {c: values[c] for c in columns} for m, values in methods.items()}).T
+    return table.rename(columns=columns).astype(float).round(4)
+
+
+def rate_table(rates: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
+    """How often the last token of a prompt is deleted, by method and by the way it was counted, with intervals."""
+    shown = {
+        method_style(method).label: {
+            _counting(key): f"{found.value:.3f} [{found.low:.3f}, {found.high:.3f}]" for key, found in every.items()
+        }
+        for method, every in rates.items()
+    }
+    return pd.DataFrame(shown).T
+
+
+def _counting(key: str) -> str:
+    kind, _, what = key.partition(" / ")
+    ways = {
+        "at_once": "deleted at once",
+        "removed": "deleted within a few actions",
+        "probability": "P(<bkspc>), not sampled",
+    }
+    return f"{'true' if kind == 'clean' else kind} token: {ways.get(what, what)}"
 
 
 def metrics(item: Item) -> Figure:
@@ -148,9 +176,20 @@ def spurious_token(item: Item) -> Figure:
     order = sorted(range(len(labels)), key=lambda i: labels[i].startswith("the paper"))
     made.legend(
         [handles[i] for i in order], [labels[i] for i in order],
-        loc="outside upper center", ncols=3, fontsize=9, columnspacing=1.0,
+        loc="outside lower center", ncols=3, fontsize=9, columnspacing=1.0,
     )  # fmt: skip
+    headline(made, _deleted(rates, methods))
     return made
+
+
+def _deleted(rates: Mapping[str, Item], methods: Sequence[str]) -> str:
+    """How often the first action deletes a random token and a true one, by method."""
+    said = [
+        f"{method_style(_STYLES[m]).label} {100 * rates[f'{m} / random / at_once']['ours']:.0f} %"
+        f" ({100 * rates[f'{m} / clean / at_once']['ours']:.1f} %)"
+        for m in methods
+    ]
+    return f"A random last token is deleted at once, and in brackets a true one, by {', '.join(said)}"
 
 
 def learning(histories: Mapping[str, Mapping[str, Sequence[float]]]) -> Figure:

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from smlib.paper.figures.divergences import TITLES
-from smlib.paper.figures.style import PALETTE, figure
+from smlib.paper.figures.style import PALETTE, counted, figure, headline
 
 NAMES = {
     "mle": "MLE",
@@ -84,7 +84,19 @@ def restricted(studies: Sequence[Mapping[str, Any]]) -> Figure:
     hollow = {"color": PALETTE["grey"], "marker": "s", "markerfacecolor": "white", "linestyle": "none"}
     axes[0][-1].plot([], [], **hollow, label="hollow: search stopped short of an optimum")
     made.legend(*axes[0][-1].get_legend_handles_labels(), loc="outside lower center", ncols=4, columnspacing=1.2)
+    headline(made, _kept(studies[0]))
     return made
+
+
+def _kept(study: Mapping[str, Any]) -> str:
+    """What stays in the data in one policy class: by likelihood, by the direct χ²-mixture, by the best J."""
+    means = [(row["method"], known_mean(row["stay"])) for row in study["rows"]]
+    known = {method: value for method, value in means if not method.startswith("J ")}
+    best = np.nanmax([value for method, value in means if method.startswith("J ")])
+    return (
+        f"A policy that sees {study['title']} keeps {100 * known['direct chi2_mixture']:.0f} % of its strings in the "
+        f"data by the χ²-mixture itself, {100 * known['mle']:.0f} % by likelihood, {100 * best:.0f} % by the best J"
+    )
 
 
 def critics(study: Mapping[str, Any]) -> Figure:
@@ -108,6 +120,14 @@ def critics(study: Mapping[str, Any]) -> Figure:
     right.set(xlabel="k", ylabel="divergence that it sees at MLE")
     for axis in (left, right):
         _legend_below(axis)
+    seen = sorted((r for r in rows if r["divergence"] == "chi2_mixture" and r["critic"]), key=lambda r: r["critic"])
+    if seen:
+        few, many = ((r["critic"], known_mean(r["stay"])) for r in (seen[0], seen[-1]))
+        headline(
+            made,
+            f"A critic that sees {counted(few[0], 'token')}, as the policy does, leaves P(stay) at {few[1]:.2f} "
+            f"(MLE: {base:.2f}); one that sees {many[0]} raises it to {many[1]:.2f}",
+        )
     return made
 
 
@@ -163,7 +183,19 @@ def recovery(study: Mapping[str, Any]) -> Figure:
         for label, color, marker, dashes in RECOVERY.values()
     ]  # without the bars of `errorbar`, which are shorter than a marker
     made.legend(handles=lines, loc="outside lower center", ncols=3)
+    headline(made, _deepest(rows, centre, etas))
     return made
+
+
+def _deepest(rows: Sequence[Mapping[str, Any]], centre: Mapping[str, float], etas: Sequence[float]) -> str:
+    """How SequenceMatch and BC end after the most wrong tokens, with the fewest demonstrations and with the most."""
+    said, depth = [], ""
+    for eta in (etas[0], etas[-1]):
+        found = {r["method"]: r for r in rows if r["eta"] == eta and all(r[f] == centre[f] for f in centre)}
+        depth = max(found["sm"]["after_mistake"], key=int)
+        shares = (f"{100 * known_mean(found[m]['after_mistake'][depth]):.0f} %" for m in ("sm", "bc"))
+        said.append(f"{' and '.join(shares)} {f'at η = {eta:g}' if eta else 'without demonstrations'}")
+    return f"After {depth} wrong tokens SequenceMatch and BC come back in {', in '.join(said)}"
 
 
 def cloned_backspace(study: Mapping[str, Any]) -> Figure:
@@ -199,6 +231,12 @@ def cloned_backspace(study: Mapping[str, Any]) -> Figure:
     right.set(xlabel="noise level η", ylabel="P(final string is a data string)", ylim=(None, 1.02))
     for axis in (left, right):
         _legend_below(axis)
+    rare = int(np.argmin(np.abs(p - 0.01)))
+    survives = [
+        f"{100 * curves[shown[-1]][rare] / p[rare]:.0f} % if noise draws from {int(vocabulary):,} tokens"
+        for vocabulary, curves in sorted(study["kept"].items(), key=lambda kept: int(kept[0]))
+    ]
+    headline(made, f"Cloned deletions (η = {shown[-1]}) leave of a token with p = {p[rare]:.2g}: {', '.join(survives)}")
     return made
 
 
@@ -218,6 +256,10 @@ def claims(rows: Sequence[Mapping[str, Any]]) -> Figure:
     axes.set_yticks(range(len(rows)), [f"{_named(row['claim'])} ({row['where']})" for row in rows], fontsize=9)
     axes.invert_yaxis()
     axes.set(xscale="log", xlabel="difference of the two sides (bar: bound)")
+    held = sum(row["value"] <= row["bound"] for row in rows)
+    headline(
+        made, f"{held} of {counted(len(rows), 'claim')} of the theory hold: the two sides differ by less than the bound"
+    )
     return made
 
 

@@ -121,9 +121,9 @@ def test_what_is_there_is_drawn_and_what_is_not_is_said(tmp_path):
     assert labels == ["before", "MLE (2 seeds)", "BC (1 seed)"]
     assert max(drawn.axes[0].lines[-1].get_xdata()) == pytest.approx(38.4)
     table = figures.accuracies(study)
-    assert table.loc["mle", "seeds"] == "2 of 5"
-    assert table.loc["mle", "temperature 1, <bkspc> forbidden"] == "—"
-    assert figures.taught(study).loc["mle", "greedy − temperature 1"] == "0.000"
+    assert table.loc["MLE", "seeds"] == "2 of 5"
+    assert table.loc["MLE", "temperature 1, <bkspc> forbidden"] == "—"
+    assert figures.taught(study).loc["MLE", "greedy − temperature 1"] == "0.000"
 
 
 def test_the_queue_trains_what_is_missing_and_keeps_what_it_is_asked_to(tmp_path, capsys):

@@ -139,7 +139,7 @@ def test_ablations_are_written_and_drawn(tmp_path: Path, monkeypatch: pytest.Mon
     table = ablation_figures.method_table(details)
     assert list(table.index[:2]) == ["MLE", "SequenceMatch"]
     assert table.loc["MLE", "step / MLE's"] == "1.00 ×"
-    assert len(ablation_figures.findings(details)) == 4
+    assert len(ablation_figures.finding_table(details)) == 4
     assert details["critic"] == {"largest": 0.3, "last_half": 0.15}
     assert ablation_figures.rivalry_table(details).index.unique().tolist() == [
         "SequenceMatch − BC",

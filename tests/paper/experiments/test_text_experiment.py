@@ -178,7 +178,7 @@ def test_smoke_writes_both_items_and_every_figure(tmp_path):
     assert ours >= set(get_item("tab2").numbers)
     assert figures.table_2(table_2).shape == (9, 6)
     assert "MAUVE: SM > MLE" in figures.comparisons(table_2).index
-    assert figures.edits(table_2).loc["mle", "backspace_rate"] == 0
+    assert figures.edits(table_2).loc["MLE", "share of <bkspc>"] == 0
     for picture in (figures.metrics(table_2), figures.spurious_token(table_8)):
         assert picture.axes
     assert figures.learning({"sm": found["sm-s0"]["history"]}).axes
