@@ -24,6 +24,7 @@ from smlib.training.checkpoints import TrainingState, load_checkpoint, run_ident
 from smlib.training.configuration import TrainConfig
 from smlib.training.dataset import Dataset
 from smlib.training.folder import hold, release, usable_folder
+from smlib.training.memory import for_parts, for_weights, room
 from smlib.training.metrics import METRICS, MetricsLog
 from smlib.training.module import PolicyUnderTraining
 from smlib.training.parameters import critic_apart, decayed_apart, drop_idle_gradients
@@ -37,6 +38,7 @@ from smlib.training.preflight import (
 from smlib.training.processes import Processes
 from smlib.training.progress import Progress, telling_where_it_stopped
 from smlib.training.sharding import Shards
+from smlib.training.sharding_plan import asked, unsaid
 
 __all__ = ["Dataset", "NonFiniteLossError", "TrainConfig", "TrainResult", "train"]
 
@@ -77,7 +79,7 @@ def train(
         ValueError, TypeError: what cannot be trained, see `check_run` and the other checks of
         `smlib.training.preflight`; processes that do not divide a batch, or were started differently. OSError: a folder
         that cannot be written to. RuntimeError: another run in its folder; an environment variable that would change it
-        (`smlib.environment`); another process that failed.
+        (`smlib.environment`); another process that failed; a device out of memory (`smlib.training.memory`).
 
     >>> task = smlib.load_task("mul", n_train=8, n_val=0, n_test=0, difficulty="easy")
     >>> policy = smlib.tiny_policy(task.space, dim=16, layers=1, heads=2)
@@ -95,13 +97,13 @@ def train(
     once = GradientAccumulationPlugin(num_steps=1)
     # Which parameters a loss depends on changes from step to step (`drop_idle_gradients`).
     ddp = DistributedDataParallelKwargs(find_unused_parameters=True)
-    with sharding.unsaid():
+    with unsaid():
         accelerator = Accelerator(
             mixed_precision="no", gradient_accumulation_plugin=once, dynamo_backend="no", kwargs_handlers=[ddp]
         )
     processes = Processes.of(accelerator)
     with processes.together():
-        split = sharding.asked(processes)
+        split = asked(processes)
         check_run(policy, data, config, evaluate)
         processes.check_divides(config.batch_size, config.accumulation)
         method = get_method(config.objective.method)
@@ -145,7 +147,10 @@ def train(
             # "Sample ... trajectories T_data ~ D and ... T_model ~ B"
             batch = batches.draw(k, accelerator.device)
             loss_parts: dict[str, float] = {}
-            with dropout_of_step(config.seed, k, accelerator.device, rank=processes.rank):
+            with (
+                room("training on a part of a batch", for_parts(config, processes.count)),
+                dropout_of_step(config.seed, k, accelerator.device, rank=processes.rank),
+            ):
                 for i, (groups, part) in enumerate(zip(batch.groups, batch.packed, strict=True), 1):
                     # "Compute g = grad J(...)", which is added up over the processes after the last part
                     unfinished = i < len(batch.packed) and shards is None  # pieces are added up part by part
@@ -162,7 +167,8 @@ def train(
             norm = accelerator.clip_grad_norm_(own, config.clip_norm)
             if critic:
                 accelerator.clip_grad_norm_(critic, config.clip_norm)
-            optimizer.step()  # "update theta via step using gradient g"
+            with room("updating the weights", for_weights()):
+                optimizer.step()  # "update theta via step using gradient g"
             schedule.step()
             optimizer.zero_grad(set_to_none=True)
             bar.update()
