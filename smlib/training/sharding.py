@@ -65,13 +65,16 @@ def whole_state(optimizer: Any, keep: bool = True) -> dict[str, Any]:
     Args:
         keep: False forgets the tensors as they come, where another process writes them.
     """
-    found: dict[str, Any] = optimizer.state_dict()
-    for state in found["state"].values():
-        for name, value in state.items():
-            if hasattr(value, "full_tensor"):
-                gathered = full(value)
-                state[name] = gathered.cpu() if keep else None
-    return found
+
+
+    def joined(value: Any) -> Any:
+        if not hasattr(value, "full_tensor"):
+            return value
+        gathered = full(value)
+        return gathered.cpu() if keep else None
+
+    own: dict[str, Any] = optimizer.state_dict()  # its dictionaries are those that the optimiser goes on with
+    return {**own, "state": {i: {n: joined(v) for n, v in one.items()} for i, one in own["state"].items()}}
 
 
 def _cut_state(optimizer: torch.optim.Optimizer, given: dict[str, Any]) -> dict[str, Any]:
