@@ -66,7 +66,6 @@ def whole_state(optimizer: Any, keep: bool = True) -> dict[str, Any]:
         keep: False forgets the tensors as they come, where another process writes them.
     """
 
-
     def joined(value: Any) -> Any:
         if not hasattr(value, "full_tensor"):
             return value

@@ -136,13 +136,13 @@ def evaluated(folder):
             assert torch.equal(read.w_bkspc, here.w_bkspc)
             for name, p in here.lm.named_parameters():
                 assert torch.equal(p, loaded[name]), name
-        told.append(float(sum(p.sum() for p in here.parameters())))
+        told.append(float(sum(p.detach().sum() for p in here.parameters())))
         return {"sum": told[-1]}
 
-    asked = settings("direct", eval_every=4)
+    asked = settings("dagger", eval_every=4)
     train(policy, Copying(), asked, folder / "first", progress=False, evaluate=evaluate)
     assert type(policy.lm.model.layers[0]).__name__ == "LlamaDecoderLayer"
-    result = train(policy, Copying(), settings("bc"), folder / "second", progress=False)
+    result = train(policy, Copying(), settings("direct"), folder / "second", progress=False)
     return result_of(policy, result) | {"told": np.array(told)}
 
 
@@ -181,11 +181,3 @@ def failing(folder):
 def refused(folder):
     ask(FSDP_OFFLOAD_PARAMS="true")
     train(policy_of(False, torch.float64), Copying(), settings("bc"), folder / "refused", progress=False)
-
-
-def quick(folder):
-    ask()
-    for name in TRAINED:
-        keep(folder, name, run_trainer(name, folder, each=2))
-    keep(folder, "evaluated", evaluated(folder))
-    print([gathers(folder, 1), gathers(folder, None)])
