@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import json
 import os
+import time
 
 import numpy as np
 import torch
@@ -28,7 +29,7 @@ HEAD = Lora(r=2, alpha=4, unembedding=True)
 TRAINED = {
     "tied": ("tied", None, {"save_steps": 4, "gradient_accumulation_steps": 2}),
     "tied-head": ("tied", HEAD, {}),
-    "recomputed": ("gpt2", None, {"method": "bc", "gradient_checkpointing": True}),
+    "recomputed": ("llama", None, {"method": "bc", "gradient_checkpointing": True}),
 }
 """Runs of the trainer: the model, its adapters, further arguments."""
 
@@ -44,7 +45,7 @@ def keep(folder, name, found):
 
 def bases(folder):
     """The models of `TRAINED`, from one process: transformers writes the files of a model from the first alone."""
-    for kind in ("tied", "gpt2"):
+    for kind in ("tied", "llama"):
         saved_model(folder / f"base-{kind}", kind)
 
 
@@ -57,6 +58,7 @@ def some_cases(folder):
         keep(folder, name, run_trainer(name, folder, each=2))
     keep(folder, "evaluated", evaluated(folder))
     (folder / f"gathers-{rank()}.json").write_text(json.dumps([gathers(folder, 1), gathers(folder, None)]))
+    print(f"processor: {time.process_time():.0f} s")
 
 
 def all_cases(folder):

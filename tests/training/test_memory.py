@@ -38,13 +38,13 @@ def test_sampling_names_the_number_of_rollouts(tmp_path, monkeypatch):
 
 def test_a_gradient_names_the_parts(tmp_path, monkeypatch):
     monkeypatch.setattr(PolicyUnderTraining, "forward", full)
-    with pytest.raises(DeviceMemoryError, match="training on a part of a batch .*: accumulation=2 takes half as much"):
+    with pytest.raises(DeviceMemoryError, match=r"training on a part of a batch .*: accumulation=2 takes half as much"):
         train(policy(), Copying(), config(), tmp_path, progress=False)
 
 
 def test_an_update_names_adapters(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.optim.AdamW, "step", full)
-    with pytest.raises(DeviceMemoryError, match="updating the weights .*: adapters"):
+    with pytest.raises(DeviceMemoryError, match=r"updating the weights .*: adapters"):
         train(policy(), Copying(), config(), tmp_path, progress=False)
 
 
@@ -53,7 +53,7 @@ def test_the_trainer_says_it_in_its_own_names(tmp_path, monkeypatch):
     trainer = SequenceMatchTrainer(str(base), arguments(tmp_path / "run"), prompted())
     monkeypatch.setattr(PolicyUnderTraining, "forward", full)
     with pytest.raises(
-        DeviceMemoryError, match="training .*: per_device_train_batch_size=2 with gradient_accumulation_st"
+        DeviceMemoryError, match=r"training .*: per_device_train_batch_size=2 with gradient_accumulation_st"
     ):
         trainer.train()
 
@@ -64,10 +64,8 @@ def test_a_command_without_the_option_says_what_else_helps(tmp_path, monkeypatch
             full()
 
     monkeypatch.setattr(workbench, "train", broken)
-    settings = workbench.settings_for("bc", steps=4, task="mul", questions=8)
-    with pytest.raises(
-        ResultError, match=r"accumulation=2 halves it\. That is a setting of smlib\.train, which this comm"
-    ):
+    settings = workbench.settings_for("bc", steps=4, eta=None, alpha=0.1, gamma=0.9, seed=0, task="mul", questions=8)
+    with pytest.raises(ResultError, match=r"accumulation=2 halves it\. That is a setting of smlib\.train"):
         workbench.fit(settings, tmp_path / "mine")
 
 
@@ -75,9 +73,7 @@ def test_a_part_of_the_visit_to_a_gpu_says_so(tmp_path, monkeypatch):
     monkeypatch.setattr(tables, "tables", full)
     assert gpu.main(["--dry", "--here", "--results-dir", str(tmp_path), "--only", "tables"]) == 1
     said = records.read_all(tmp_path)["tables"]["error"]
-    assert said.startswith(
-        "DeviceMemoryError: out of memory on the device, in the part tables (Tried to allocate 2.00 GiB)"
-    )
+    assert said.startswith("DeviceMemoryError: out of memory on the device, in the part tables (Tried to allocate")
     assert "half the batch of tab4" in said
     assert gpu.HALVES.keys() == records.PARTS.keys()
 
