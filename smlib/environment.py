@@ -27,9 +27,12 @@ PASSED: Mapping[str, str] = MappingProxyType(
 )
 """Variables without effect -> what they would change."""
 
+SPLIT = "ACCELERATE_USE_FSDP"
+"""Asks for FSDP; where there may be several processes it is answered by `smlib.training.sharding`."""
+
 REFUSED: Mapping[str, str] = MappingProxyType(
     {
-        "ACCELERATE_USE_FSDP": "the model would be split over processes",
+        SPLIT: "the model would be split over processes",
         "ACCELERATE_USE_DEEPSPEED": "DeepSpeed would take the place of the optimiser",
         "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM would take the place of the model",
         "ACCELERATE_USE_PARALLELISM_CONFIG": "the model would be split over processes",
@@ -108,13 +111,14 @@ def check_environment(environment: Mapping[str, str] = os.environ, several: bool
         RefusedEnvironmentError: one of `REFUSED` is on, or one of `PROCESSES` counts more than one where there is to be
             one, or where none of `LAUNCHED` says how the others are found.
     """
+    launched = several and all(environment.get(name) for name in LAUNCHED)
     for name, effect in REFUSED.items():
-        if environment.get(name, "").lower() not in OFF:
+        if environment.get(name, "").lower() not in OFF and not (launched and name == SPLIT):
             raise RefusedEnvironmentError(
                 f"the environment has {name}={environment[name]}, by which {effect}; training runs in one process on "
                 f"one device, as its configuration says: `unset {name}`"
             )
-    if several and all(environment.get(name) for name in LAUNCHED):
+    if launched:
         return
     for name in PROCESSES:
         count = environment.get(name, "")

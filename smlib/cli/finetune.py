@@ -96,6 +96,7 @@ def run(arguments: Sequence[str]) -> None:
 def _train(what: FinetuneArguments, args: Any) -> None:
     from smlib.data.rows import rows_of
     from smlib.policies.loading import Lora
+    from smlib.training.memory import for_loading, room
     from smlib.training.trainer import SequenceMatchTrainer
 
     if what.model is None or what.dataset is None:
@@ -109,7 +110,8 @@ def _train(what: FinetuneArguments, args: Any) -> None:
     train = rows_of(what.dataset, split=what.dataset_split, streaming=what.streaming, download=hub)
     evaluated = what.eval_dataset
     held_out = None if evaluated is None else rows_of(evaluated, split=what.eval_split, download=hub)
-    trainer = SequenceMatchTrainer(what.model, args, train, held_out, peft_config=lora if what.use_peft else None)
+    with room("loading the model", for_loading(args.dtype, args.load_in_4bit)):
+        trainer = SequenceMatchTrainer(what.model, args, train, held_out, peft_config=lora if what.use_peft else None)
     resume = args.resume_from_checkpoint
     try:
         trainer.train(resume_from_checkpoint=True if str(resume).lower() == "true" else resume)

@@ -34,6 +34,7 @@ from smlib.policies.policy import SAVED, Policy
 from smlib.training.algorithm_1 import NonFiniteLossError, TrainConfig, train
 from smlib.training.checkpoints import CheckpointError, reason
 from smlib.training.folder import LOCK, FolderInUseError, held, usable_folder
+from smlib.training.memory import DeviceMemoryError
 from smlib.training.metrics import MetricsError
 
 BASE = "base"
@@ -42,6 +43,12 @@ RATE, RATE_ON = 2e-3, 3e-4
 """Learning rates: from random weights, and from trained ones, as in Figure 3."""
 ETA = 0.1
 """Noise level of the demonstrations where none is asked for."""
+
+
+NO_OPTION = (
+    ". That is a setting of smlib.train, which this command has no option for: its policies are small, and "
+    "CUDA_VISIBLE_DEVICES= before the command trains on the processor"
+)
 
 
 @dataclass(frozen=True)
@@ -160,7 +167,7 @@ def fit(settings: Settings, folder: Path, init: Path | None = None) -> Mapping[s
     with _folder_of_its_own(folder):
         with told(OSError, before=f"{folder} cannot be written: "):
             write_atomically(described, record)
-        with told(CheckpointError, NonFiniteLossError, MetricsError):
+        with told(CheckpointError, NonFiniteLossError, MetricsError), told(DeviceMemoryError, after=NO_OPTION):
             trained = train(policy, data, settings.training, folder).policy
         try:
             trained.save(folder / "policy")

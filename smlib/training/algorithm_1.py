@@ -18,11 +18,13 @@ from smlib.environment import check_environment
 from smlib.objectives.adversarial import Critic
 from smlib.objectives.methods import get_method
 from smlib.policies.policy import Policy
+from smlib.training import sharding
 from smlib.training.batches import Batches, NonFiniteLossError, dropout_of_step, stop_if_infinite
 from smlib.training.checkpoints import TrainingState, load_checkpoint, run_identity, save_checkpoint
 from smlib.training.configuration import TrainConfig
 from smlib.training.dataset import Dataset
 from smlib.training.folder import hold, release, usable_folder
+from smlib.training.memory import for_parts, for_weights, room
 from smlib.training.metrics import METRICS, MetricsLog
 from smlib.training.module import PolicyUnderTraining
 from smlib.training.parameters import critic_apart, decayed_apart, drop_idle_gradients
@@ -35,6 +37,8 @@ from smlib.training.preflight import (
 )
 from smlib.training.processes import Processes
 from smlib.training.progress import Progress, telling_where_it_stopped
+from smlib.training.sharding import Shards
+from smlib.training.sharding_plan import asked, unsaid
 
 __all__ = ["Dataset", "NonFiniteLossError", "TrainConfig", "TrainResult", "train"]
 
@@ -75,7 +79,7 @@ def train(
         ValueError, TypeError: what cannot be trained, see `check_run` and the other checks of
         `smlib.training.preflight`; processes that do not divide a batch, or were started differently. OSError: a folder
         that cannot be written to. RuntimeError: another run in its folder; an environment variable that would change it
-        (`smlib.environment`); another process that failed.
+        (`smlib.environment`); another process that failed; a device out of memory (`smlib.training.memory`).
 
     >>> task = smlib.load_task("mul", n_train=8, n_val=0, n_test=0, difficulty="easy")
     >>> policy = smlib.tiny_policy(task.space, dim=16, layers=1, heads=2)
@@ -93,11 +97,13 @@ def train(
     once = GradientAccumulationPlugin(num_steps=1)
     # Which parameters a loss depends on changes from step to step (`drop_idle_gradients`).
     ddp = DistributedDataParallelKwargs(find_unused_parameters=True)
-    accelerator = Accelerator(
-        mixed_precision="no", gradient_accumulation_plugin=once, dynamo_backend="no", kwargs_handlers=[ddp]
-    )
+    with unsaid():
+        accelerator = Accelerator(
+            mixed_precision="no", gradient_accumulation_plugin=once, dynamo_backend="no", kwargs_handlers=[ddp]
+        )
     processes = Processes.of(accelerator)
     with processes.together():
+        split = asked(processes)
         check_run(policy, data, config, evaluate)
         processes.check_divides(config.batch_size, config.accumulation)
         method = get_method(config.objective.method)
@@ -113,13 +119,18 @@ def train(
             say_coverage(data)
         within = hold(work) if processes.leads else True
         policy.critic = Critic(policy) if method.critic else None
-        parameters = decayed_apart(policy, config.learning_rate, config.weight_decay, config.bkspc_rate)
-        optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, betas=(0.9, 0.95))
-        schedule = get_cosine_schedule_with_warmup(optimizer, config.warmup_steps, config.steps)
         batches = Batches(policy, data, config, processes)
         identity = run_identity(config, policy, data)
         processes.check_same(config, identity, data)
-        model, optimizer = accelerator.prepare(PolicyUnderTraining(policy, data.branches), optimizer)
+        model: Any = PolicyUnderTraining(policy, data.branches)
+        shards = None if split is None else Shards(model, processes, split)
+        parameters = decayed_apart(policy, config.learning_rate, config.weight_decay, config.bkspc_rate)
+        optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, betas=(0.9, 0.95))
+        schedule = get_cosine_schedule_with_warmup(optimizer, config.warmup_steps, config.steps)
+        if shards is None:
+            model, optimizer = accelerator.prepare(model, optimizer)
+        else:
+            shards.hold(optimizer)
         state = TrainingState(policy, optimizer, schedule, batches.buffer)
         begin = load_checkpoint(work, identity, state, policy.space)
         processes.check_begin(begin)
@@ -136,38 +147,48 @@ def train(
             # "Sample ... trajectories T_data ~ D and ... T_model ~ B"
             batch = batches.draw(k, accelerator.device)
             loss_parts: dict[str, float] = {}
-            with dropout_of_step(config.seed, k, accelerator.device, rank=processes.rank):
+            with (
+                room("training on a part of a batch", for_parts(config, processes.count)),
+                dropout_of_step(config.seed, k, accelerator.device, rank=processes.rank),
+            ):
                 for i, (groups, part) in enumerate(zip(batch.groups, batch.packed, strict=True), 1):
                     # "Compute g = grad J(...)", which is added up over the processes after the last part
-                    with accelerator.no_sync(model) if i < len(batch.packed) else contextlib.nullcontext():
+                    unfinished = i < len(batch.packed) and shards is None  # pieces are added up part by part
+                    with accelerator.no_sync(model) if unfinished else contextlib.nullcontext():
                         loss = model(part, config.objective, k, config.chunk, batch.whole)
                         stop_if_infinite(loss, k, groups, work, processes)
                         accelerator.backward(processes.averaged(loss.total))
                     for name, value in {**loss.parts, "loss": loss.total.detach()}.items():
                         loss_parts[name] = loss_parts.get(name, 0.0) + value.item()
+            if shards is not None:
+                shards.add_up()
             drop_idle_gradients(policy, config.objective, k)
             critic, own = critic_apart(policy)
             norm = accelerator.clip_grad_norm_(own, config.clip_norm)
             if critic:
                 accelerator.clip_grad_norm_(critic, config.clip_norm)
-            optimizer.step()  # "update theta via step using gradient g"
+            with room("updating the weights", for_weights()):
+                optimizer.step()  # "update theta via step using gradient g"
             schedule.step()
             optimizer.zero_grad(set_to_none=True)
             bar.update()
-            log.norm(float(norm))
+            log.norm(float(sharding.full(norm)))
             done = k + 1
             if done % config.log_every == 0 or done == config.steps:
                 loss_parts = processes.summed(loss_parts)
                 log.write(done, {"beta": config.objective.beta(k), "lr": schedule.get_last_lr()[0], **loss_parts})
                 bar.log(loss_parts["loss"])
             if evaluate is not None and config.eval_every and (done % config.eval_every == 0 or done == config.steps):
-                log.write(done, {f"val_{name}": value for name, value in evaluate(policy).items()})
+                with sharding.whole(policy):
+                    log.write(done, {f"val_{name}": value for name, value in evaluate(policy).items()})
                 model.train()
-            if processes.leads and config.checkpoint_every and done % config.checkpoint_every == 0:
+            if config.checkpoint_every and done % config.checkpoint_every == 0:
                 log.flush()
-                save_checkpoint(work, done, identity, state)
+                save_checkpoint(work, done, identity, state, writes=processes.leads)
         bar.close()
         log.flush()
+        if shards is not None:
+            shards.dissolve()
         policy.critic = None
         policy.eval()
         if not within:

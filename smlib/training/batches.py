@@ -21,6 +21,7 @@ from smlib.objectives.methods import get_method, is_finite
 from smlib.policies.policy import Policy
 from smlib.training.configuration import TrainConfig
 from smlib.training.dataset import Dataset
+from smlib.training.memory import for_rollouts, room
 from smlib.training.preflight import check_fits
 from smlib.training.processes import ALONE, Processes
 from smlib.training.rollouts import Entry, EpochOrder, ReplayBuffer, RolloutSource, refill_interval
@@ -88,7 +89,8 @@ class Batches:
         if k and k % self.interval == 0:
             self.buffer.enter(self.config.refill, k)
         if self.sampling(k):
-            self.buffer.populate([e for e in self.buffer.entries if e.rollout is None], self.rollouts, k)
+            with room("sampling rollouts", for_rollouts(self.config.rollout_batch)):
+                self.buffer.populate([e for e in self.buffer.entries if e.rollout is None], self.rollouts, k)
 
     def draw(self, k: int, device: torch.device | str) -> StepBatch:
         """The batch of step k: demonstrations with fresh noise, and as many rollouts once there are any.

@@ -23,6 +23,7 @@ from torch import nn
 from smlib.edits.actions import ActionSpace
 from smlib.files import canonical_json, config_hash, swap_in
 from smlib.training.rollouts import ReplayBuffer
+from smlib.training.sharding import full, put, whole_state
 
 NAME = "checkpoint"
 
@@ -75,12 +76,17 @@ def _glimpse(name: str, p: nn.Parameter) -> bytes:
     return f"{name}{tuple(p.shape)}".encode() + some.float().cpu().numpy().tobytes()
 
 
-def save_checkpoint(folder: Path, step: int, identity: str, state: TrainingState) -> None:
-    """Writes `folder/checkpoint` for the moment before step `step`; CheckpointError if it cannot be written."""
+def save_checkpoint(folder: Path, step: int, identity: str, state: TrainingState, writes: bool = True) -> None:
+    """Writes `folder/checkpoint` for the moment before step `step`; CheckpointError if it cannot be written.
+
+    `writes=False` only lends what this process has of a model that is split: of several processes one writes.
+    """
+    tensors = {name: _on_cpu(p, writes) for name, p in trainable(state.model).items()}
+    moving = {"optimizer": whole_state(state.optimizer, writes), "scheduler": state.scheduler.state_dict()}
+    if not writes:
+        return
     scratch, target, old = (folder / f"{NAME}{suffix}" for suffix in (".partial", "", ".old"))
     shutil.rmtree(scratch, ignore_errors=True)
-    tensors = {name: p.detach().cpu().contiguous() for name, p in trainable(state.model).items()}
-    moving = {"optimizer": state.optimizer.state_dict(), "scheduler": state.scheduler.state_dict()}
     try:
         scratch.mkdir(parents=True)
         save_file(tensors, scratch / "trainable.safetensors")
@@ -94,6 +100,12 @@ def save_checkpoint(folder: Path, step: int, identity: str, state: TrainingState
             "free some space, and the same command goes on from there"
         ) from error
     swap_in(scratch, target, old)
+
+
+def _on_cpu(p: nn.Parameter, keep: bool) -> Any:
+    """All of a parameter; None where it is gathered for another process alone."""
+    value = full(p.detach())
+    return value.cpu().contiguous() if keep else None
 
 
 def reason(error: Exception) -> str:
@@ -136,7 +148,7 @@ def load_checkpoint(folder: Path, identity: str, state: TrainingState, space: Ac
         raise CheckpointError(f"{source} holds other parameters than the model: {set(parameters) ^ set(tensors)}")
     with torch.no_grad():
         for name, value in tensors.items():
-            parameters[name].copy_(value)
+            put(parameters[name], value)
     state.optimizer.load_state_dict(optimizer["optimizer"])
     state.scheduler.load_state_dict(optimizer["scheduler"])
     state.buffer.load_state_dict(buffer, space)

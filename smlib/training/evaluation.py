@@ -11,6 +11,7 @@ from smlib.policies.policy import Policy
 from smlib.training.batches import demonstration
 from smlib.training.configuration import TrainConfig
 from smlib.training.dataset import Dataset
+from smlib.training.sharding import whole
 
 
 def held_out(
@@ -23,7 +24,7 @@ def held_out(
     the clean states, where nothing is to be deleted.
     """
     noisy, clean = np.zeros(2), np.zeros(3)
-    with evaluating(policy), torch.no_grad():
+    with whole(policy), evaluating(policy), torch.no_grad():
         for begin in range(0, len(data), batch_size):
             examples = range(begin, min(begin + batch_size, len(data)))
             rngs = [np.random.default_rng([config.seed, 7, i]) for i in examples]

@@ -22,6 +22,7 @@ from smlib.generation.sampling import SamplingConfig, sample
 from smlib.policies.policy import Policy
 from smlib.training.dataset import Dataset
 from smlib.training.processes import ALONE, Processes
+from smlib.training.sharding import whole
 
 Sampler = Callable[[Sequence[int], int], list[Trajectory]]
 """(indices of examples, training step) -> one rollout from the prompt of each."""
@@ -68,7 +69,8 @@ class RolloutSource:
         laws = [self.data.noise_law(i) for i in examples] if self.sampling.needs_noise_law else None
         # Every sequence has a seed of its own, so it does not matter in which process it is sampled.
         own = slice(self.processes.rank, None, self.processes.count)
-        rollouts = self._sampled(prompts[own], seeds[own], None if laws is None else laws[own])
+        with whole(self.policy):
+            rollouts = self._sampled(prompts[own], seeds[own], None if laws is None else laws[own])
         rollouts = self.processes.trajectories(rollouts, len(examples))
         if not self.relabel:
             return rollouts

@@ -23,6 +23,7 @@ from smlib.policies.loading import save_policy
 from smlib.policies.policy import SAVED, Policy
 from smlib.training.checkpoints import CheckpointError, trainable
 from smlib.training.rollouts import ReplayBuffer
+from smlib.training.sharding import put
 
 WEIGHTS, BUFFER, RUN = "trainable.safetensors", "buffer.npz", "sequencematch.json"
 STATE = "trainer_state.json"  # transformers' own, the last file of a checkpoint
@@ -63,7 +64,7 @@ def load_weights(folder: Path, policy: Policy) -> None:
         raise CheckpointError(f"{folder} holds other parameters than the model: {set(parameters) ^ set(tensors)}")
     with torch.no_grad():
         for name, value in tensors.items():
-            parameters[name].copy_(value)
+            put(parameters[name], value)
 
 
 def load_buffer(folder: Path, policy: Policy, buffer: ReplayBuffer) -> None:

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
-from transformers import Trainer, TrainerCallback
+from transformers import TrainerCallback
 
 from smlib.data.continuations import inner_decoder
 from smlib.data.tokenizers import PretrainedTokenizer
@@ -32,6 +32,7 @@ from smlib.training import run_files
 from smlib.training.batches import Batches, dropout_of_step, stop_if_infinite
 from smlib.training.checkpoints import run_identity
 from smlib.training.evaluation import held_out
+from smlib.training.memory import for_devices, room
 from smlib.training.model_card import model_card, write_facts
 from smlib.training.module import PolicyUnderTraining
 from smlib.training.parameters import critic_apart, decayed_apart, drop_idle_gradients
@@ -43,11 +44,14 @@ from smlib.training.preflight import (
 )
 from smlib.training.processes import Processes
 from smlib.training.reading import read_data, read_eval
+from smlib.training.sharding import full, whole
+from smlib.training.sharding_plan import asked
+from smlib.training.split_trainer import SplitTrainer
 from smlib.training.trainer_config import SequenceMatchConfig
 from smlib.training.vital_signs import Watch
 
 
-class SequenceMatchTrainer(Trainer):
+class SequenceMatchTrainer(SplitTrainer):
     """Trains a causal language model to write and to delete.
 
     Args:
@@ -70,9 +74,7 @@ class SequenceMatchTrainer(Trainer):
             of a model.
     """
 
-    # Attributes of transformers' Trainer that are set here too.
-    optimizer: Any
-    control: Any
+    control: Any  # an attribute of transformers' Trainer that is set here too
 
     def __init__(
         self,
@@ -113,6 +115,8 @@ class SequenceMatchTrainer(Trainer):
         self.method = get_method(self.train_config.objective.method)
         self._check(args.without_backspace)
         self.processes = Processes.of_arguments(args)
+        self.split = asked(self.processes)
+        self.check_split(args, optimizers)
         self.batches = Batches(self.policy, self.data, self.train_config, self.processes)
         super().__init__(
             model=PolicyUnderTraining(self.policy, self.data.branches),
@@ -165,6 +169,7 @@ class SequenceMatchTrainer(Trainer):
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """The optimiser that `args` name, with Algorithm 1's groups of parameters."""
         if self.optimizer is None:
+            self.cut()
             kind, options = self.optimizer_cls_and_kwargs or self.get_optimizer_cls_and_kwargs(self.args, self.model)
             groups = decayed_apart(
                 self.policy, self.args.learning_rate, self.args.weight_decay, self.train_config.bkspc_rate
@@ -192,6 +197,7 @@ class SequenceMatchTrainer(Trainer):
         self._dropout = reached[0]
         self.watch.part(loss)
         if inputs["last"]:
+            self.add_up()
             drop_idle_gradients(self.policy, config.objective, step)
             self.watch.step(batch, step)
         return loss.total.detach()
@@ -202,7 +208,7 @@ class SequenceMatchTrainer(Trainer):
         norm = self.accelerator.clip_grad_norm_(own, self.args.max_grad_norm)
         if critic:
             self.accelerator.clip_grad_norm_(critic, self.args.max_grad_norm)
-        return norm
+        return full(norm)
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **options: Any) -> Any:
         """Trains; see `transformers.Trainer.train`.
@@ -212,9 +218,9 @@ class SequenceMatchTrainer(Trainer):
 
         Raises:
             CheckpointError: a checkpoint of another run, with what differs; one that cannot be read.
-            ValueError: True, and there is none. NonFiniteLossError: the loss is NaN or infinite.
+            ValueError: True, and there is none. NonFiniteLossError: the loss is NaN or infinite. DeviceMemoryError: so.
         """
-        with self.processes.together():
+        with self.processes.together(), room("training", for_devices(self.args)):
             return self._trained(resume_from_checkpoint, options)
 
     def _trained(self, resume_from_checkpoint: str | bool | None, options: dict[str, Any]) -> Any:
@@ -233,7 +239,9 @@ class SequenceMatchTrainer(Trainer):
             self.batches.begin()
         self.watch.begin()
         try:
-            return super().train(resume_from_checkpoint=resume_from_checkpoint or None, **options)
+            done = super().train(resume_from_checkpoint=resume_from_checkpoint or None, **options)
+            self.join()
+            return done
         finally:
             self.policy.critic = None
             self.policy.eval()
@@ -241,19 +249,21 @@ class SequenceMatchTrainer(Trainer):
     # Files
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        if not self.args.should_save:
-            return
         folder = Path(output_dir or self.args.output_dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        run_files.place_policy(self.policy, self.tokenizer, folder)
+        with whole(self.policy, "cpu"):
+            if not self.args.should_save:
+                return
+            folder.mkdir(parents=True, exist_ok=True)
+            run_files.place_policy(self.policy, self.tokenizer, folder)
         (folder / "training_args.json").write_text(self.args.to_json_string())
         told = (self.policy, self.train_config, self.state.log_history, len(self.data))
         write_facts(folder / "card.json", *told)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)
-        if self.args.should_save:
-            run_files.save_run(Path(output_dir), self.policy, self.batches.buffer, self._identity)
+        with whole(self.policy, "cpu"):
+            if self.args.should_save:
+                run_files.save_run(Path(output_dir), self.policy, self.batches.buffer, self._identity)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         run_files.load_weights(Path(resume_from_checkpoint), self.policy)

@@ -32,7 +32,7 @@ FOREIGN: dict[str, tuple[object, str]] = {
     "auto_find_batch_size": (False, "the replay buffer is drawn from by the batch; set per_device_train_batch_size"),
     "use_liger_kernel": (False, "its fused head knows no <bkspc>; chunk bounds the memory of the logits"),
     "torch_compile": (False, "packed batches change their shape from step to step"),
-    "deepspeed": (None, "several processes have the whole model each, by DDP"),
+    "deepspeed": (None, "several processes have the whole model each, or a piece of it (docs/machines.md)"),
     "dataloader_num_workers": (0, "a batch holds rollouts of the present policy and cannot be made ahead"),
 }
 """Arguments of transformers that have no meaning here: what they have to be, and why."""
@@ -129,7 +129,8 @@ class SequenceMatchConfig(TrainingArguments):
                 raise ValueError(f"{name}={found!r} has no meaning here: {why}. Leave it out")
         if getattr(self, "fsdp", None):
             raise ValueError(
-                "fsdp has no meaning here: several processes have the whole model each, by DDP. Leave it out"
+                "fsdp has no meaning here: a model is split where the launcher asks for it, accelerate launch "
+                "--use_fsdp --fsdp_version 2. Leave it out"
             )
         for name in ("bc_steps", "anneal_steps", "edits_steps", "edits_prompts"):
             if getattr(self, name) < 0:

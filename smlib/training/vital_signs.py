@@ -23,6 +23,7 @@ from smlib.training.batches import StepBatch
 from smlib.training.configuration import TrainConfig
 from smlib.training.dataset import Dataset
 from smlib.training.processes import ALONE, Processes
+from smlib.training.sharding import whole
 
 
 def of_batch(batch: StepBatch, step: int, space: ActionSpace) -> dict[str, float]:
@@ -166,19 +167,21 @@ class Watch:
         seen = of_batch(batch, step, self.policy.space)
         last = step + 1 == self.config.steps
         if self._due(self.args.logging_steps, step) or last:
-            seen |= of_policy(self.policy, batch, self.config.objective.gamma)
+            with whole(self.policy):
+                seen |= of_policy(self.policy, batch, self.config.objective.gamma)
         for name, value in seen.items():
             self.signs.setdefault(name, []).append(value)
         if self.args.edits_prompts and (self._due(self.args.edits_steps, step) or (last and self.args.edits_steps)):
-            self.text = edits(
-                self.policy,
-                self.data,
-                self.decode,
-                prompts=self.args.edits_prompts,
-                longest=self.config.rollout_tokens,
-                seed=self.config.seed,
-                mark=self.args.backspace_token,
-            )
+            with whole(self.policy):
+                self.text = edits(
+                    self.policy,
+                    self.data,
+                    self.decode,
+                    prompts=self.args.edits_prompts,
+                    longest=self.config.rollout_tokens,
+                    seed=self.config.seed,
+                    mark=self.args.backspace_token,
+                )
 
     def _due(self, every: float, step: int) -> bool:
         steps = every if every >= 1 else max(1, math.ceil(every * self.config.steps))

@@ -13,6 +13,7 @@ import socket
 import numpy as np
 import peft  # noqa: F401 (for the server: imported once, and not in every process)
 import torch
+import torch.distributed.fsdp  # for the server, as peft
 from accelerate import Accelerator
 
 from smlib.policies.adapters import with_adapters
@@ -175,11 +176,11 @@ def rank():
 
 
 def start(job, folder, count=2, seconds=240):
-    """Runs a job, the name of a function here, in so many processes; the exit status and the output of each."""
+    """Runs a job, a function or the name of one here, in so many processes; the exit status and the output of each."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    logs = [folder / f"{job}-{r}.log" for r in range(count)]
+    logs = [folder / f"{getattr(job, '__name__', job)}-{r}.log" for r in range(count)]
     started = [SERVER.Process(target=_enter, args=(job, folder, r, count, port, logs[r])) for r in range(count)]
     for process in started:
         process.start()
@@ -198,4 +199,4 @@ def _enter(job, folder, number, count, port, log):
     own = {**shared, "RANK": number, "LOCAL_RANK": number, "ACCELERATE_USE_CPU": "true"}
     os.environ.update({name: str(value) for name, value in own.items()})
     torch.set_num_threads(1)
-    globals()[job](folder)
+    (job if callable(job) else globals()[job])(folder)

@@ -17,6 +17,15 @@ from smlib.files import resolve
 from smlib.paper.experiments.gpu import records
 from smlib.paper.experiments.gpu.budget import Budget
 
+_TABLES = "smlib/paper/experiments/gpu/tables.py"
+HALVES = {
+    "tests": "run the tests alone on the device, with --only tests",
+    "tables": f"half the batch of tab4, or half the chunk of both, in SHAPES of {_TABLES}, takes half as much",
+    "sampler": f"half the batch of each size, in sampler of {_TABLES}, takes half as much",
+    "regime": "half the batch_size in smlib/paper/experiments/gpu/regime.py takes half as much",
+}
+"""What takes less of the device's memory, for each part."""
+
 SHORTEST = 15.0  # seconds: a part is not begun with fewer
 
 
@@ -64,8 +73,11 @@ def run_part(part: str, given: argparse.Namespace, budget: Budget) -> bool:
     """Runs one part in this process and writes its file; whether it succeeded."""
     began = time.monotonic()
     error, found = "", dict[str, Any]()
+    from smlib.training.memory import room
+
     try:
-        found = _work(part, given, budget)()
+        with room(f"in the part {part}", HALVES[part]):
+            found = _work(part, given, budget)()
         if found.get("failed"):
             error = "; ".join(f"{name}: {why}" for name, why in found["failed"].items())
     except Exception as reason:  # whatever it is, the other parts go on
