@@ -97,7 +97,7 @@ def train(
         mixed_precision="no", gradient_accumulation_plugin=once, dynamo_backend="no", kwargs_handlers=[ddp]
     )
     processes = Processes.of(accelerator)
-    with processes.together():
+    with processes.together(), contextlib.ExitStack() as at_end:
         check_run(policy, data, config, evaluate)
         processes.check_divides(config.batch_size, config.accumulation)
         method = get_method(config.objective.method)
@@ -117,6 +117,7 @@ def train(
         optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, betas=(0.9, 0.95))
         schedule = get_cosine_schedule_with_warmup(optimizer, config.warmup_steps, config.steps)
         batches = Batches(policy, data, config, processes)
+        at_end.callback(batches.close)
         identity = run_identity(config, policy, data)
         processes.check_same(config, identity, data)
         model, optimizer = accelerator.prepare(PolicyUnderTraining(policy, data.branches), optimizer)
@@ -158,14 +159,17 @@ def train(
             done = k + 1
             if done % config.log_every == 0 or done == config.steps:
                 loss_parts = processes.summed(loss_parts)
-                log.write(done, {"beta": config.objective.beta(k), "lr": schedule.get_last_lr()[0], **loss_parts})
+                row = {"beta": config.objective.beta(k), "lr": schedule.get_last_lr()[0], **loss_parts}
+                log.write(done, row | batches.staleness())
                 bar.log(loss_parts["loss"])
             if evaluate is not None and config.eval_every and (done % config.eval_every == 0 or done == config.steps):
                 log.write(done, {f"val_{name}": value for name, value in evaluate(policy).items()})
                 model.train()
-            if processes.leads and config.checkpoint_every and done % config.checkpoint_every == 0:
-                log.flush()
-                save_checkpoint(work, done, identity, state)
+            if config.checkpoint_every and done % config.checkpoint_every == 0:
+                batches.settle()
+                if processes.leads:
+                    log.flush()
+                    save_checkpoint(work, done, identity, state)
         bar.close()
         log.flush()
         policy.critic = None

@@ -235,6 +235,7 @@ class SequenceMatchTrainer(Trainer):
         try:
             return super().train(resume_from_checkpoint=resume_from_checkpoint or None, **options)
         finally:
+            self.batches.close()
             self.policy.critic = None
             self.policy.eval()
 
@@ -252,6 +253,7 @@ class SequenceMatchTrainer(Trainer):
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)
+        self.batches.settle()
         if self.args.should_save:
             run_files.save_run(Path(output_dir), self.policy, self.batches.buffer, self._identity)
 
