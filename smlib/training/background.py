@@ -30,7 +30,7 @@ from smlib.training.worker import DONE, FAILED
 
 BEGIN = (
     "import json, sys; descriptor, folder, sys.path[:] = json.loads(sys.argv[1]); "
-    "from smlib.training.worker import main; main(descriptor, folder)"
+    "from smlib.training.worker import Connection, main; main(Connection(descriptor), folder)"
 )
 """What the process runs; it finds modules where this one does."""
 POLICY, NEWEST = "policy.safetensors", "newest.safetensors"
@@ -72,15 +72,7 @@ class BackgroundEngine:
             whole = self._writing(lambda: structure(self.policy, self.folder / POLICY))  # type: ignore[operator]
             here, there = socket.socketpair()
             with there:
-                told = json.dumps([there.fileno(), str(self.folder), [path for path in sys.path if path]])
-                # A group of its own: Ctrl-C in a terminal is for the process that trains, which ends this one.
-                self.process = subprocess.Popen(
-                    [sys.executable, "-c", BEGIN, told],
-                    pass_fds=[there.fileno()],
-                    process_group=0,
-                    stdin=subprocess.DEVNULL,
-                    env=_environment(),
-                )
+                self.process = launched(there, self.folder)
             self.pipe = Connection(here.detach())
             settings = {
                 "dtype": torch.get_default_dtype(),
@@ -201,6 +193,15 @@ class BackgroundEngine:
             ) from error
 
 
-def _environment() -> dict[str, str]:
-    """This process's, with one thread."""
-    return {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+def launched(pipe: socket.socket, folder: Path) -> "subprocess.Popen[bytes]":
+    """A fresh interpreter that serves a pipe, on one thread."""
+    told = json.dumps([pipe.fileno(), str(folder), [path for path in sys.path if path]])
+    threads = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "MKL", "OPENBLAS")}
+    # A group of its own: Ctrl-C in a terminal is for the process that trains, which ends this one.
+    return subprocess.Popen(
+        [sys.executable, "-c", BEGIN, told],
+        pass_fds=[pipe.fileno()],
+        process_group=0,
+        stdin=subprocess.DEVNULL,
+        env={**os.environ, **threads},
+    )

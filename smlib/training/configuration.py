@@ -115,14 +115,14 @@ class TrainConfig:
                     )
         elif self.staleness < self.rollout_refresh - 1:
             raise ValueError(
-                f"rollout_staleness={self.staleness} cannot be kept with weights of every {self.rollout_refresh} steps, "
-                f"rollout_refresh: they are up to {self.rollout_refresh - 1} steps old. Raise the first or lower the "
-                "second"
+                f"rollout_staleness={self.staleness} cannot be kept with weights of every {self.rollout_refresh} "
+                f"steps, rollout_refresh: they are up to {self.rollout_refresh - 1} steps old. Raise the first or "
+                "lower the second"
             )
 
     @property
     def staleness(self) -> int:
-        """`rollout_staleness`, settled: rollouts that are asked for one refill ahead have the time of one to be made."""
+        """`rollout_staleness`, settled: what is asked for one refill ahead has the time of one to be made."""
         if self.rollout_staleness is not None:
             return self.rollout_staleness
         if self.rollout_engine == "in_process":

@@ -10,7 +10,7 @@ whoever samples: a test trains with copies of the policy that are kept for as ma
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from smlib.edits.actions import Trajectory
 from smlib.objectives.methods import get_method
@@ -20,6 +20,7 @@ from smlib.training.configuration import TrainConfig
 from smlib.training.rollouts import Ahead, Entry, ReplayBuffer, RolloutSource, SamplingTask, refill_interval
 
 
+@runtime_checkable
 class RolloutEngine(Protocol):
     """Samples tasks, one after another, each with the weights that were the newest when it was submitted.
 
@@ -112,7 +113,9 @@ class Schedule:
         goal, starts = config.objective, get_method(config.objective.method).rollouts
         first = next((k for k in range(config.steps) if starts and goal.beta(k) < 1.0), config.steps)
         interval = refill_interval(config.batch_size, config.refill, config.times_seen)
-        return cls(first, interval, config.steps, config.staleness - (config.rollout_refresh - 1), config.rollout_refresh)
+        return cls(
+            first, interval, config.steps, config.staleness - (config.rollout_refresh - 1), config.rollout_refresh
+        )
 
     def weights(self, due: int) -> int:
         """The step whose weights sample what is due at a step, and at whose beginning it is asked for."""

@@ -105,7 +105,9 @@ class _Packer(pickle.Pickler):
         if value is self.critic and value is not None:
             return ("nothing",)
         if getattr(value, "__name__", "") == "make_inputs_require_grads":
-            return ("hook",)  # of transformers, a function inside a function; gradients are none of a sampler's business
+            return (
+                "hook",
+            )  # of transformers, a function inside a function; gradients are none of a sampler's business
         if type(value) not in (torch.Tensor, nn.Parameter):
             return None
         name = self._names.setdefault(id(value), str(len(self._names)))

@@ -23,6 +23,7 @@ from smlib.policies.policy import Policy
 from smlib.training.dataset import Dataset
 from smlib.training.processes import ALONE, Processes
 
+
 def refill_interval(batch: int, refill: int, times_seen: float) -> int:
     """Gradient steps between two refills: each entry is then drawn `times_seen` times on average (App. E).
 

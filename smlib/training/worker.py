@@ -18,14 +18,13 @@ from typing import Any
 READY, DONE, FAILED = "ready", "done", "failed"
 
 
-def main(descriptor: int, folder: str) -> None:
+def main(pipe: Connection, folder: str) -> None:
     """Serves the process at the other end of the pipe, until that closes it.
 
     Args:
-        descriptor: of the pipe. folder: in which files of weights are, and which goes when nobody needs it.
+        folder: in which files of weights are, and which goes when nobody needs it.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends training, and that ends this
-    pipe = Connection(descriptor)
     given: queue.Queue[bytes] = queue.Queue()
     threading.Thread(target=_listen, args=(pipe, given, Path(folder)), daemon=True, name="smlib-listener").start()
     due: int | None = None
