@@ -113,6 +113,8 @@ class TrainConfig:
                         f"{name}={getattr(self, name)!r} is of rollouts beside training: set rollout_engine to "
                         "background or free_running, or leave it out"
                     )
+        elif self.staleness < 0:
+            raise ValueError(f"rollout_staleness must not be negative, got {self.staleness}")
         elif self.staleness < self.rollout_refresh - 1:
             raise ValueError(
                 f"rollout_staleness={self.staleness} cannot be kept with weights of every {self.rollout_refresh} "

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from smlib.edits.noise import NoiseLaw
 from smlib.files import plain
 from smlib.generation.sampling import SamplingConfig
 from smlib.policies.adapters import with_adapters
@@ -237,7 +238,12 @@ def test_what_cannot_be_sent_is_refused(tmp_path):
     with pytest.raises(TypeError, match=r"this LlamaForCausalLM cannot be copied into another process .*in_process"):
         structure(strange, tmp_path / "a")
     engine = BackgroundEngine(policy())
-    task = SamplingTask([], [], [lambda d: d], SamplingConfig(), None)
+
+    class Own(NoiseLaw):
+        pass
+
+    law = Own(Copying.law.tokens, Copying.law.probs)
+    task = SamplingTask([], [], [law], SamplingConfig(max_new_tokens=4), None)
     with pytest.raises(TypeError, match="noise law of the data cannot be sent to another process"):
         engine.submit(3, task)
 
