@@ -128,8 +128,12 @@ def train(
         method, steps=steps, eta=eta, alpha=alpha, gamma=gamma, seed=seed, learning_rate=rate, **options
     )
     with told(ValueError):
-        beside = {"rollout_staleness": rollout_staleness, "rollout_refresh": rollout_refresh}
-        training = replace(settings.training, rollout_engine=rollout_engine, **beside)
+        training = replace(
+            settings.training,
+            rollout_engine=rollout_engine,
+            rollout_staleness=rollout_staleness,
+            rollout_refresh=rollout_refresh,
+        )
     settings = replace(settings, training=training)
     with stoppable():
         accuracy = fit(settings, folder, init)

@@ -69,7 +69,7 @@ class BackgroundEngine:
         """
         self.folder = Path(tempfile.mkdtemp(prefix="smlib-rollouts-"))
         try:
-            whole = self._writing(lambda: structure(self.policy, self.folder / POLICY))  # type: ignore[operator]
+            whole = self._writing(lambda: structure(self.policy, self.folder / POLICY))
             here, there = socket.socketpair()
             with there:
                 self.process = launched(there, self.folder)
