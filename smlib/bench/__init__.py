@@ -7,20 +7,20 @@ the least that the arithmetic of the two sides allows.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 
 from smlib.bench import generation
+from smlib.bench.engines import gradient_steps, with_each_engine
 from smlib.bench.resources import flops, kernel_shares, matmul_flops_per_second, peak_bytes
 from smlib.bench.steps import AllLogits, BareStep, DenseAlgorithmA, GradientStep
 from smlib.bench.targets import judged
 from smlib.bench.timing import figure, in_turns, seconds_of
 from smlib.bench.workloads import ARITHMETIC, TEXT, Shape, dataset, groups, policy_for, sampling_job
-from smlib.edits.actions import ActionSpace
 from smlib.edits.algorithm_a import algorithm_a
 from smlib.edits.packing import pack
 from smlib.generation.sampling import sample
-from smlib.training.algorithm_1 import Dataset
 
 Figures = dict[str, dict[str, object]]
 
@@ -33,20 +33,23 @@ def run(quick: bool = False, tell: Callable[[str], None] = lambda part: None) ->
         tell: called with the name of each part before it is measured.
     """
     found: Figures = {}
-    tell("training on arithmetic (1 of 7)")
+    tell("training on arithmetic (1 of 8)")
     found |= training("arithmetic", ARITHMETIC, turns=5 if quick else 15, sampling_turns=1 if quick else 3)
-    tell("training on text (2 of 7)")
+    tell("training on text (2 of 8)")
     found |= training("text1024", TEXT, turns=2 if quick else 5, sampling_turns=1)
-    tell("other ways to train (3 of 7)")
+    tell("other ways to train (3 of 8)")
     found |= rivals(ARITHMETIC, turns=4 if quick else 10)
-    tell("sampling (4 of 7)")
+    tell("sampling (4 of 8)")
     found |= sampling(turns=1 if quick else 3)
-    tell("packing (5 of 7)")
+    tell("packing (5 of 8)")
     found |= packing(turns=2 if quick else 5)
-    tell("memory (6 of 7)")
+    tell("memory (6 of 8)")
     found |= memory(TEXT)
-    tell("arithmetic intensity (7 of 7)")
+    tell("arithmetic intensity (7 of 8)")
     found |= arithmetic_intensity(ARITHMETIC, turns=4 if quick else 10)
+    tell("rollouts beside training (8 of 8)")
+    shape = replace(ARITHMETIC, refill=ARITHMETIC.refill // 4) if quick else ARITHMETIC
+    found |= with_each_engine("arithmetic", shape, turns=2 if quick else 5)
     return judged(found)
 
 
@@ -78,23 +81,6 @@ def training(name: str, shape: Shape, *, turns: int, sampling_turns: int, apart:
         f"sm_step_{name}": figure(times.seconds["sm"], "s", "none"),
         f"sampling_{name}": figure(refill, f"s a refill of {shape.refill}", "none"),
         f"steps_per_sample_{name}": figure([float(shape.interval)], "steps", "none"),
-    }
-
-
-def gradient_steps(shape: Shape, data: Dataset, space: ActionSpace, *, apart: bool = False) -> dict[str, GradientStep]:
-    """A step of MLE and one of SM, on the same examples, from the same weights."""
-    policy = policy_for(shape, space)
-    return {
-        method: GradientStep(
-            policy,
-            groups(shape, data, space, method=method),
-            method,
-            row_len=shape.row_len,
-            chunk=shape.chunk,
-            apart=apart,
-            branches=data.branches,
-        )
-        for method in ("mle", "sm")
     }
 
 

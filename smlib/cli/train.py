@@ -1,6 +1,7 @@
 """`smlib train`: a small policy on a task."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -17,6 +18,12 @@ def _tasks() -> Iterable[str]:
     from smlib.data.tasks import TASKS
 
     return TASKS
+
+
+def _engines() -> Iterable[str]:
+    from smlib.training.configuration import ENGINES
+
+    return ENGINES
 
 
 def _methods() -> Iterable[str]:
@@ -87,11 +94,32 @@ def train(
             show_default=False,
         ),
     ] = None,
+    rollout_engine: Annotated[
+        str,
+        typer.Option(
+            help="Who samples rollouts: in_process, between two steps; background, a process beside training, every "
+            "run alike; free_running, the same, taking what is there. See docs/machines.md.",
+            autocompletion=one_of(_engines),
+        ),
+    ] = "in_process",
+    rollout_staleness: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Of rollouts beside training: how many steps old their weights may be when they are first used. "
+            "Default: the steps between two refills.",
+            show_default=False,
+        ),
+    ] = None,
+    rollout_refresh: Annotated[
+        int, typer.Option(min=1, help="Of rollouts beside training: their weights are those of every so many steps.")
+    ] = 1,
 ) -> None:
     """Train a small policy on a task and report its accuracy on validation questions.
 
     Example: smlib train runs/mine --init base --method sm --eta 0.1 --steps 500
     """
+    from smlib.cli.checks import told
     from smlib.cli.workbench import RATE, RATE_ON, fit, settings_for
 
     options: dict[str, str | int] = {"task": task, "difficulty": difficulty, "questions": questions, "noise": noise}
@@ -99,6 +127,14 @@ def train(
     settings = settings_for(
         method, steps=steps, eta=eta, alpha=alpha, gamma=gamma, seed=seed, learning_rate=rate, **options
     )
+    with told(ValueError):
+        training = replace(
+            settings.training,
+            rollout_engine=rollout_engine,
+            rollout_staleness=rollout_staleness,
+            rollout_refresh=rollout_refresh,
+        )
+    settings = replace(settings, training=training)
     with stoppable():
         accuracy = fit(settings, folder, init)
     for decoding, share in accuracy.items():

@@ -32,6 +32,7 @@ from smlib.policies import shipped
 from smlib.policies.loading import load_policy
 from smlib.policies.policy import SAVED, Policy
 from smlib.training.algorithm_1 import NonFiniteLossError, TrainConfig, train
+from smlib.training.background import RolloutWorkerError
 from smlib.training.checkpoints import CheckpointError, reason
 from smlib.training.folder import LOCK, FolderInUseError, held, usable_folder
 from smlib.training.memory import DeviceMemoryError
@@ -167,7 +168,10 @@ def fit(settings: Settings, folder: Path, init: Path | None = None) -> Mapping[s
     with _folder_of_its_own(folder):
         with told(OSError, before=f"{folder} cannot be written: "):
             write_atomically(described, record)
-        with told(CheckpointError, NonFiniteLossError, MetricsError), told(DeviceMemoryError, after=NO_OPTION):
+        with (
+            told(CheckpointError, NonFiniteLossError, MetricsError, RolloutWorkerError),
+            told(DeviceMemoryError, after=NO_OPTION),
+        ):
             trained = train(policy, data, settings.training, folder).policy
         try:
             trained.save(folder / "policy")

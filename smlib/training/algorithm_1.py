@@ -38,7 +38,7 @@ from smlib.training.preflight import (
 from smlib.training.processes import Processes
 from smlib.training.progress import Progress, telling_where_it_stopped
 from smlib.training.sharding import Shards
-from smlib.training.sharding_plan import asked, unsaid
+from smlib.training.sharding_plan import asked, check_engine, unsaid
 
 __all__ = ["Dataset", "NonFiniteLossError", "TrainConfig", "TrainResult", "train"]
 
@@ -102,8 +102,9 @@ def train(
             mixed_precision="no", gradient_accumulation_plugin=once, dynamo_backend="no", kwargs_handlers=[ddp]
         )
     processes = Processes.of(accelerator)
-    with processes.together():
+    with processes.together(), contextlib.ExitStack() as at_end:
         split = asked(processes)
+        check_engine(split, config.rollout_engine)
         check_run(policy, data, config, evaluate)
         processes.check_divides(config.batch_size, config.accumulation)
         method = get_method(config.objective.method)
@@ -120,6 +121,7 @@ def train(
         within = hold(work) if processes.leads else True
         policy.critic = Critic(policy) if method.critic else None
         batches = Batches(policy, data, config, processes)
+        at_end.callback(batches.close)
         identity = run_identity(config, policy, data)
         processes.check_same(config, identity, data)
         model: Any = PolicyUnderTraining(policy, data.branches)
@@ -176,13 +178,15 @@ def train(
             done = k + 1
             if done % config.log_every == 0 or done == config.steps:
                 loss_parts = processes.summed(loss_parts)
-                log.write(done, {"beta": config.objective.beta(k), "lr": schedule.get_last_lr()[0], **loss_parts})
+                row = {"beta": config.objective.beta(k), "lr": schedule.get_last_lr()[0], **loss_parts}
+                log.write(done, row | batches.staleness())
                 bar.log(loss_parts["loss"])
             if evaluate is not None and config.eval_every and (done % config.eval_every == 0 or done == config.steps):
                 with sharding.whole(policy):
                     log.write(done, {f"val_{name}": value for name, value in evaluate(policy).items()})
                 model.train()
             if config.checkpoint_every and done % config.checkpoint_every == 0:
+                batches.settle()
                 log.flush()
                 save_checkpoint(work, done, identity, state, writes=processes.leads)
         bar.close()

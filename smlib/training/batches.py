@@ -7,7 +7,7 @@ conventions of transformers. It keeps no generator: noise, draws and rollouts fo
 import contextlib
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -21,10 +21,11 @@ from smlib.objectives.methods import get_method, is_finite
 from smlib.policies.policy import Policy
 from smlib.training.configuration import TrainConfig
 from smlib.training.dataset import Dataset
+from smlib.training.engines import Schedule, Supply, engine_of, staleness
 from smlib.training.memory import for_rollouts, room
 from smlib.training.preflight import check_fits
 from smlib.training.processes import ALONE, Processes
-from smlib.training.rollouts import Entry, EpochOrder, ReplayBuffer, RolloutSource, refill_interval
+from smlib.training.rollouts import Entry, EpochOrder, ReplayBuffer, RolloutSource
 
 Groups = list[list[Trajectory]]
 """Trajectories by what they share, see `pack`."""
@@ -43,6 +44,8 @@ class StepBatch:
         whole: sizes of the batch of which they are parts; None if there is only one.
         entries: the entries of the buffer that were drawn, with or without a rollout.
         sampled: whether their rollouts are in the batch.
+        stale: of each rollout that was sampled beside training, by how many steps its weights were too old
+            (`smlib.training.engines`); empty where they are sampled in this process.
     """
 
     groups: list[Groups]
@@ -50,6 +53,7 @@ class StepBatch:
     whole: Sizes | None
     entries: list[Entry]
     sampled: bool
+    stale: list[int] = field(default_factory=list)
 
 
 class Batches:
@@ -70,8 +74,15 @@ class Batches:
         in_order = bool(getattr(data, "in_order", False))
         self.buffer = ReplayBuffer(len(data), config.buffer_size, config.seed, in_order=in_order)
         self.order = EpochOrder(len(data), config.seed, 5, in_order=in_order)
-        self.interval = refill_interval(config.batch_size, config.refill, config.times_seen)
-        self.rollouts = _source(policy, data, config, processes)
+        free = config.rollout_engine == "free_running"
+        if free and processes.count > 1:
+            raise ValueError(
+                f"rollout_engine=free_running takes rollouts as they come, and {processes.count} processes would each "
+                "have others: choose background, which is the same in all of them, or start 1 process"
+            )
+        source = _source(policy, data, config, processes)
+        self.supply = Supply(source, self.buffer, Schedule.of(config), engine_of(policy, config), config.refill, free)
+        self._stale: list[int] = []
 
     def begin(self) -> None:
         """Fills the buffer with the first examples; a run that resumes has them from its checkpoint."""
@@ -86,11 +97,21 @@ class Batches:
 
         When rollouts start, that is all of them.
         """
-        if k and k % self.interval == 0:
-            self.buffer.enter(self.config.refill, k)
-        if self.sampling(k):
-            with room("sampling rollouts", for_rollouts(self.config.rollout_batch)):
-                self.buffer.populate([e for e in self.buffer.entries if e.rollout is None], self.rollouts, k)
+        with room("sampling rollouts", for_rollouts(self.config.rollout_batch)):
+            self.supply.populate(k)
+
+    def settle(self) -> None:
+        """Before a checkpoint: rollouts that are being sampled beside training become part of the buffer's state."""
+        self.supply.settle()
+
+    def close(self) -> None:
+        """Ends what samples beside training, if anything does."""
+        self.supply.close()
+
+    def staleness(self) -> dict[str, float]:
+        """Of the rollouts that were drawn since this was last asked for, see `StepBatch.stale`."""
+        stale, self._stale = self._stale, []
+        return staleness(stale, "rollout_staleness")
 
     def draw(self, k: int, device: torch.device | str) -> StepBatch:
         """The batch of step k: demonstrations with fresh noise, and as many rollouts once there are any.
@@ -126,7 +147,10 @@ class Batches:
         whole = sizes(packed) if config.accumulation > 1 else None
         if self.processes.count > 1:
             whole = exponents.sizes(device)
-        return StepBatch(parts, packed, whole, entries, sampling)
+        beside = sampling and config.rollout_engine != "in_process"
+        stale = [e.stale for e in entries] if beside else []
+        self._stale += stale
+        return StepBatch(parts, packed, whole, entries, sampling, stale)
 
 
 class Exponents:

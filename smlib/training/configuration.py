@@ -7,6 +7,9 @@ from smlib.kinds import check_kinds
 from smlib.objectives.methods import ObjectiveConfig
 from smlib.training.rollouts import refill_interval
 
+ENGINES = ("in_process", "background", "free_running")
+"""Who samples rollouts, see `TrainConfig`."""
+
 
 @dataclass(frozen=True)
 class TrainConfig:
@@ -28,6 +31,13 @@ class TrainConfig:
             from the example's noise law (the paper does not say whether rollouts run under the noisy dynamics).
         rollout_batch: rollouts sampled side by side, see `sample`; a model of billions of parameters has a key/value
             cache of a gigabyte for a few thousand tokens. None: as many as 32,768 tokens make, 256 at most.
+        rollout_engine: who samples them: `in_process`, between two steps; `background`, a process of its own, beside
+            training and ahead of it; `free_running`, the same without waiting, so that no two runs are equal
+            (`smlib.training.engines`, docs/machines.md).
+        rollout_staleness: by how many steps the weights that sampled a rollout may be older than the step at which it
+            enters the buffer; training waits rather than exceed it. None: the steps between two refills, and 0
+            in_process. rollout_refresh: the process's copy of the weights is one of every so many steps.
+        rollout_device: of that copy, such as `cuda:1`; None for the policy's own.
         row_len: slots of a packed row; None for the longest block. chunk: states whose logits are held at a time.
         accumulation: the batch is processed in this many parts.
         log_every, eval_every, checkpoint_every: steps; `eval_every` is 0 without `evaluate`, and only then.
@@ -62,10 +72,15 @@ class TrainConfig:
     bkspc_rate: float = field(default=1.0, metadata=ADDED_LATER)
     paired: bool = field(default=False, metadata=added_later(before=True))
     rollout_batch: int | None = field(default=None, metadata=ADDED_LATER)
+    rollout_engine: str = field(default="in_process", metadata=ADDED_LATER)
+    rollout_staleness: int | None = field(default=None, metadata=ADDED_LATER)
+    rollout_refresh: int = field(default=1, metadata=ADDED_LATER)
+    rollout_device: str | None = field(default=None, metadata=ADDED_LATER)
 
     def __post_init__(self) -> None:
         check_kinds(self)
-        for name in ("steps", "batch_size", "refill", "buffer_size", "accumulation", "rollout_tokens", "log_every"):
+        for name in ("steps", "batch_size", "refill", "buffer_size", "accumulation", "rollout_tokens", "log_every",
+                     "rollout_refresh"):  # fmt: skip
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         for name in ("warmup_steps", "eval_every", "checkpoint_every", "weight_decay", "seed"):
@@ -85,6 +100,36 @@ class TrainConfig:
         if self.checkpoint_every % self.log_every:
             raise ValueError(f"checkpoint_every {self.checkpoint_every} is no multiple of log_every {self.log_every}")
         refill_interval(self.batch_size, self.refill, self.times_seen)
+        self._check_engine()
+
+    def _check_engine(self) -> None:
+        if self.rollout_engine not in ENGINES:
+            raise ValueError(f"unknown rollout_engine {self.rollout_engine!r}; known: {', '.join(ENGINES)}")
+        if self.rollout_engine == "in_process":
+            own = {"rollout_staleness": (None, 0), "rollout_refresh": (1,), "rollout_device": (None,)}
+            for name, plain in own.items():
+                if getattr(self, name) not in plain:
+                    raise ValueError(
+                        f"{name}={getattr(self, name)!r} is of rollouts beside training: set rollout_engine to "
+                        "background or free_running, or leave it out"
+                    )
+        elif self.staleness < 0:
+            raise ValueError(f"rollout_staleness must not be negative, got {self.staleness}")
+        elif self.staleness < self.rollout_refresh - 1:
+            raise ValueError(
+                f"rollout_staleness={self.staleness} cannot be kept with weights of every {self.rollout_refresh} "
+                f"steps, rollout_refresh: they are up to {self.rollout_refresh - 1} steps old. Raise the first or "
+                "lower the second"
+            )
+
+    @property
+    def staleness(self) -> int:
+        """`rollout_staleness`, settled: what is asked for one refill ahead has the time of one to be made."""
+        if self.rollout_staleness is not None:
+            return self.rollout_staleness
+        if self.rollout_engine == "in_process":
+            return 0
+        return refill_interval(self.batch_size, self.refill, self.times_seen) + self.rollout_refresh - 1
 
     def on_policy(self) -> "TrainConfig":
         """The same run with new rollouts every step, under the demonstrations' noise: what a method with a critic needs

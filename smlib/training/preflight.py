@@ -44,6 +44,10 @@ class Settings(Protocol):
     def rollout_noise(self) -> float: ...
     @property
     def eval_every(self) -> int: ...
+    @property
+    def rollout_engine(self) -> str: ...
+    @property
+    def staleness(self) -> int: ...
 
 
 def check_run(policy: Policy, data: Dataset, config: Settings, evaluate: Callable[..., object] | None) -> None:
@@ -72,6 +76,7 @@ def check_run(policy: Policy, data: Dataset, config: Settings, evaluate: Callabl
         )
     if config.eval_every and evaluate is None:
         raise ValueError(f"eval_every={config.eval_every} and nothing to call: give evaluate, or set eval_every=0")
+    warn_of_stale_policy(config.objective.method, config.rollout_engine, config.staleness)
     warn_of_cloning_alone(config.objective, config.steps)
     warn_of_warm_up_alone(config.warmup_steps, config.steps)
     warn_of_coarse_weights(policy, config.learning_rate)
@@ -185,6 +190,17 @@ def check_on_policy(name: str, refill: int, times_seen: float, buffer_size: int)
         raise ValueError(
             f"{name} needs rollouts of the present policy: train with config.on_policy(), or set times_seen=1 (it is "
             f"{times_seen:g}) and buffer_size to refill, {refill} (it is {buffer_size})"
+        )
+
+
+def warn_of_stale_policy(name: str, engine: str, staleness: int) -> None:
+    """A policy gradient from rollouts of older weights is one of another policy."""
+    if staleness and get_method(name).critic:
+        warnings.warn(
+            f"{name} needs rollouts of the present policy, and with rollout_engine={engine} theirs may be {staleness} "
+            "steps old: its gradient is biased by as much as the policy changes meanwhile. Lower rollout_staleness, or "
+            "leave rollout_engine out",
+            stacklevel=TO_CALLER,
         )
 
 

@@ -10,7 +10,7 @@ same data. With `TrainConfig.paired` it is the examples of the drawn entries ins
 slots of its prompt with the rollout (`smlib.edits.packing`), and what has not entered the window is not seen.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -23,9 +23,6 @@ from smlib.policies.policy import Policy
 from smlib.training.dataset import Dataset
 from smlib.training.processes import ALONE, Processes
 from smlib.training.sharding import whole
-
-Sampler = Callable[[Sequence[int], int], list[Trajectory]]
-"""(indices of examples, training step) -> one rollout from the prompt of each."""
 
 
 def refill_interval(batch: int, refill: int, times_seen: float) -> int:
@@ -61,17 +58,25 @@ class RolloutSource:
     relabel: bool = False
     processes: Processes = ALONE
 
-    def __call__(self, examples: Sequence[int], step: int) -> list[Trajectory]:
-        """Rollouts from the prompts of some examples."""
+    def task(self, examples: Sequence[int], step: int) -> "SamplingTask":
+        """This process's share of the sampling, as numbers: whoever has the weights can do it."""
         rng = np.random.default_rng([self.seed, 2, step])
         prompts = [self.data.rollout_prompt(i, rng) for i in examples]
         seeds = rng.integers(0, 2**63, size=len(examples)).tolist()
         laws = [self.data.noise_law(i) for i in examples] if self.sampling.needs_noise_law else None
         # Every sequence has a seed of its own, so it does not matter in which process it is sampled.
         own = slice(self.processes.rank, None, self.processes.count)
-        with whole(self.policy):
-            rollouts = self._sampled(prompts[own], seeds[own], None if laws is None else laws[own])
-        rollouts = self.processes.trajectories(rollouts, len(examples))
+        return SamplingTask(
+            prompts[own], seeds[own], None if laws is None else laws[own], self.sampling, self.batch_size
+        )
+
+    def finished(self, examples: Sequence[int], own: Sequence[Trajectory]) -> list[Trajectory]:
+        """The rollouts of all processes, with the labels that they are learned by.
+
+        Args:
+            examples: as `task` was given them. own: what was sampled of the task of this process.
+        """
+        rollouts = self.processes.trajectories(own, len(examples))
         if not self.relabel:
             return rollouts
         return [
@@ -79,14 +84,25 @@ class RolloutSource:
             for i, r in zip(examples, rollouts, strict=True)
         ]
 
-    def _sampled(
-        self, prompts: list[np.ndarray], seeds: list[int], laws: Sequence[TokenLaw] | None
-    ) -> list[Trajectory]:
-        if not prompts:  # fewer than there are processes
-            return []
-        return sample(
-            self.policy, prompts, self.sampling, seeds, noise_laws=laws, batch_size=self.batch_size
-        ).trajectories
+
+@dataclass(frozen=True)
+class SamplingTask:
+    """What is to be sampled: arguments of `smlib.generation.sampling.sample`."""
+
+    prompts: list[np.ndarray]
+    seeds: list[int]
+    laws: Sequence[TokenLaw] | None
+    sampling: SamplingConfig
+    batch_size: int | None
+
+    def sampled(self, policy: Policy) -> list[Trajectory]:
+        """One trajectory a prompt, from the policy's weights as they are."""
+        with whole(policy):  # which every process has to take part in, those without a prompt too
+            if not self.prompts:  # fewer than there are processes
+                return []
+            return sample(
+                policy, self.prompts, self.sampling, self.seeds, noise_laws=self.laws, batch_size=self.batch_size
+            ).trajectories
 
 
 @dataclass
@@ -115,11 +131,24 @@ class EpochOrder:
 
 @dataclass
 class Entry:
-    """A training example in the window, its rollout (None before rollouts start), and when that was sampled."""
+    """A training example in the window, its rollout (None before rollouts start), and the step at which that came.
+
+    `stale` is by how many steps the weights that sampled it were older than that (`smlib.training.engines`).
+    """
 
     example: int
     rollout: Trajectory | None = None
     born: int = 0
+    stale: int = 0
+
+
+@dataclass(frozen=True)
+class Ahead:
+    """Rollouts that were sampled before their step: of which examples, and with the weights of which step."""
+
+    weights: int
+    examples: list[int]
+    rollouts: list[Trajectory]
 
 
 @dataclass
@@ -140,6 +169,7 @@ class ReplayBuffer:
     entries: list[Entry] = field(default_factory=list)
     entered: int = 0  # examples that have entered so far, over all epochs
     in_order: bool = False
+    ahead: dict[int, Ahead] = field(default_factory=dict)  # step at which they are due -> rollouts, in a checkpoint
 
     def __post_init__(self) -> None:
         if self.n_examples < 1 or self.size < 1:
@@ -154,12 +184,9 @@ class ReplayBuffer:
         self.entries = (self.entries + new)[-self.size :]
         return self.entries[-min(count, self.size) :]
 
-    def populate(self, entries: Sequence[Entry], sampler: Sampler, step: int) -> None:
-        """Samples a rollout for each of the entries."""
-        if not entries:
-            return
-        for entry, rollout in zip(entries, sampler([e.example for e in entries], step), strict=True):
-            entry.rollout, entry.born = rollout, step
+    def coming(self, entered: int, count: int) -> list[int]:
+        """The last `count` examples that will have entered once `entered` of them have."""
+        return [self._order[place] for place in range(entered - min(count, self.size), entered)]
 
     def draw(self, count: int, step: int) -> list[Entry]:
         """`count` entries, uniformly, with replacement only if there are fewer; a function of seed and step."""
@@ -170,35 +197,61 @@ class ReplayBuffer:
     def state_dict(self) -> dict[str, np.ndarray]:
         """Plain arrays, for a checkpoint without pickle."""
         rollouts = [e.rollout for e in self.entries]
-        present = [r for r in rollouts if r is not None]
-
-        def joined(parts: list[np.ndarray]) -> np.ndarray:
-            return np.concatenate(parts) if parts else np.empty(0, np.int32)
-
-        return {
+        state = {
             "entered": np.asarray(self.entered),
             "example": np.asarray([e.example for e in self.entries], dtype=np.int64),
             "born": np.asarray([e.born for e in self.entries], dtype=np.int64),
+            "stale": np.asarray([e.stale for e in self.entries], dtype=np.int64),
             "has_rollout": np.asarray([r is not None for r in rollouts]),
-            "prompt_len": np.asarray([r.prompt.size for r in present], dtype=np.int64),
-            "length": np.asarray([len(r) for r in present], dtype=np.int64),
-            "prompt": joined([r.prompt for r in present]),
-            "labels": joined([r.labels for r in present]),
-            "realised": joined([r.realised for r in present]),
+            **_arrays([r for r in rollouts if r is not None]),
         }
+        for due, ahead in self.ahead.items():
+            own = {
+                "weights": np.asarray(ahead.weights),
+                "examples": np.asarray(ahead.examples, dtype=np.int64),
+                **_arrays(ahead.rollouts),
+            }
+            state |= {f"ahead_{due}_{name}": values for name, values in own.items()}
+        return state
 
     def load_state_dict(self, state: dict[str, np.ndarray], space: ActionSpace) -> None:
         """Restores what `state_dict` gave; every trajectory is checked again."""
-        prompts = np.split(state["prompt"], np.cumsum(state["prompt_len"])[:-1])
-        cuts = np.cumsum(state["length"])[:-1]
-        labels, realised = np.split(state["labels"], cuts), np.split(state["realised"], cuts)
-        rollouts = iter(
-            [Trajectory.make(p, a, r, space=space) for p, a, r in zip(prompts, labels, realised, strict=True)]
-            if state["length"].size
-            else []
-        )
+        rollouts = iter(_trajectories(state, space))
+        stale = state.get("stale", np.zeros_like(state["born"]))  # checkpoints of earlier versions have none
         self.entries = [
-            Entry(int(example), next(rollouts) if has else None, int(born))
-            for example, born, has in zip(state["example"], state["born"], state["has_rollout"], strict=True)
+            Entry(int(example), next(rollouts) if has else None, int(born), int(late))
+            for example, born, has, late in zip(
+                state["example"], state["born"], state["has_rollout"], stale, strict=True
+            )
         ]
         self.entered = int(state["entered"])
+        self.ahead = {}
+        for due in sorted({int(name.split("_")[1]) for name in state if name.startswith("ahead_")}):
+            own = {name.removeprefix(f"ahead_{due}_"): values for name, values in state.items()
+                   if name.startswith(f"ahead_{due}_")}  # fmt: skip
+            self.ahead[due] = Ahead(int(own["weights"]), own["examples"].tolist(), _trajectories(own, space))
+
+
+def _arrays(trajectories: Sequence[Trajectory]) -> dict[str, np.ndarray]:
+    """Trajectories as plain arrays, one after another."""
+
+    def joined(parts: list[np.ndarray]) -> np.ndarray:
+        return np.concatenate(parts) if parts else np.empty(0, np.int32)
+
+    return {
+        "prompt_len": np.asarray([t.prompt.size for t in trajectories], dtype=np.int64),
+        "length": np.asarray([len(t) for t in trajectories], dtype=np.int64),
+        "prompt": joined([t.prompt for t in trajectories]),
+        "labels": joined([t.labels for t in trajectories]),
+        "realised": joined([t.realised for t in trajectories]),
+    }
+
+
+def _trajectories(state: dict[str, np.ndarray], space: ActionSpace) -> list[Trajectory]:
+    """The trajectories of `_arrays`, checked."""
+    if not state["length"].size:
+        return []
+    prompts = np.split(state["prompt"], np.cumsum(state["prompt_len"])[:-1])
+    cuts = np.cumsum(state["length"])[:-1]
+    labels, realised = np.split(state["labels"], cuts), np.split(state["realised"], cuts)
+    return [Trajectory.make(p, a, r, space=space) for p, a, r in zip(prompts, labels, realised, strict=True)]

@@ -45,7 +45,7 @@ from smlib.training.preflight import (
 from smlib.training.processes import Processes
 from smlib.training.reading import read_data, read_eval
 from smlib.training.sharding import full, whole
-from smlib.training.sharding_plan import asked
+from smlib.training.sharding_plan import asked, check_engine
 from smlib.training.split_trainer import SplitTrainer
 from smlib.training.trainer_config import SequenceMatchConfig
 from smlib.training.vital_signs import Watch
@@ -116,6 +116,7 @@ class SequenceMatchTrainer(SplitTrainer):
         self._check(args.without_backspace)
         self.processes = Processes.of_arguments(args)
         self.split = asked(self.processes)
+        check_engine(self.split, args.rollout_engine)
         self.check_split(args, optimizers)
         self.batches = Batches(self.policy, self.data, self.train_config, self.processes)
         super().__init__(
@@ -243,6 +244,7 @@ class SequenceMatchTrainer(SplitTrainer):
             self.join()
             return done
         finally:
+            self.batches.close()
             self.policy.critic = None
             self.policy.eval()
 
@@ -261,6 +263,7 @@ class SequenceMatchTrainer(SplitTrainer):
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)
+        self.batches.settle()
         with whole(self.policy, "cpu"):
             if self.args.should_save:
                 run_files.save_run(Path(output_dir), self.policy, self.batches.buffer, self._identity)

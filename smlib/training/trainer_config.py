@@ -19,7 +19,7 @@ from transformers import SchedulerType, TrainingArguments
 from transformers.training_args import OptimizerNames
 
 from smlib.objectives.methods import ObjectiveConfig, get_method
-from smlib.training.configuration import TrainConfig
+from smlib.training.configuration import ENGINES, TrainConfig
 
 ETA = 0.1
 """Noise level of the demonstrations where none is asked for and the data have no mistakes of their own."""
@@ -88,6 +88,20 @@ class SequenceMatchConfig(TrainingArguments):
     rollout_noise: float = _option(0.0, "Rate of execution noise in rollouts.")
     rollout_burst: int = _option(1, "Tokens in a row that such a mistake has.")
     rollout_batch: int | None = _option(None, "Rollouts side by side; left out: as many as 32,768 tokens make.")
+    rollout_engine: str = _option(
+        "in_process",
+        "Who samples rollouts: in_process, between two steps; background, a process beside training, with weights of "
+        "some steps before and every run alike; free_running, the same, taking what is there (no two runs alike).",
+        ENGINES,
+    )
+    rollout_staleness: int | None = _option(
+        None, "Beside training: how many steps old a rollout's weights may be when it is first used; left out: the "
+        "steps between two refills.",
+    )  # fmt: skip
+    rollout_refresh: int = _option(1, "Beside training: the copy's weights are those of every so many steps.")
+    rollout_device: str | None = _option(
+        None, "Beside training: where the copy is, such as cuda:1; left out: there too."
+    )
 
     # Data
     max_length: int | None = _option(1024, "Longest state in tokens; left out: the model's context.")
@@ -196,6 +210,10 @@ class SequenceMatchConfig(TrainingArguments):
             bkspc_rate=self.bkspc_rate,
             paired=self.paired,
             rollout_batch=self.rollout_batch,
+            rollout_engine=self.rollout_engine,
+            rollout_staleness=self.rollout_staleness,
+            rollout_refresh=self.rollout_refresh,
+            rollout_device=self.rollout_device,
         )
         ours = {f.name: f.default for f in fields(self)}
         untouched = all(getattr(self, n) == ours[n] for n in ("buffer_size", "times_seen", "refill", "rollout_noise"))

@@ -22,6 +22,7 @@ from smlib.policies.policy import Policy
 from smlib.training.batches import StepBatch
 from smlib.training.configuration import TrainConfig
 from smlib.training.dataset import Dataset
+from smlib.training.engines import staleness
 from smlib.training.processes import ALONE, Processes
 from smlib.training.sharding import whole
 
@@ -31,12 +32,15 @@ def of_batch(batch: StepBatch, step: int, space: ActionSpace) -> dict[str, float
 
     `trie/saved`: the share of Algorithm A's slots (one for each prompt token and each action) that the packing does
     without, since a deletion takes none and what is shared is laid out once. `rollouts/length`: tokens written, deleted
-    ones included. `bkspc/rate`: deletions among their actions. `buffer/age`: steps since they were sampled.
+    ones included. `bkspc/rate`: deletions among their actions. `buffer/age`: steps since they entered the buffer.
+    `rollouts/staleness_mean`, `rollouts/staleness_max`: of rollouts that are sampled beside training, by how many steps
+    their weights were older than that.
     """
     trajectories = [t for part in batch.groups for group in part for t in group]
     listed = sum(t.prompt.size + len(t) for t in trajectories)
     laid = sum(round(part.tokens.numel() * (1.0 - part.padding)) for part in batch.packed)
     found = {"trie/saved": 1.0 - laid / listed, "trie/padding": float(np.mean([p.padding for p in batch.packed]))}
+    found |= staleness(batch.stale, "rollouts/staleness")
     if batch.sampled:
         rollouts = [e.rollout for e in batch.entries if e.rollout is not None]
         deleted = [int((r.realised == space.bkspc).sum()) for r in rollouts]
@@ -195,7 +199,8 @@ class Watch:
         found: dict[str, Any] = {
             name if name == "loss" else f"parts/{name}": value / steps for name, value in sums.items()
         }
-        found |= {name: float(np.mean(values)) for name, values in self.signs.items()}
+        for name, values in self.signs.items():
+            found[name] = float(np.max(values) if name.endswith("_max") else np.mean(values))
         found["beta"] = self.config.objective.beta(max(done - 1, 0))
         found["actions_per_second"] = actions / max(time.perf_counter() - self.since, 1e-9)
         if self.text:

@@ -147,7 +147,7 @@ def test_peak_memory_sees_an_allocation_and_flops_a_product():
 
 def test_run_reports_every_name_with_a_target(monkeypatch):
     entry = figure([1.0], "ratio", "x")
-    for name in ("training", "rivals", "sampling", "packing", "memory", "arithmetic_intensity"):
+    for name in ("training", "rivals", "sampling", "packing", "memory", "arithmetic_intensity", "with_each_engine"):
         monkeypatch.setattr(bench, name, lambda *a, _names=targets.TARGETS, **k: dict.fromkeys(_names, entry))
     found = bench.run(quick=True)
     assert list(found)[: len(targets.TARGETS)] == list(targets.TARGETS)

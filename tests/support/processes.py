@@ -4,6 +4,7 @@ They are forked from a server that has imported torch and smlib once, so that a 
 """
 
 import dataclasses
+import importlib
 import json
 import multiprocessing
 import os
@@ -19,6 +20,7 @@ from accelerate import Accelerator
 from smlib.policies.adapters import with_adapters
 from smlib.policies.policy import Policy
 from smlib.policies.sources import Lora
+from smlib.training import background
 from smlib.training.algorithm_1 import train
 from smlib.training.checkpoints import run_identity, trainable
 from smlib.training.processes import Processes
@@ -141,6 +143,23 @@ def resumed(folder):
 def checkpointed():
     """`settings("sm")` with checkpoints."""
     return dataclasses.replace(settings("sm"), checkpoint_every=2)
+
+
+def beside_training(folder):
+    """A run whose rollouts a worker of each process samples; then one that is refused."""
+    background.launched = importlib.import_module("tests.support.stale_engine").forked
+    asked = dataclasses.replace(settings("sm"), rollout_engine="background", rollout_staleness=3)
+    policy = policy_of(False, torch.float64)
+    result = train(policy, Copying(), asked, folder / "run", progress=False)
+    found = {n: p.detach().numpy() for n, p in trainable(policy).items()}
+    found["losses"] = np.array([row["loss"] for row in result.history])
+    if "RANK" in os.environ:
+        np.savez(folder / f"beside-{rank()}.npz", **found)
+        try:
+            train(policy, Copying(), dataclasses.replace(asked, rollout_engine="free_running"), folder / "free")
+        except ValueError as error:
+            print(error)
+    return found
 
 
 class Other(Copying):

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from smlib.edits.actions import Trajectory
-from smlib.training.rollouts import ReplayBuffer, refill_interval
+from smlib.training.rollouts import Ahead, ReplayBuffer, refill_interval
 from tests.support.oracles import SPACE
 
 
@@ -61,11 +61,18 @@ def test_draws_follow_from_seed_and_step():
 def test_state_survives_a_round_trip():
     buffer = ReplayBuffer(30, 12, seed=1)
     buffer.enter(12, 0)
-    buffer.populate(buffer.entries[5:], sampler, 4)
+    late = buffer.entries[5:]
+    for entry, rollout in zip(late, sampler([e.example for e in late], 4), strict=True):
+        entry.rollout, entry.born, entry.stale = rollout, 4, 3
+    buffer.ahead[7] = Ahead(2, [9, 3], sampler([9, 3], 2))
+    buffer.ahead[9] = Ahead(4, [], [])
     restored = ReplayBuffer(30, 12, seed=1)
     restored.load_state_dict(buffer.state_dict(), SPACE)
     assert [e.example for e in restored.entries] == [e.example for e in buffer.entries]
-    assert [e.born for e in restored.entries] == [e.born for e in buffer.entries]
+    assert [(e.born, e.stale) for e in restored.entries] == [(e.born, e.stale) for e in buffer.entries]
+    assert {due: (a.weights, a.examples) for due, a in restored.ahead.items()} == {7: (2, [9, 3]), 9: (4, [])}
+    for a, b in zip(buffer.ahead[7].rollouts, restored.ahead[7].rollouts, strict=True):
+        assert all(np.array_equal(getattr(a, n), getattr(b, n)) for n in ("prompt", "labels", "realised"))
     for a, b in zip(buffer.entries, restored.entries, strict=True):
         assert (a.rollout is None) == (b.rollout is None)
         if a.rollout is not None:
@@ -95,3 +102,20 @@ def test_how_many_questions_a_window_shows():
 
     assert seen(5_000) == 4_963  # "all but forty"
     assert seen(50_000) == 6_750
+
+
+def test_what_will_enter_is_known_before():
+    buffer, told = ReplayBuffer(10, 4, seed=3), ReplayBuffer(10, 4, seed=3)
+    buffer.enter(4, 0)
+    for n in range(1, 9):
+        assert told.coming(4 + 3 * n, 3) == [e.example for e in buffer.enter(3, n)]
+        assert told.coming(4 + 3 * n, 99) == [e.example for e in buffer.entries]
+
+
+def test_a_checkpoint_of_before_there_were_stale_rollouts_is_read():
+    buffer = ReplayBuffer(30, 4, seed=1)
+    buffer.enter(4, 0)
+    state = buffer.state_dict()
+    del state["stale"]
+    buffer.load_state_dict(state, SPACE)
+    assert [e.stale for e in buffer.entries] == [0] * 4

@@ -70,7 +70,9 @@ def finding(rows: Rows) -> str:
     first = rows[0]["shape"]
     here = {row["way"]: row for row in rows if row["shape"] == first}
     seeds = counted(min(row["n_seeds"] for row in here.values()), "seed")
-    best = max((row for way, row in here.items() if way != "shared"), key=lambda r: r["gain"]["difference"], default=None)
+    best = max(
+        (row for way, row in here.items() if way != "shared"), key=lambda r: r["gain"]["difference"], default=None
+    )
     said = []
     if "shared" in here:
         cost, gain = (100 * here["shared"][what]["difference"] for what in ("cost", "gain"))
