@@ -16,11 +16,13 @@ from jaxtyping import Bool, Float, Int
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.nn.attention.flex_attention import BlockMask
 
 from smlib.edits.actions import ActionSpace
 from smlib.edits.packing import PackedBatch
 from smlib.files import whole_folder
 from smlib.policies.attention import check_attention, use_pieces
+from smlib.policies.block_masks import packed_mask
 from smlib.policies.decoder import decoder, last_hidden
 from smlib.policies.head_in_parts import labels_and_values
 from smlib.policies.independence import independent_context
@@ -88,7 +90,9 @@ class Policy(nn.Module):
         dtype = weight.dtype if weight.is_floating_point() else torch.float32
         self.w_bkspc = nn.Parameter(mean_row.to(dtype))  # starts as the mean row: an average token
         self.offset = OffsetHead(dim, max_positions(lm)).to(weight.device) if config.offset_head else None
-        self.vocabulary_tile: int | None = None  # see `chosen_tile`; no part of what a policy is
+        # How it is computed, and no part of what it is: see `chosen_tile` and `packed_mask`.
+        self.vocabulary_tile: int | None = None
+        self.flex_from: int | None = None
         self.critic: nn.Module | None = None  # beside it while it is trained by `gail`, and in no saved policy
 
     def _apply(self, fn: Any, recurse: bool = True) -> "Policy":  # what `double()` and `to()` call
@@ -115,7 +119,7 @@ class Policy(nn.Module):
         self,
         tokens: Int[Tensor, "R S"],
         positions: Int[Tensor, "R S"],
-        mask: Bool[Tensor, "R 1 S K"],
+        mask: Bool[Tensor, "R 1 S K"] | BlockMask,
         cache: Any = None,
     ) -> Float[Tensor, "R S d"]:
         """Last hidden vector of each slot. The 4-D mask is always given: transformers guesses one otherwise.
@@ -152,7 +156,8 @@ class Policy(nn.Module):
 
     def state_hidden(self, batch: PackedBatch) -> tuple[Float[Tensor, "U d"], Int[Tensor, " U"]]:
         """One forward pass over a packed batch: hidden vector and position of each needed state."""
-        hidden = self.hidden(batch.tokens, batch.positions, batch.mask())
+        mask = packed_mask(batch.expiry, batch.positions, self.lm, self.flex_from)
+        hidden = self.hidden(batch.tokens, batch.positions, mask)
         return hidden.flatten(0, 1)[batch.slots], batch.positions.flatten()[batch.slots]
 
     def state_logits(self, batch: PackedBatch) -> Float[Tensor, "U A"]:

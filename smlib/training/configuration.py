@@ -29,6 +29,9 @@ class TrainConfig:
         rollout_batch: rollouts sampled side by side, see `sample`; a model of billions of parameters has a key/value
             cache of a gigabyte for a few thousand tokens. None: as many as 32,768 tokens make, 256 at most.
         row_len: slots of a packed row; None for the longest block. chunk: states whose logits are held at a time.
+        vocabulary_tile: rows of the head whose logits are held at a time (`smlib.policies.vocabulary_tiles`); 0 for
+            all, None for what the device does by itself. flex_from: slots of a row from which FlexAttention takes over
+            on a CUDA device (`smlib.policies.block_masks`); 0 for never, None for its default there.
         accumulation: the batch is processed in this many parts.
         log_every, eval_every, checkpoint_every: steps; `eval_every` is 0 without `evaluate`, and only then.
         seed: of everything.
@@ -62,6 +65,8 @@ class TrainConfig:
     bkspc_rate: float = field(default=1.0, metadata=ADDED_LATER)
     paired: bool = field(default=False, metadata=added_later(before=True))
     rollout_batch: int | None = field(default=None, metadata=ADDED_LATER)
+    vocabulary_tile: int | None = field(default=None, metadata=ADDED_LATER)
+    flex_from: int | None = field(default=None, metadata=ADDED_LATER)
 
     def __post_init__(self) -> None:
         check_kinds(self)
@@ -77,6 +82,11 @@ class TrainConfig:
         for name in ("rollout_batch", "chunk"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, or None, got {getattr(self, name)}")
+        for name in ("vocabulary_tile", "flex_from"):
+            if getattr(self, name) is not None and getattr(self, name) < 0:
+                raise ValueError(f"{name} must be at least 1, 0 for never, or None, got {getattr(self, name)}")
+        if self.vocabulary_tile and self.objective.method == "unlikelihood":
+            raise ValueError("vocabulary_tile has no meaning for unlikelihood, whose loss needs all logits of a state")
         for name in ("learning_rate", "burst", "rollout_burst", "bkspc_rate", "times_seen", "clip_norm"):
             if not 0.0 < getattr(self, name) < float("inf"):
                 raise ValueError(f"{name} must be positive and finite, got {getattr(self, name)}")
