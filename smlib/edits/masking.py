@@ -11,6 +11,7 @@ replaces the L x L mask of Algorithm A (`smlib.edits.algorithm_a`), `<bkspc>` co
 from a prefix of a data trajectory is laid out as a branch of it and shares the prefix's slots.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,19 +47,25 @@ def dense_mask(expiry: Int[Tensor, "R S"]) -> Bool[Tensor, "R 1 S S"]:
     return ((key <= query) & (query < expiry[:, None, :]))[:, None]
 
 
-def flex_block_mask(expiry: Int[Tensor, "R S"]) -> object:
-    """The FlexAttention `BlockMask` of the same integers (CUDA; there is no backward on CPU).
+def visibility(
+    expiry: Int[Tensor, "R S"], positions: Int[Tensor, "R S"] | None = None, window: int | None = None
+) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
+    """The same as a function of (row, head, query, key), as FlexAttention asks for it: one integer a slot.
 
-    It never builds the S x S mask: the predicate reads `expiry` where a block is neither empty nor full.
+    Args:
+        positions: of the slots; with `window`, a query sees only keys that are less than so many positions before it.
     """
-    from torch.nn.attention.flex_attention import create_block_mask
 
-    rows, length = expiry.shape
-
-    def visible(row: Tensor, _head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        return (key <= query) & (query < expiry[row, key])
-
-    return create_block_mask(visible, rows, None, length, length, device=str(expiry.device))
+    # Lambdas: FlexAttention traces them, and a checker of types around a function is no part of a kernel.
+    visible = lambda row, head, query, key: (key <= query) & (query < expiry[row, key])  # noqa: E731
+    if window is None:
+        return visible
+    if positions is None:
+        raise ValueError(f"a window of {window} positions needs the positions of the slots")
+    places, width = positions, window
+    return lambda row, head, query, key: (
+        visible(row, head, query, key) & (places[row, query] - places[row, key] < width)
+    )
 
 
 def trie(trajectory: Trajectory, space: ActionSpace) -> Trie:

@@ -29,6 +29,7 @@ from smlib.edits.packing import PackedBatch
 from smlib.objectives.losses import Loss, VisitValues, check_alpha, check_gamma, discount, mass, trajectory_counts
 from smlib.policies.decoder import decoder, last_hidden
 from smlib.policies.policy import Policy
+from smlib.policies.unembedding import unrounded
 
 TARGET = 2.0  # of the least squares: r* lies between -TARGET and TARGET
 
@@ -69,8 +70,9 @@ class Critic(nn.Module):
         """One pass over a packed batch."""
         hidden = last_hidden(self.body, batch.tokens, batch.positions, batch.mask())
         states = hidden.flatten(0, 1)[batch.slots].to(self.heads.weight.dtype)
-        insertion, deletion, end = self.heads(states)[:, :3].unbind(-1)
-        baseline = self.heads(states.detach())[:, 3]
+        with unrounded(states):  # rewards are float32 under autocast too
+            insertion, deletion, end = self.heads(states)[:, :3].unbind(-1)
+            baseline = self.heads(states.detach())[:, 3]
         depth = batch.positions.flatten()[batch.slots]
         inserted = depth[batch.visit_next] > depth[batch.visit_state]
         reward = torch.where(inserted, insertion[batch.visit_next], deletion[batch.visit_state])

@@ -13,10 +13,12 @@ import numpy as np
 import torch
 from jaxtyping import Bool
 from torch import Tensor, nn
+from torch.nn.attention.flex_attention import BlockMask
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from smlib.policies.block_masks import attention_by_blocks
 from smlib.policies.windows import windowed
 
 PIECES = "sdpa_in_pieces"
@@ -29,17 +31,25 @@ KEPT = 0.85  # largest share of the keys that may remain for cutting to pay
 
 
 def attention_in_pieces(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | BlockMask | None,
+    **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """Causal attention; transformers' interface.
 
     Args:
         query, key, value: `[R, heads, S, head_dim]`, or one query and many keys while sampling.
-        attention_mask: bool `[R, 1, S, S]`, False above the diagonal; anything else goes to `sdpa` as it is.
+        attention_mask: bool `[R, 1, S, S]`, False above the diagonal, or a block mask of `smlib.policies.block_masks`;
+            anything else goes to `sdpa` as it is.
 
     Returns:
         `[R, S, heads, head_dim]`, and no weights.
     """
+    if isinstance(attention_mask, BlockMask):
+        return attention_by_blocks(module, query, key, value, attention_mask, **kwargs)
     length = query.shape[2]
     attention_mask = windowed(attention_mask, kwargs.get("sliding_window"))
     beyond_sdpa = kwargs.get("softcap") is not None or kwargs.get("s_aux") is not None

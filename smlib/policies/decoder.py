@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn.attention.flex_attention import BlockMask
 
 from smlib.policies.windows import at_places
 
@@ -32,7 +33,7 @@ def last_hidden(
     body: Any,
     tokens: Int[Tensor, "R S"],
     positions: Int[Tensor, "R S"],
-    mask: Bool[Tensor, "R 1 S K"],
+    mask: Bool[Tensor, "R 1 S K"] | BlockMask,
     cache: Any = None,
 ) -> Float[Tensor, "R S d"]:
     """Last hidden vectors of a `decoder`, never without its 4-D mask, which layers with windows cut further.
@@ -40,8 +41,9 @@ def last_hidden(
     Args:
         cache: where the keys are, slot = position; without one they are the queries' own.
     """
-    keys = positions if cache is None else torch.arange(mask.shape[-1], device=mask.device).expand(len(mask), -1)
-    mask = at_places(mask, positions, keys)
+    if not isinstance(mask, BlockMask):  # a block mask knows where its slots stand
+        keys = positions if cache is None else torch.arange(mask.shape[-1], device=mask.device).expand(len(mask), -1)
+        mask = at_places(mask, positions, keys)
     out = body(
         input_ids=tokens,
         position_ids=positions,

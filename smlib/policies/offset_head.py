@@ -4,6 +4,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from smlib.policies.unembedding import unrounded, wide
+
 
 class OffsetHead(nn.Module):
     """One scalar per state that is added to all its logits: it moves V(s) and leaves the policy as it is (App. E).
@@ -21,7 +23,17 @@ class OffsetHead(nn.Module):
         nn.init.zeros_(self.outer.bias)
 
     def forward(self, hidden: Float[Tensor, "N d"], positions: Int[Tensor, " N"]) -> Float[Tensor, "N 1"]:
-        """Offsets of N states; positions are scaled to [0, 1] by the context length."""
+        """Offsets of N states; positions are scaled to [0, 1] by the context length.
+
+        Float32 at least, in a 16-bit policy and under autocast too: it is added to V, and 8 bits do not tell the
+        positions of a long text apart.
+        """
+        hidden = wide(hidden)
         place = (positions.to(hidden.dtype) / self.max_positions)[:, None]
-        offset: Tensor = self.outer(nn.functional.gelu(self.inner(torch.cat([hidden, place], dim=1))))
-        return offset
+        with unrounded(hidden):
+            inner = _linear(self.inner, torch.cat([hidden, place], dim=1))
+            return _linear(self.outer, nn.functional.gelu(inner))
+
+
+def _linear(layer: nn.Linear, x: Tensor) -> Tensor:
+    return nn.functional.linear(x, wide(layer.weight), wide(layer.bias))

@@ -16,19 +16,22 @@ from jaxtyping import Bool, Float, Int
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.nn.attention.flex_attention import BlockMask
 
 from smlib.edits.actions import ActionSpace
 from smlib.edits.packing import PackedBatch
 from smlib.files import whole_folder
 from smlib.policies.attention import check_attention, use_pieces
+from smlib.policies.block_masks import packed_mask
 from smlib.policies.decoder import decoder, last_hidden
+from smlib.policies.head_in_parts import labels_and_values
 from smlib.policies.independence import independent_context
 from smlib.policies.llama import llama_config
 from smlib.policies.offset_head import OffsetHead
 from smlib.policies.postprocessing import measured
 from smlib.policies.reading import load_lm, save_lm
 from smlib.policies.requirements import check_model, fit_experts, max_positions, why_shorter
-from smlib.policies.unembedding import TrainedHead, is_matrix, picked_and_partition, recomputed, token_logits, wide
+from smlib.policies.unembedding import TrainedHead, token_logits, unrounded, wide
 from smlib.policies.window_checks import smallest_unkept
 
 FORMAT = "smlib-policy-1"
@@ -87,6 +90,9 @@ class Policy(nn.Module):
         dtype = weight.dtype if weight.is_floating_point() else torch.float32
         self.w_bkspc = nn.Parameter(mean_row.to(dtype))  # starts as the mean row: an average token
         self.offset = OffsetHead(dim, max_positions(lm)).to(weight.device) if config.offset_head else None
+        # How it is computed, and no part of what it is: see `chosen_tile` and `packed_mask`.
+        self.vocabulary_tile: int | None = None
+        self.flex_from: int | None = None
         self.critic: nn.Module | None = None  # beside it while it is trained by `gail`, and in no saved policy
 
     def _apply(self, fn: Any, recurse: bool = True) -> "Policy":  # what `double()` and `to()` call
@@ -113,7 +119,7 @@ class Policy(nn.Module):
         self,
         tokens: Int[Tensor, "R S"],
         positions: Int[Tensor, "R S"],
-        mask: Bool[Tensor, "R 1 S K"],
+        mask: Bool[Tensor, "R 1 S K"] | BlockMask,
         cache: Any = None,
     ) -> Float[Tensor, "R S d"]:
         """Last hidden vector of each slot. The 4-D mask is always given: transformers guesses one otherwise.
@@ -134,7 +140,9 @@ class Policy(nn.Module):
         Without positions the offset is left out: p(a|s) is the same, V(s) is not. Sampling asks for that.
         """
         tokens = self.behind(token_logits(self.lm.get_output_embeddings(), hidden, self.space.vocab_size))
-        edit = self.behind((hidden.to(self.w_bkspc.dtype) @ self.w_bkspc)[:, None].to(tokens.dtype))
+        row = wide(self.w_bkspc)
+        with unrounded(hidden):
+            edit = self.behind((hidden.to(row.dtype) @ row)[:, None].to(tokens.dtype))
         if not self.config.backspace:
             edit = torch.full_like(edit, -torch.inf)
         logits = torch.cat([tokens, edit], dim=1)
@@ -148,7 +156,8 @@ class Policy(nn.Module):
 
     def state_hidden(self, batch: PackedBatch) -> tuple[Float[Tensor, "U d"], Int[Tensor, " U"]]:
         """One forward pass over a packed batch: hidden vector and position of each needed state."""
-        hidden = self.hidden(batch.tokens, batch.positions, batch.mask())
+        mask = packed_mask(batch.expiry, batch.positions, self.lm, self.flex_from)
+        hidden = self.hidden(batch.tokens, batch.positions, mask)
         return hidden.flatten(0, 1)[batch.slots], batch.positions.flatten()[batch.slots]
 
     def state_logits(self, batch: PackedBatch) -> Float[Tensor, "U A"]:
@@ -160,34 +169,13 @@ class Policy(nn.Module):
 
         Args:
             chunk: number of states whose logits exist at a time. The rest is recomputed in the backward pass, so that
-                memory is chunk x vocabulary instead of U x vocabulary. None keeps all logits.
+                memory is chunk x vocabulary instead of U x vocabulary. None keeps all logits, unless the vocabulary is
+                cut too (`vocabulary_tile`).
         """
         if logits:
             return self.state_logits(batch)
         hidden, positions = self.state_hidden(batch)
-        if chunk is None or hidden.shape[0] <= chunk:
-            every = self.logits(hidden, positions)
-            return every[batch.visit_state, batch.label], every.logsumexp(-1)
-        order = torch.argsort(batch.visit_state, stable=True)
-        state, label = batch.visit_state[order], batch.label[order]
-        head: Any = self.lm.get_output_embeddings()
-        if is_matrix(head) and getattr(head, "bias", None) is None and head.weight.is_floating_point():
-            rows = self._rows(head.weight)
-            picked, values = picked_and_partition(hidden, rows, state, label, chunk, self.behind)
-            if self.offset is not None:
-                offset = self.offset(hidden.to(self.w_bkspc.dtype), positions)[:, 0].to(values.dtype)
-                picked, values = picked + offset[state], values + offset
-        else:  # a head with adapters or quantised weights is called, chunk by chunk
-            picked, values = recomputed(
-                lambda p: self.logits(hidden[p], positions[p]), len(hidden), state, label, chunk
-            )
-        return torch.empty_like(picked).index_copy(0, order, picked), values
-
-    def _rows(self, weight: Tensor) -> Tensor:
-        """The unembedding with the row of `<bkspc>`, where that is an action."""
-        # A slice of all rows would cost another matrix in the backward pass, half a gigabyte for Llama-2.
-        rows = wide(weight if len(weight) == self.space.vocab_size else weight[: self.space.vocab_size])
-        return torch.cat([rows, self.w_bkspc[None].to(rows.dtype)]) if self.config.backspace else rows
+        return labels_and_values(self, hidden, positions, batch, chunk)
 
     def extra_state(self) -> dict[str, Tensor]:
         """What the language model does not save: the `<bkspc>` row, the offset head, a head trained beside adapters."""

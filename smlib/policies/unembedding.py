@@ -66,10 +66,14 @@ def is_matrix(head: nn.Module) -> TypeGuard[nn.Linear]:
 
 def token_logits(head: nn.Module, hidden: Float[Tensor, "N d"], vocab_size: int) -> Float[Tensor, "N V"]:
     """What a model's head makes of hidden vectors; one with adapters or quantised weights rounds as it does."""
-    if is_matrix(head) and wide(head.weight) is not head.weight:
-        bias = None if head.bias is None else wide(head.bias[:vocab_size])
-        return nn.functional.linear(wide(hidden), wide(head.weight[:vocab_size]), bias)
-    return wide(head(hidden)[:, :vocab_size])
+    if not is_matrix(head):
+        return wide(head(hidden)[:, :vocab_size])
+    with unrounded(hidden):
+        if wide(head.weight) is not head.weight:
+            bias = None if head.bias is None else wide(head.bias[:vocab_size])
+            return nn.functional.linear(wide(hidden), wide(head.weight[:vocab_size]), bias)
+        # Under autocast the hidden vectors of a float32 model have 16 bits.
+        return head(hidden.to(head.weight.dtype))[:, :vocab_size]
 
 
 def wide(x: Tensor) -> Tensor:
@@ -78,6 +82,11 @@ def wide(x: Tensor) -> Tensor:
     Rewards are differences of logits and values, of large numbers: a product rounded to 8 bits has lost them.
     """
     return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+
+
+def unrounded(like: Tensor) -> torch.autocast:
+    """Autocast off, on the device of a tensor: logits and V keep the precision that they are asked for in."""
+    return torch.autocast(like.device.type, enabled=False)
 
 
 def recomputed(
@@ -95,7 +104,7 @@ def recomputed(
 
     found = [
         checkpoint(one, slice(begin, begin + chunk), lo, hi, use_reentrant=False)
-        for begin, lo, hi in _chunks(state, n, chunk)
+        for begin, lo, hi in cut_by_state(state, n, chunk)
     ]
     picked, partition = zip(*found, strict=True)
     return torch.cat(picked), torch.cat(partition)
@@ -107,11 +116,12 @@ class _Unembedding(torch.autograd.Function):
         ctx: Any, hidden: Tensor, weight: Tensor, state: Tensor, label: Tensor, chunk: int, behind: Postprocessing
     ) -> tuple[Tensor, Tensor]:
         picked, partition = [], []
-        plan = _chunks(state, hidden.shape[0], chunk)
-        for begin, lo, hi in plan:
-            logits = behind(_logits(hidden[begin : begin + chunk], weight))
-            picked.append(logits[state[lo:hi] - begin, label[lo:hi]])
-            partition.append(logits.logsumexp(-1))
+        plan = cut_by_state(state, hidden.shape[0], chunk)
+        with unrounded(hidden):
+            for begin, lo, hi in plan:
+                logits = behind(_logits(hidden[begin : begin + chunk], weight))
+                picked.append(logits[state[lo:hi] - begin, label[lo:hi]])
+                partition.append(logits.logsumexp(-1))
         ctx.plan, ctx.chunk, ctx.behind = plan, chunk, behind
         out = torch.cat(picked), torch.cat(partition)
         ctx.save_for_backward(hidden, weight, state, label, out[1])
@@ -125,23 +135,24 @@ class _Unembedding(torch.autograd.Function):
         to_hidden, to_weight = ctx.needs_input_grad[:2]
         d_hidden = torch.empty_like(hidden, dtype=weight.dtype) if to_hidden else None
         d_weight = torch.zeros_like(weight) if to_weight else None
-        for begin, lo, hi in ctx.plan:
-            part = slice(begin, begin + ctx.chunk)
-            logits = ctx.behind(_logits(hidden[part], weight))
-            slope = logits if ctx.behind.nothing else logits.clone()
-            slope.sub_(partition[part, None]).exp_().mul_(d_partition[part, None])
-            # Two visits may share a state and a label: their gradients add up.
-            slope.index_put_((state[lo:hi] - begin, label[lo:hi]), d_picked[lo:hi], accumulate=True)
-            if not ctx.behind.nothing:
-                ctx.behind.slope_(slope, logits)
-            if d_hidden is not None:
-                torch.mm(slope, weight, out=d_hidden[part])
-            if d_weight is not None:
-                d_weight.addmm_(slope.T, hidden[part].to(weight.dtype))
+        with unrounded(hidden):
+            for begin, lo, hi in ctx.plan:
+                part = slice(begin, begin + ctx.chunk)
+                logits = ctx.behind(_logits(hidden[part], weight))
+                slope = logits if ctx.behind.nothing else logits.clone()
+                slope.sub_(partition[part, None]).exp_().mul_(d_partition[part, None])
+                # Two visits may share a state and a label: their gradients add up.
+                slope.index_put_((state[lo:hi] - begin, label[lo:hi]), d_picked[lo:hi], accumulate=True)
+                if not ctx.behind.nothing:
+                    ctx.behind.slope_(slope, logits)
+                if d_hidden is not None:
+                    torch.mm(slope, weight, out=d_hidden[part])
+                if d_weight is not None:
+                    d_weight.addmm_(slope.T, hidden[part].to(weight.dtype))
         return None if d_hidden is None else d_hidden.to(hidden.dtype), d_weight, None, None, None, None
 
 
-def _chunks(state: Tensor, n: int, chunk: int) -> list[tuple[int, int, int]]:
+def cut_by_state(state: Int[Tensor, " N"], n: int, chunk: int) -> list[tuple[int, int, int]]:
     """First row of each chunk of n, and the range of labels whose (ascending) states lie in it."""
     begins = range(0, n, chunk)
     cuts = torch.searchsorted(state, torch.tensor([*begins, n], device=state.device)).tolist()

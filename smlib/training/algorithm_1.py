@@ -34,6 +34,7 @@ from smlib.training.preflight import (
     check_run,
     say_coverage,
     settle_backspace,
+    settle_memory,
 )
 from smlib.training.processes import Processes
 from smlib.training.progress import Progress, telling_where_it_stopped
@@ -109,6 +110,7 @@ def train(
         processes.check_divides(config.batch_size, config.accumulation)
         method = get_method(config.objective.method)
         settle_backspace(policy, config.objective.method, config.eta, without_backspace)
+        settle_memory(policy, config.vocabulary_tile, config.flex_from)
         if method.rollouts:
             check_rollouts_fit(policy, data, config.rollout_tokens)
         if method.critic:

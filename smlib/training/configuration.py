@@ -39,6 +39,9 @@ class TrainConfig:
             in_process. rollout_refresh: the process's copy of the weights is one of every so many steps.
         rollout_device: of that copy, such as `cuda:1`; None for the policy's own.
         row_len: slots of a packed row; None for the longest block. chunk: states whose logits are held at a time.
+        vocabulary_tile: rows of the head whose logits are held at a time (`smlib.policies.vocabulary_tiles`); 0 for
+            all, None for what the device does by itself. flex_from: slots of a row from which FlexAttention takes over
+            on a CUDA device (`smlib.policies.block_masks`); 0 for never, None for its default there.
         accumulation: the batch is processed in this many parts.
         log_every, eval_every, checkpoint_every: steps; `eval_every` is 0 without `evaluate`, and only then.
         seed: of everything.
@@ -76,6 +79,8 @@ class TrainConfig:
     rollout_staleness: int | None = field(default=None, metadata=ADDED_LATER)
     rollout_refresh: int = field(default=1, metadata=ADDED_LATER)
     rollout_device: str | None = field(default=None, metadata=ADDED_LATER)
+    vocabulary_tile: int | None = field(default=None, metadata=ADDED_LATER)
+    flex_from: int | None = field(default=None, metadata=ADDED_LATER)
 
     def __post_init__(self) -> None:
         check_kinds(self)
@@ -92,6 +97,11 @@ class TrainConfig:
         for name in ("rollout_batch", "chunk"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, or None, got {getattr(self, name)}")
+        for name in ("vocabulary_tile", "flex_from"):
+            if getattr(self, name) is not None and getattr(self, name) < 0:
+                raise ValueError(f"{name} must be at least 1, 0 for never, or None, got {getattr(self, name)}")
+        if self.vocabulary_tile and self.objective.method == "unlikelihood":
+            raise ValueError("vocabulary_tile has no meaning for unlikelihood, whose loss needs all logits of a state")
         for name in ("learning_rate", "burst", "rollout_burst", "bkspc_rate", "times_seen", "clip_norm"):
             if not 0.0 < getattr(self, name) < float("inf"):
                 raise ValueError(f"{name} must be positive and finite, got {getattr(self, name)}")

@@ -19,6 +19,7 @@ from smlib.generation.prompts import check_context, checked_prompt
 from smlib.kinds import lacking
 from smlib.objectives.methods import ObjectiveConfig, get_method
 from smlib.policies.policy import Policy
+from smlib.policies.vocabulary_tiles import chosen_tile
 from smlib.training.checkpoints import trainable
 from smlib.training.dataset import Dataset, some
 
@@ -125,6 +126,19 @@ def check_data(data: Dataset, name: str, eta: float, rollout_noise: float) -> No
                 f"{noise} asks for noise, and the noise law of example {i} has no tokens: set it to 0, or make the "
                 'data with a noise, such as TaskDemonstrations(task, task.train, noise="ground_truth")'
             )
+
+
+def settle_memory(policy: Policy, vocabulary_tile: int | None, flex_from: int | None) -> None:
+    """Tells the policy how to cut its head and from where on to use FlexAttention, where a run says so.
+
+    Raises:
+        ValueError: tiles of a head with adapters or quantised weights.
+    """
+    if vocabulary_tile is not None:
+        chosen_tile(vocabulary_tile, policy.lm.get_output_embeddings(), 1, policy.space.vocab_size, None)
+        policy.vocabulary_tile = vocabulary_tile
+    if flex_from is not None:
+        policy.flex_from = flex_from
 
 
 def settle_backspace(policy: Policy, name: str, eta: float, without: bool) -> None:

@@ -41,6 +41,7 @@ from smlib.training.preflight import (
     check_rollouts_fit,
     check_run,
     settle_backspace,
+    settle_memory,
 )
 from smlib.training.processes import Processes
 from smlib.training.reading import read_data, read_eval
@@ -139,6 +140,7 @@ class SequenceMatchTrainer(SplitTrainer):
         config, name = self.train_config, self.train_config.objective.method
         check_run(self.policy, self.data, config, None)
         settle_backspace(self.policy, name, config.eta, without_backspace)
+        settle_memory(self.policy, config.vocabulary_tile, config.flex_from)
         if self.method.rollouts:
             check_rollouts_fit(self.policy, self.data, config.rollout_tokens)
         if self.method.critic:

@@ -122,6 +122,12 @@ class SequenceMatchConfig(TrainingArguments):
     bkspc_rate: float = _option(10.0, "Learning rate of the row of <bkspc>, in multiples of the others'.")
     row_len: int | None = _option(None, "Slots of a packed row; left out: the longest block.")
     chunk: int | None = _option(512, "States whose logits are held at a time; a negative number: all.")
+    vocabulary_tile: int | None = _option(
+        None, "Rows of the head whose logits are held at a time; 0: all; left out: the device decides (docs/gpu.md)."
+    )
+    flex_from: int | None = _option(
+        None, "Slots of a row from which a GPU uses FlexAttention; 0: never; left out: 2,048 (docs/gpu.md)."
+    )
     dtype: str | None = _option(
         None, "Of the weights, when the model is loaded here; left out: float32, or as a policy was saved.", DTYPES
     )
@@ -203,6 +209,8 @@ class SequenceMatchConfig(TrainingArguments):
             rollout_burst=self.rollout_burst,
             row_len=self.row_len,
             chunk=self.chunk,
+            vocabulary_tile=self.vocabulary_tile,
+            flex_from=self.flex_from,
             accumulation=self.gradient_accumulation_steps,
             log_every=1,
             checkpoint_every=0,

@@ -9,5 +9,5 @@ def test_an_engine_beside_training_is_refused_where_weights_are_split():
     split = object.__new__(Sharding)
     check_engine(None, "background")
     check_engine(split, "in_process")
-    with pytest.raises(ValueError, match="rollout_engine=background .* choose rollout_engine=in_process"):
+    with pytest.raises(ValueError, match=r"rollout_engine=background .* choose rollout_engine=in_process"):
         check_engine(split, "background")

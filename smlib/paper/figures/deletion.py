@@ -41,8 +41,8 @@ def cost_and_gain(rows: Rows) -> Figure:
         raise ValueError("no run of the study is there: nothing to draw")
     ways = [way for way in WAYS if any(row["way"] == way for row in rows)]
     shapes = [shape for shape in deletion_cost.SHAPES if any(row["shape"] == shape for row in rows)]
-    made, axes = figure(1, 2, height=1.6 + 0.45 * len(ways), sharey=True)
-    titles = {"cost": "writes worse than MLE by", "gain": "gains by its edits"}
+    made, axes = figure(1, 2, height=2.0 + 0.45 * len(ways), sharey=True)
+    titles = {"cost": "writing, lost to MLE", "gain": "won by edits"}
     for ax, (what, title) in zip(axes, titles.items(), strict=True):
         for n, shape in enumerate(shapes):
             style = {"color": PALETTE[COLOURS[n]], "marker": MARKERS[n], "linestyle": "none"}
@@ -67,18 +67,17 @@ def cost_and_gain(rows: Rows) -> Figure:
 
 def finding(rows: Rows) -> str:
     """The figure's title: what the shared weights cost and gain, and what the best of the other ways gains."""
-    first = rows[0]["shape"]
-    here = {row["way"]: row for row in rows if row["shape"] == first}
+    here = {row["way"]: row for row in rows if row["shape"] == rows[0]["shape"]}
     seeds = counted(min(row["n_seeds"] for row in here.values()), "seed")
-    best = max(
-        (row for way, row in here.items() if way != "shared"), key=lambda r: r["gain"]["difference"], default=None
-    )
+    others = [row for way, row in here.items() if way != "shared"]
     said = []
     if "shared" in here:
         cost, gain = (100 * here["shared"][what]["difference"] for what in ("cost", "gain"))
-        said.append(f"In the same weights, deletions cost {cost:+.1f} points of writing and gain {gain:+.1f}")
-    if best is not None:
-        said.append(f"{WAYS[best['way']]}: {100 * best['gain']['difference']:+.1f}")
+        ahead = "behind" if cost > 0 else "ahead of"
+        said.append(f"In the same weights writing is {abs(cost):.1f} points {ahead} MLE and edits gain {gain:+.1f}")
+    if others:
+        best = max(others, key=lambda row: float(row["gain"]["difference"]))
+        said.append(f"{WAYS[best['way']]} gains {100 * best['gain']['difference']:+.1f}")
     return "; ".join(said) + f" ({seeds}, validation)"
 
 
