@@ -6,7 +6,6 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from smlib.paper.experiments.arithmetic import decoupled, deletion_cost
 from smlib.paper.figures.style import PALETTE, counted, figure, headline
 
 WAYS = {
@@ -40,7 +39,7 @@ def cost_and_gain(rows: Rows) -> Figure:
     if not rows:
         raise ValueError("no run of the study is there: nothing to draw")
     ways = [way for way in WAYS if any(row["way"] == way for row in rows)]
-    shapes = [shape for shape in deletion_cost.SHAPES if any(row["shape"] == shape for row in rows)]
+    shapes = list(dict.fromkeys(row["shape"] for row in rows))
     made, axes = figure(1, 2, height=2.0 + 0.45 * len(ways), sharey=True)
     titles = {"cost": "writing, lost to MLE", "gain": "won by edits"}
     for ax, (what, title) in zip(axes, titles.items(), strict=True):
@@ -89,7 +88,7 @@ def decoupled_table(rows: Rows) -> pd.DataFrame:
     """
     made: dict[tuple[str, str], dict[str, str]] = {}
     for row in rows:
-        leads = {f"over {RIVALS[rule]}": _points(row["over"][rule]) for rule in decoupled.RIVALS}
+        leads = {f"over {RIVALS[rule]}": _points(row["over"][rule]) for rule in RIVALS}
         made[row["deleter"].upper(), RULES[row["rule"]]] = {
             "seeds": str(row["n_seeds"]),
             "accuracy": f"{row['accuracy']['value']:.3f}",

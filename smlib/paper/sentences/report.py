@@ -134,7 +134,7 @@ def bc_against_mle(fig3: Details) -> str:
 def _details(name: str, preset: str, results_dir: str | os.PathLike[str]) -> Details | None:
     for found in dict.fromkeys(("full", preset)):
         try:
-            details: Details = read_item(name, found, results_dir)["details"]
+            details: Any = read_item(name, found, results_dir)["details"]
         except ResultError:
             continue
         return details
