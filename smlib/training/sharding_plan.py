@@ -127,7 +127,7 @@ def units(policy: Policy, names: tuple[str, ...] = ()) -> list[nn.Module]:
             found += [m for m in body.modules() if type(m).__name__ in names and m is not body]
         else:
             lists: list[nn.ModuleList] = [m for m in body.modules() if isinstance(m, nn.ModuleList) and len(m)]
-            found += max(lists, key=lambda several: len(several)) if lists else []
+            found += max(lists, key=lambda several: len(list(several))) if lists else []
     if names and not found:
         raise ValueError(f"FSDP_TRANSFORMER_CLS_TO_WRAP={','.join(names)}: this model has no such layers. Leave it out")
     found = list(dict.fromkeys(found))
