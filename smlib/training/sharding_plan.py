@@ -27,15 +27,6 @@ class Sharding:
     layers: tuple[str, ...] = ()
 
 
-def check_engine(split: "Sharding | None", engine: str) -> None:
-    """Raises ValueError where split weights would have to be copied into a process beside training."""
-    if split is not None and engine != "in_process":
-        raise ValueError(
-            f"rollout_engine={engine} copies the whole policy beside training, and FSDP2 splits it over the processes: "
-            "choose rollout_engine=in_process, or train without FSDP2"
-        )
-
-
 def asked(processes: Processes, environment: Mapping[str, str] = os.environ) -> Sharding | None:
     """What the environment asks for; None where nothing is to be split.
 
@@ -136,7 +127,7 @@ def units(policy: Policy, names: tuple[str, ...] = ()) -> list[nn.Module]:
             found += [m for m in body.modules() if type(m).__name__ in names and m is not body]
         else:
             lists: list[nn.ModuleList] = [m for m in body.modules() if isinstance(m, nn.ModuleList) and len(m)]
-            found += max(lists, key=len) if lists else []
+            found += max(lists, key=lambda several: len(list(several))) if lists else []
     if names and not found:
         raise ValueError(f"FSDP_TRANSFORMER_CLS_TO_WRAP={','.join(names)}: this model has no such layers. Leave it out")
     found = list(dict.fromkeys(found))

@@ -22,7 +22,7 @@ from tests.support.finetuning import arguments, losses, prompted
 from tests.support.models import saved_model
 from tests.support.processes import policy_of, rank, settings
 
-SOME = ("mle-full", "bc-full", "sm-full", "sm-lora", "dagger-lora", "direct-full", "sm-float32", "sm-parts")
+SOME = ("mle-lora", "bc-full", "sm-full", "dagger-lora", "direct-full", "sm-float32")
 """Of `processes.cases`, those that are compared by default; all of them take three minutes."""
 
 HEAD = Lora(r=2, alpha=4, unembedding=True)

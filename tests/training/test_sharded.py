@@ -7,6 +7,7 @@ whole one on a processor, and the whole file has a minute. `test_every_method_fo
 
 import dataclasses
 import json
+import os
 import shutil
 import types
 import warnings
@@ -93,7 +94,7 @@ def test_the_unembedding_is_gathered_once_a_step(pair):
     assert chunked == at_once
 
 
-@pytest.mark.slow
+@pytest.mark.skipif(not os.environ.get("SMLIB_LONG_TESTS"), reason="takes minutes: SMLIB_LONG_TESTS=1 asks for it")
 @pytest.mark.parametrize("name", processes.cases())
 def test_every_method_for_20_steps(all_of_them, tmp_path, name):
     check_equal(all_of_them, name, sharded.long_run(name, tmp_path))
@@ -107,6 +108,7 @@ def all_of_them(tmp_path_factory):
     return folder
 
 
+@pytest.mark.skipif(not os.environ.get("SMLIB_LONG_TESTS"), reason="two more pairs; `tied` resumes by default")
 def test_after_a_kill_two_processes_or_one_go_on(tmp_path):
     ends = processes.start(sharded.killed, tmp_path)
     assert (ends[0][0], ends[1][0]) == (1, -9)
