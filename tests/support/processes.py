@@ -157,7 +157,7 @@ def beside_training(folder):
         np.savez(folder / f"beside-{rank()}.npz", **found)
         try:
             train(policy, Copying(), dataclasses.replace(asked, rollout_engine="free_running"), folder / "free")
-        except ValueError as error:
+        except (ValueError, RuntimeError) as error:  # its own, or the other's
             print(error)
     return found
 

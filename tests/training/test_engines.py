@@ -26,8 +26,11 @@ from smlib.training.engines import InProcessEngine, Schedule, Supply
 from smlib.training.policy_copy import moving, read_into, rebuilt, structure, write
 from smlib.training.preflight import check_run
 from smlib.training.rollouts import SamplingTask
+from smlib.training.trainer import SequenceMatchTrainer
 from tests.support import processes
 from tests.support.copying import Copying, config, policy, weights
+from tests.support.finetuning import arguments, losses, prompted
+from tests.support.models import saved_model
 from tests.support.stale_engine import Brittle, KeptCopies, alive, forked
 
 
@@ -277,6 +280,28 @@ def test_a_policy_gradient_of_stale_rollouts_is_warned_of():
     asked = beside("gail")
     with pytest.warns(UserWarning, match="gail needs rollouts of the present policy, and with rollout_engine=backgr"):
         check_run(policy(), Copying(), asked, None)
+
+
+# Through the trainer
+
+
+def test_the_trainer_has_the_same_bits_and_goes_on_to_them(tmp_path, monkeypatch):
+    base = str(saved_model(tmp_path / "base"))
+
+    def curve(name, resume=None):
+        beside = {"rollout_engine": "background", "rollout_staleness": 4, "rollout_refresh": 2}
+        args = arguments(tmp_path / name, max_steps=14, **beside)
+        trainer = SequenceMatchTrainer(base, args, prompted())
+        trainer.train(resume_from_checkpoint=resume)
+        return trainer.state.log_history, losses(trainer)
+
+    history, found = curve("a")
+    shown = [row["rollouts/staleness_max"] for row in history if "rollouts/staleness_max" in row]
+    assert set(shown) == {3.0, 4.0}
+    assert len(found) == 14
+    assert curve("a", str(tmp_path / "a" / "checkpoint-8"))[1] == found
+    monkeypatch.setattr(batches, "engine_of", lambda policy, config: KeptCopies(policy))
+    assert curve("b")[1] == found
 
 
 # The copy
