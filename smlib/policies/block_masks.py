@@ -168,7 +168,7 @@ def _blocks(
     expiry: Int[Tensor, "R S"], positions: Int[Tensor, "R S"] | None, window: int | None
 ) -> tuple[Blocks, Blocks]:
     """Which blocks may hold a visible pair, and which hold nothing else. Blocks beyond the row's end are not full."""
-    rows, length = expiry.shape
+    length = expiry.shape[1]
     n = -(-length // BLOCK)
     padded = nn.functional.pad(expiry, (0, n * BLOCK - length))  # a slot that expires at 0 is seen by none
     slot = torch.arange(n * BLOCK, device=expiry.device)
