@@ -13,6 +13,9 @@ from rich.table import Table
 
 def bench(
     quick: Annotated[bool, typer.Option("--quick", help="Fewer repetitions, under two minutes.")] = False,
+    peers: Annotated[
+        bool, typer.Option("--peers", help="TRL's trainers beside ours instead (the extra peers), a few minutes.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print {name: {value, unit, baseline, n}}.")] = False,
 ) -> None:
     """Measure speed and memory as ratios inside one run on this machine.
@@ -22,7 +25,7 @@ def bench(
     import importlib
 
     with _told() as tell:
-        figures = importlib.import_module("smlib.bench").run(quick=quick, tell=tell)
+        figures = importlib.import_module("smlib.bench.peers" if peers else "smlib.bench").run(quick=quick, tell=tell)
     if as_json:
         print(json.dumps(figures, indent=1, ensure_ascii=False, allow_nan=False))
         return
