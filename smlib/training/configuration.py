@@ -7,6 +7,9 @@ from smlib.kinds import check_kinds
 from smlib.objectives.methods import ObjectiveConfig
 from smlib.training.rollouts import refill_interval
 
+GROUP = 8
+"""Rollouts from each prompt where they are compared and nobody says how many."""
+
 
 @dataclass(frozen=True)
 class TrainConfig:
@@ -28,6 +31,7 @@ class TrainConfig:
             from the example's noise law (the paper does not say whether rollouts run under the noisy dynamics).
         rollout_batch: rollouts sampled side by side, see `sample`; a model of billions of parameters has a key/value
             cache of a gigabyte for a few thousand tokens. None: as many as 32,768 tokens make, 256 at most.
+        group: rollouts from each prompt of the buffer, so that they can be compared (`smlib.objectives.exact`).
         row_len: slots of a packed row; None for the longest block. chunk: states whose logits are held at a time.
         accumulation: the batch is processed in this many parts.
         log_every, eval_every, checkpoint_every: steps; `eval_every` is 0 without `evaluate`, and only then.
@@ -62,10 +66,20 @@ class TrainConfig:
     bkspc_rate: float = field(default=1.0, metadata=ADDED_LATER)
     paired: bool = field(default=False, metadata=added_later(before=True))
     rollout_batch: int | None = field(default=None, metadata=ADDED_LATER)
+    group: int = field(default=1, metadata=ADDED_LATER)
 
     def __post_init__(self) -> None:
         check_kinds(self)
-        for name in ("steps", "batch_size", "refill", "buffer_size", "accumulation", "rollout_tokens", "log_every"):
+        for name in (
+            "steps",
+            "batch_size",
+            "refill",
+            "buffer_size",
+            "accumulation",
+            "rollout_tokens",
+            "log_every",
+            "group",
+        ):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         for name in ("warmup_steps", "eval_every", "checkpoint_every", "weight_decay", "seed"):
@@ -82,13 +96,21 @@ class TrainConfig:
                 raise ValueError(f"{name} must be positive and finite, got {getattr(self, name)}")
         if self.batch_size % self.accumulation:
             raise ValueError(f"batch_size {self.batch_size} is no multiple of accumulation {self.accumulation}")
+        sizes = {"a part of a batch": self.batch_size // self.accumulation, "refill": self.refill}
+        for name, size in {**sizes, "buffer_size": self.buffer_size}.items():
+            if size % self.group:
+                raise ValueError(f"group={self.group} rollouts from each prompt do not divide {name}, {size}")
         if self.checkpoint_every % self.log_every:
             raise ValueError(f"checkpoint_every {self.checkpoint_every} is no multiple of log_every {self.log_every}")
         refill_interval(self.batch_size, self.refill, self.times_seen)
 
-    def on_policy(self) -> "TrainConfig":
-        """The same run with new rollouts every step, under the demonstrations' noise: what a method with a critic needs
-        (`smlib.objectives.adversarial`)."""
+    def on_policy(self, group: int | None = None) -> "TrainConfig":
+        """The same run with new rollouts every step, under the demonstrations' noise: what a policy gradient needs
+        (`smlib.objectives.adversarial` and `exact`).
+
+        Args:
+            group: rollouts from each prompt; as it is when omitted.
+        """
         return replace(
             self,
             refill=self.batch_size,
@@ -96,4 +118,5 @@ class TrainConfig:
             times_seen=1.0,
             rollout_noise=self.eta,
             rollout_burst=self.burst,
+            group=self.group if group is None else group,
         )
