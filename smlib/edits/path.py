@@ -89,7 +89,7 @@ class Judged:
 
 def judged(
     trajectories: Sequence[Trajectory],
-    references: Sequence[Ids | None],
+    references: Sequence[Sequence[int] | Ids | None],
     groups: Sequence[int],
     space: ActionSpace,
     *,
