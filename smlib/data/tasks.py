@@ -147,7 +147,8 @@ def load_task(
             digit first (a sign stays in front). The questions are the same.
 
     Raises:
-        ValueError: unknown task, difficulty or order, or an order for another task; a negative size; more questions asked for than there are.
+        ValueError: unknown task, difficulty or order, or an order for another task; a negative size; more questions
+            asked for than there are.
 
     >>> task = load_task("mul", n_train=2, n_val=0, n_test=1, difficulty="easy")
     >>> len(task.train), task.train[0].prompt.endswith("Solution: ")

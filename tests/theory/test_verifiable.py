@@ -113,15 +113,16 @@ def test_with_backspace_and_noise_too(noise: float) -> None:
         torch.testing.assert_close(-exact, solved, atol=1e-12, rtol=0)
     short = EditMDP(1, 2)
     logits = logits_of(short, 6)
-    walks = list(enumerate_walks(short, logits.softmax(-1).numpy(), noise=noise, floor=1e-7))
+    logits[:, short.eos] += 3.0  # short walks, so that few of them are nearly all
+    walks = list(enumerate_walks(short, logits.softmax(-1).numpy(), noise=noise, floor=1e-5))
     missing = 1.0 - sum(w.probability for w in walks)
     rho, reference = flow(short, logits.softmax(-1), 0.5, noise), path_flow(short, (0,), 0.5)
     reward = critic_reward(rho, reference, "tv", False)
     summed = enumerated_gradient(logits, walks, reward, 0.5)
+    assert missing < 0.02
     torch.testing.assert_close(
-        summed, policy_gradient(short, logits, reward, 0.5, noise), atol=max(1e-6, 2 * missing), rtol=0
+        summed, policy_gradient(short, logits, reward, 0.5, noise), atol=2 * missing + 1e-9, rtol=0
     )
-    assert missing < 1e-3
 
 
 def test_a_reference_at_the_limit_is_refused() -> None:

@@ -3,9 +3,9 @@
     soft            the mistake and `<bkspc>` stay in the context (`soft`)
     masked          mistakes in the training data stand, and their own labels are left out; no `<bkspc>` (`masked`)
     delete, resample  decision operators: MLE's own token is deleted where MLE gave it less than tau; no training
-    exact           the critic that is known: policy gradient on the steps that are on the one right path, from groups of
-                    eight rollouts, as total variation and chi^2-mixture, with `<bkspc>`, without, and under execution
-                    noise in the rollouts
+    exact           the critic that is known: policy gradient on the steps that are on the one right path, from groups
+                    of eight rollouts, as total variation and chi^2-mixture, with `<bkspc>`, without, and under
+                    execution noise in the rollouts
 
 beside MLE, BC and SequenceMatch of the plan at its headline noise. Everything else, base, questions, order, steps and
 rate, is the learning regime's. Judged on the validation questions alone: accuracy, recovery from one to four wrong
@@ -42,8 +42,9 @@ class Way:
     """One row's training: method, what it changes in the run, and how its answers are written.
 
     Attributes:
-        changes: to objective and training. noisy: demonstrations have the plan's noise. rollout_noise: rate of execution
-            noise in rollouts, in multiples of the plan's noise. without: parts of the policy to leave out.
+        changes: to objective and training. noisy: demonstrations have the plan's noise.
+        rollout_noise: rate of execution noise in rollouts, in multiples of the plan's noise.
+        without: parts of the policy to leave out. decodings: rules under which it answers.
     """
 
     method: str
@@ -129,7 +130,7 @@ def run(
 
 
 def answered(policy: Policy, task: Task, config: FineTuneConfig, rule: str) -> dict[str, object]:
-    """The validation questions under one decoding rule: right answers, costs, and recovery where anything is deleted."""
+    """The validation questions under one decoding rule: right answers, costs, and recovery if anything is deleted."""
     limits = config.limits()
     given = answer(policy, task, task.val, decoding=rule, **limits)
     result: dict[str, object] = {
