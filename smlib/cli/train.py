@@ -51,7 +51,8 @@ def train(
     method: Annotated[
         str,
         typer.Option(
-            help="mle, bc, sm, iqlearn, dagger, gail, direct or unlikelihood.", autocompletion=one_of(_methods)
+            help="mle, bc, sm, iqlearn, dagger, direct, exact, gail, unlikelihood, soft or masked.",
+            autocompletion=one_of(_methods),
         ),
     ] = "sm",
     noise: Annotated[

@@ -34,6 +34,7 @@ from smlib.policies.policy import SAVED, Policy
 from smlib.training.algorithm_1 import NonFiniteLossError, TrainConfig, train
 from smlib.training.background import RolloutWorkerError
 from smlib.training.checkpoints import CheckpointError, reason
+from smlib.training.configuration import GROUP
 from smlib.training.folder import LOCK, FolderInUseError, held, usable_folder
 from smlib.training.memory import DeviceMemoryError
 from smlib.training.metrics import MetricsError
@@ -140,8 +141,8 @@ def _settings(
         checkpoint_every=100,
         seed=seed,
     )
-    if get_method(method).critic:
-        training = training.on_policy()
+    if get_method(method).on_policy:
+        training = training.on_policy(GROUP if method == "exact" else None)
     noise = {"noise": "none"} if not noisy or eta == 0 else {}
     return Settings(training=training, **{**data, **noise})  # type: ignore[arg-type]
 

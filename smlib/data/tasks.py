@@ -1,7 +1,7 @@
 """Question-answer tasks with noise laws and splits that share no question."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import islice
 from typing import Any
@@ -24,6 +24,8 @@ from smlib.edits.noise import NoiseLaw
 
 TASKS = (*MATHEMATICS_TASKS, "translation", "opus_books")
 NOISE_KINDS = ("ground_truth", "random", "none")
+ORDERS = ("most_first", "least_first")
+"""Of the digits of an answer; the first is the generator's."""
 MAX_SIDE_TOKENS = 64  # translation pairs have fewer tokens on both sides (App. G.2)
 _BPE_PAIRS = {"translation": 2000, "opus_books": 20_000}  # training pairs that the vocabulary is made from
 _BPE_SIZE = {"translation": 1024, "opus_books": 8192}
@@ -128,6 +130,7 @@ def load_task(
     seed: int = 0,
     tokenizer: TextTokenizer | None = None,
     rows: Iterable[Mapping[str, Any]] | None = None,
+    answer_order: str = "most_first",
 ) -> Task:
     """A task with splits that share no question.
 
@@ -140,9 +143,12 @@ def load_task(
         tokenizer: of a pretrained model; by default the fixed arithmetic vocabulary, or for translations a
             BPE trained on the first training pairs.
         rows: opus_books only, instead of the download.
+        answer_order: `most_first`, or `least_first` for answers of add_or_sub_in_base with their least significant
+            digit first (a sign stays in front). The questions are the same.
 
     Raises:
-        ValueError: unknown task or difficulty; a negative size; more questions asked for than there are.
+        ValueError: unknown task, difficulty or order, or an order for another task; a negative size; more questions
+            asked for than there are.
 
     >>> task = load_task("mul", n_train=2, n_val=0, n_test=1, difficulty="easy")
     >>> len(task.train), task.train[0].prompt.endswith("Solution: ")
@@ -150,6 +156,10 @@ def load_task(
     """
     if name not in TASKS:
         raise ValueError(f"unknown task {name!r}: known are {', '.join(TASKS)}")
+    if answer_order not in ORDERS:
+        raise ValueError(f"unknown answer_order {answer_order!r}: known are {', '.join(ORDERS)}")
+    if answer_order != ORDERS[0] and name != "add_or_sub_in_base":
+        raise ValueError(f"answers of {name} have one order: answer_order={answer_order!r} is for add_or_sub_in_base")
     fits: Callable[[Example], bool] | None
     if tokenizer is not None:
         check_tokenizer(tokenizer)
@@ -168,7 +178,19 @@ def load_task(
         split: _distinct(sources[split], size, taken, fits, f"{name} ({difficulty}) {split}")
         for split, size in (("test", n_test), ("val", n_val), ("train", n_train))
     }
+    if answer_order != ORDERS[0]:
+        chosen = {split: tuple(least_first(e) for e in examples) for split, examples in chosen.items()}
     return Task(name, difficulty, seed, tokenizer, chosen["train"], chosen["val"], chosen["test"])
+
+
+def least_first(example: Example) -> Example:
+    """The same question, its answer from the least significant digit on; twice is the example itself.
+
+    >>> least_first(Example("In base 7, what is 13 - 64? Solution: ", "-51")).answer
+    '-15'
+    """
+    sign = example.answer[: example.answer.startswith("-")]
+    return replace(example, answer=sign + example.answer[len(sign) :][::-1])
 
 
 @dataclass(frozen=True)

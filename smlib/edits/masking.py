@@ -68,6 +68,22 @@ def visibility(
     )
 
 
+def kept(trajectory: Trajectory) -> Trie:
+    """Lays out a trajectory of soft deletion: every action is a slot, `<bkspc>` too, and nothing expires.
+
+    The state of visit t is the whole history, the prompt and the first t actions, at positions that go on. A trajectory
+    of N actions takes N slots beyond its prompt, where `trie` takes as many as it inserts.
+
+    >>> space = ActionSpace(vocab_size=10, eos=0)
+    >>> laid = kept(Trajectory.make([1], [5, space.bkspc, 6, space.eos], space=space))
+    >>> laid.tokens.tolist(), laid.positions.tolist()
+    ([1, 5, 10, 6, 0], [0, 1, 2, 3, 4])
+    """
+    tokens = np.concatenate([trajectory.prompt, trajectory.realised]).astype(np.int64)
+    root, count = trajectory.prompt.size, tokens.size
+    return Trie(tokens, np.arange(count), np.full(count, count), np.arange(root - 1, count))
+
+
 def trie(trajectory: Trajectory, space: ActionSpace) -> Trie:
     """Lays out one trajectory: a stack of slots, touched once per run of insertions and once per backspace."""
     realised = trajectory.realised

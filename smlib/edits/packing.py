@@ -14,7 +14,8 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from smlib.edits.actions import ActionSpace, Trajectory
-from smlib.edits.masking import Array, Trie, dense_mask, trie
+from smlib.edits.masking import Array, Trie, dense_mask, kept, trie
+from smlib.edits.path import Judged
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class PackedBatch:
         initial, terminal: [B] index into the U states of s_0 and s_N.
         length: [B] number of visits.
         model: [B] True for rollouts of the policy, False for data.
+        judged: where the rollouts are beside their references; None where no loss asks.
     """
 
     tokens: Int[Tensor, "R S"]
@@ -48,6 +50,7 @@ class PackedBatch:
     terminal: Int[Tensor, " B"]
     length: Int[Tensor, " B"]
     model: Bool[Tensor, " B"]
+    judged: Judged | None = None
 
     def mask(self) -> Bool[Tensor, "R 1 S S"]:
         """The dense mask, `mask[r, 0, i, j] = j <= i < expiry[r, j]`, True where slot i may attend to slot j."""
@@ -55,7 +58,8 @@ class PackedBatch:
 
     def to(self, device: torch.device | str) -> "PackedBatch":
         """The same batch on another device."""
-        return replace(self, **{f.name: getattr(self, f.name).to(device) for f in fields(self)})
+        there = {f.name: getattr(self, f.name) for f in fields(self)}
+        return replace(self, **{name: part.to(device) for name, part in there.items() if part is not None})
 
     @property
     def padding(self) -> float:
@@ -141,6 +145,7 @@ def pack(
     model: Sequence[Sequence[bool]] | None = None,
     row_len: int | None = None,
     discount_from_root: bool = False,
+    keep_edits: bool = False,
 ) -> PackedBatch:
     """Packs groups of trajectories into rows for a single forward pass.
 
@@ -155,6 +160,8 @@ def pack(
         row_len: slots per row; the longest block when omitted or when a block is longer.
         discount_from_root: if True the exponent of the first visit after the prompt is the prompt's length, so that
             gamma^i counts from the start of the text and not from the end of the prompt.
+        keep_edits: soft deletion, see `smlib.edits.masking.kept`: deleted tokens and `<bkspc>` stay visible. `tokens`
+            then holds `<bkspc>` as well, which takes a policy that reads it (`Policy.keep_edits`).
 
     Raises:
         ValueError: no trajectory at all; `model` of another shape than `groups`.
@@ -169,7 +176,7 @@ def pack(
         raise ValueError("nothing to pack: there is no trajectory in the groups")
     if model is not None and [len(m) for m in model] != [len(g) for g in groups]:
         raise ValueError("model must have one flag for each trajectory of each group")
-    laid = [trie(t, space) for t in members]
+    laid = [kept(t) if keep_edits else trie(t, space) for t in members]
     placed: list[tuple[_Block, list[int]]] = []
     first = 0
     for group in groups:

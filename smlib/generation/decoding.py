@@ -5,13 +5,14 @@ Everything after the logits happens in float64, row by row, so that a row's acti
 other rows are in the batch.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from smlib.edits.actions import ActionSpace
+from smlib.files import ADDED_LATER
 from smlib.kinds import check_kinds
 
 COLDEST = 1e-100
@@ -40,6 +41,9 @@ class SamplingConfig:
             has no memory.
         truncation_eta: the noise rate eta of the law p^2 / (p + eta u) that cloned backspaces sample from,
             see `truncation_law`; 0 is off. It stands in for `<bkspc>`, so it needs `allow_backspace=False`.
+        delete_below: tau of a decision operator: a token that the model gave less than this is deleted at once, see
+            `smlib.generation.operators`; 0 is off. It stands in for `<bkspc>`, so it needs `allow_backspace=False`;
+            with `exclude_deleted` it draws from the rest. deletions: how often at one state.
         execution_noise: probability that a chosen insertion is executed as a token of the noise law instead
             (Sec. 4.2).
         noise_burst: number of successive actions that one such event replaces (Table 1's mistakes several tokens deep).
@@ -60,6 +64,8 @@ class SamplingConfig:
     truncation_eta: float = 0.0
     execution_noise: float = 0.0
     noise_burst: int = 1
+    delete_below: float = field(default=0.0, metadata=ADDED_LATER)
+    deletions: int = field(default=4, metadata=ADDED_LATER)
 
     def __post_init__(self) -> None:
         check_kinds(self)
@@ -73,6 +79,8 @@ class SamplingConfig:
             "truncation_eta": (0 <= self.truncation_eta <= 1, "in [0, 1]"),
             "execution_noise": (0 <= self.execution_noise <= 1, "in [0, 1]"),
             "noise_burst": (self.noise_burst >= 1, ">= 1"),
+            "delete_below": (0 <= self.delete_below < 1, "in [0, 1)"),
+            "deletions": (self.deletions >= 1, ">= 1"),
         }
         for name, (fine, expected) in checks.items():
             if not fine:
@@ -80,6 +88,10 @@ class SamplingConfig:
         if self.truncation_eta > 0 and self.allow_backspace:
             raise ValueError(
                 "truncation_eta replaces the backspace by its closed-form effect: set allow_backspace=False with it"
+            )
+        if self.delete_below > 0 and self.allow_backspace:
+            raise ValueError(
+                "delete_below deletes in the policy's place: set allow_backspace=False with it, so that it alone does"
             )
 
     @property

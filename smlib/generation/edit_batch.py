@@ -5,84 +5,33 @@ vector of the state k tokens beyond the root on sequence i's path, so `<bkspc>` 
 have ended leave: the last cache rows move into their places.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, fields
-from typing import Protocol, cast, runtime_checkable
+from collections.abc import Sequence
+from typing import cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
-from smlib.edits.actions import ActionSpace, Trajectory
+from smlib.edits.actions import Trajectory
 from smlib.edits.noise_dynamics import ExecutionNoise, TokenLaw, dense_laws
 from smlib.generation.decoding import SamplingConfig, action_distribution, draw
+from smlib.generation.operators import DecisionOperator
+from smlib.generation.stats import SamplesActions, SampleStats, evaluating, keeps_edits
 from smlib.policies.kv_cache import SlotCache
 
-
-@runtime_checkable
-class SamplesActions(Protocol):
-    """What the sampler asks of a policy; `smlib.policies.policy.Policy` is one."""
-
-    @property
-    def space(self) -> ActionSpace: ...
-
-    @property
-    def device(self) -> torch.device: ...
-
-    def hidden(self, tokens: Tensor, positions: Tensor, mask: Tensor, cache: SlotCache | None = None) -> Tensor: ...
-
-    def logits(self, hidden: Tensor, positions: Tensor | None) -> Tensor: ...
-
-
-@dataclass
-class SampleStats:
-    """Counts over one call of `sample`.
-
-    Attributes:
-        actions: actions taken, the `<eos>` of each trajectory included.
-        backspaces: executed `<bkspc>`, at the root or not.
-        insertions: executed tokens other than `<eos>`.
-        forward_tokens: generated tokens that the model read; equals `insertions`.
-        prefill_tokens: tokens of prompts and prefixes that the model read, padding not counted.
-        forward_calls: calls of the model, prefill included.
-        forced_eos: trajectories ended by the length or action limit.
-        noised: actions replaced by execution noise.
-    """
-
-    actions: int = 0
-    backspaces: int = 0
-    insertions: int = 0
-    forward_tokens: int = 0
-    prefill_tokens: int = 0
-    forward_calls: int = 0
-    forced_eos: int = 0
-    noised: int = 0
-
-    def __iadd__(self, other: "SampleStats") -> "SampleStats":
-        for f in fields(self):
-            setattr(self, f.name, getattr(self, f.name) + getattr(other, f.name))
-        return self
-
-
-@contextmanager
-def evaluating(policy: SamplesActions) -> Iterator[None]:
-    """Dropout off inside, the training mode of every submodule as before afterwards."""
-    modules = list(policy.modules()) if isinstance(policy, nn.Module) else []
-    modes = [module.training for module in modules]
-    for module in modules:
-        module.training = False
-    try:
-        yield
-    finally:
-        for module, mode in zip(modules, modes, strict=True):
-            module.training = mode
+__all__ = ["EditBatch", "SampleStats", "SamplesActions", "evaluating", "keeps_edits"]
 
 
 class EditBatch:
     """Sequences that share forward passes. Arrays have one entry per sequence; cache rows are
-    `self.active`, in order."""
+    `self.active`, in order.
+
+    Raises:
+        ValueError: a policy with soft deletion, whose batch is `smlib.generation.kept_batch.KeptBatch`.
+    """
+
+    keeps_edits = False
 
     def __init__(
         self,
@@ -93,6 +42,11 @@ class EditBatch:
         laws: Sequence[TokenLaw | None],
         prefixes: list[NDArray[np.int32]],
     ) -> None:
+        if keeps_edits(policy) != self.keeps_edits:
+            raise ValueError(
+                "this policy keeps what was deleted in its context (soft deletion), and here states are gone back to: "
+                "generate with smlib.sample"
+            )
         n, limit = len(prompts), config.action_limit
         self.policy, self.config, self.prompts, self.prefixes = policy, config, prompts, prefixes
         self.device = policy.device
@@ -117,8 +71,13 @@ class EditBatch:
         # deleted[i][d]: what was deleted at the ancestor of depth d of sequence i's state
         self.deleted: list[dict[int, list[int]]] = [{} for _ in range(n)]
         self.active = np.arange(n)
-        self.cache = SlotCache(n, int(self.root.max()) + config.max_new_tokens)
+        self.operator = None
+        if config.delete_below > 0:
+            self.operator = DecisionOperator(config.delete_below, config.deletions, n, config.max_new_tokens)
+        self.cache = SlotCache(n, self.slots())
         self.hidden = self._prefill()  # [n, max_new_tokens + 1, d]: the last hidden vector along each path
+        if self.operator is not None:
+            self._judge_prefixes(self.operator)
 
     def run(self) -> None:
         """Alternates actions and forward passes until every sequence has ended."""
@@ -158,12 +117,32 @@ class EditBatch:
         mask = torch.ones((width, width), dtype=torch.bool, device=self.device).tril().expand(n, 1, width, width)
         self.cache.point(positions, width, begin=0)
         states = self.policy.hidden(tokens.to(self.device), positions, mask, cache=self.cache)
-        hidden = states.new_zeros((n, self.config.max_new_tokens + 1, states.shape[-1]))
-        for i, (root, depth) in enumerate(zip(self.root, self.depth, strict=True)):
-            hidden[i, : depth - root + 1] = states[i, root - 1 : depth]
         self.stats.prefill_tokens += int(self.depth.sum())
         self.stats.forward_calls += 1
+        return self.remember(states)
+
+    def slots(self) -> int:
+        """Slots of a row of the cache."""
+        return int(self.root.max()) + self.config.max_new_tokens
+
+    def last_slot(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Slot of the last token of each sequence of `rows`, read or pending."""
+        return np.asarray(self.depth[rows] - 1)
+
+    def remember(self, states: Tensor) -> Tensor:
+        """Of the hidden vectors `[n, width, d]` of prompts and prefixes those that a later action may need."""
+        hidden = states.new_zeros((len(self.prompts), self.config.max_new_tokens + 1, states.shape[-1]))
+        for i, (root, depth) in enumerate(zip(self.root, self.depth, strict=True)):
+            hidden[i, : depth - root + 1] = states[i, root - 1 : depth]
         return hidden
+
+    def pending(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The last token of each sequence of `rows`, which the model has not read."""
+        return self.tokens[rows, self.depth[rows] - 1 - self.root[rows]]
+
+    def store(self, rows: NDArray[np.int64], states: Tensor) -> None:
+        """Keeps the hidden vectors `[n, d]` of the states that the pending tokens of `rows` made."""
+        self.hidden[self._to_device(rows), self._to_device(self.depth[rows] - self.root[rows])] = states
 
     def act(self, acting: NDArray[np.int64], chosen: NDArray[np.int64]) -> NDArray[np.int64]:
         """One action of each sequence of `acting`; those that end leave. Returns what was executed.
@@ -184,9 +163,11 @@ class EditBatch:
         while acting.size:
             chosen = self._choose(acting)
             executed = self._execute(acting, chosen)
-            deleting = executed == self.policy.space.bkspc
+            known = executed == self.policy.space.bkspc  # who has something to do without another pass
+            if self.operator is not None:
+                known |= (executed != self.policy.space.eos) & self._due(acting)
             ended.append(acting[executed == self.policy.space.eos])
-            acting = acting[deleting]
+            acting = acting[known]
         self._drop(np.concatenate(ended) if ended else np.empty(0, dtype=np.int64))
 
     def _choose(self, acting: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -196,13 +177,16 @@ class EditBatch:
     def distribution(self, acting: NDArray[np.int64]) -> Tensor:
         """Law of the next action of each sequence of `acting` after all filters, float64 `[n, actions]`."""
         config, space = self.config, self.policy.space
-        return action_distribution(
+        p = action_distribution(
             self.policy.logits(self.hidden_now(acting), None),  # no positions: the offset does not change the policy
             config,
             space,
             forbidden=self._forbidden(acting) if config.exclude_deleted else None,
             noise=None if self.noise_rows is None else self.noise_rows(acting),
         )
+        if self.operator is not None and (due := self._due(acting)).any():
+            p[self._to_device(due)] = torch.eye(space.n_actions, dtype=p.dtype, device=p.device)[space.bkspc]
+        return p
 
     def hidden_now(self, acting: NDArray[np.int64]) -> Tensor:
         """Last hidden vector of the state of each sequence of `acting`, `[n, d]`."""
@@ -229,6 +213,11 @@ class EditBatch:
 
         deleting = executed == space.bkspc
         inserting = ~deleting & (executed != space.eos)
+        if self.operator is not None:
+            self.operator.went_back(acting[deleting], (self.depth - self.root)[acting[deleting]])
+            written = acting[inserting]
+            own = self._model(self.hidden_now(written))[np.arange(written.size), executed[inserting]]
+            self.operator.wrote(written, (self.depth - self.root)[written], own)
         if config.exclude_deleted:
             for i in acting[deleting].tolist():
                 self._remember_deletion(i)
@@ -249,24 +238,39 @@ class EditBatch:
         left = self.active.size - ended.size
         gaps, movers = np.flatnonzero(gone[:left]), left + np.flatnonzero(~gone[left:])
         if gaps.size:
-            self.cache.move(movers.tolist(), gaps.tolist(), int(self.depth[self.active[movers]].max()))
+            view = int(self.last_slot(self.active[movers]).max()) + 1
+            self.cache.move(movers.tolist(), gaps.tolist(), view)
             self.active[gaps] = self.active[movers]
         self.active = self.active[:left]
 
     def _forward(self) -> None:
         """Reads the pending token of every active sequence; stores the hidden vector of its new state."""
         active = self.active
-        last = self.depth[active] - 1
-        offset = last - self.root[active]
+        last = self.last_slot(active)
         positions = self._to_device(last)[:, None]
         view = int(last.max()) + 1
         mask = (torch.arange(view, device=self.device) <= positions)[:, None, None]  # [R, 1, 1, view]
         self.cache.point(positions, view, begin=int(last[0]) if (last == last[0]).all() else None)
-        tokens = self._to_device(self.tokens[active, offset])[:, None]
+        tokens = self._to_device(self.pending(active))[:, None]
         states = self.policy.hidden(tokens, positions, mask, cache=self.cache)
-        self.hidden[self._to_device(active), self._to_device(offset + 1)] = states[:, 0]
+        self.store(active, states[:, 0])
         self.stats.forward_tokens += active.size
         self.stats.forward_calls += 1
+
+    def _due(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+        assert self.operator is not None
+        return self.operator.due(rows, self.depth[rows] - self.root[rows])
+
+    def _model(self, hidden: Tensor) -> NDArray[np.float64]:
+        """The model's own law over tokens, at temperature 1, `[n, actions]`."""
+        logits = self.policy.logits(hidden, None).double()
+        return np.asarray(logits[:, : self.policy.space.bkspc].softmax(-1).cpu().numpy())
+
+    def _judge_prefixes(self, operator: DecisionOperator) -> None:
+        for i, prefix in enumerate(self.prefixes):
+            places = np.arange(prefix.size)
+            own = self._model(self.hidden[i, : prefix.size])[places, prefix]
+            operator.wrote(np.full(prefix.size, i), places, own)
 
     def _remember_deletion(self, i: int) -> None:
         depth, root = int(self.depth[i]), int(self.root[i])

@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from smlib.edits.actions import Trajectory
 from smlib.edits.noise_dynamics import TokenLaw
 from smlib.generation.decoding import SamplingConfig
-from smlib.generation.edit_batch import EditBatch, SamplesActions, SampleStats, evaluating
+from smlib.generation.edit_batch import EditBatch, SamplesActions, SampleStats, evaluating, keeps_edits
+from smlib.generation.kept_batch import KeptBatch, check_history_fits
 from smlib.generation.prompts import check_room, check_sampling, checked_prefix, checked_prompts
 
 __all__ = ["SampleResult", "SampleStats", "SamplingConfig", "sample"]
@@ -91,7 +92,12 @@ def sample(
         standing = [checked_prefix(i, prefix, config, space) for i, prefix in enumerate(prefixes)]
     if len(standing) != len(roots):
         raise ValueError(f"{len(roots)} prompts but {len(standing)} prefixes: one each")
-    slots = check_room(policy, roots, config.max_new_tokens)
+    kept = keeps_edits(policy)
+    if kept:
+        longest = max((len(r) + len(p) for r, p in zip(roots, standing, strict=True)), default=1)
+        slots = check_history_fits(policy, longest, config)
+    else:
+        slots = check_room(policy, roots, config.max_new_tokens)
     rows = max(1, min(ROWS, SLOTS // slots)) if batch_size is None else batch_size
     if rows < 1:
         raise ValueError(f"batch_size={rows}: expected >= 1")
@@ -102,7 +108,7 @@ def sample(
     with evaluating(policy), torch.inference_mode():
         for start in range(0, len(by_length), rows):
             chunk = by_length[start : start + rows]
-            batch = EditBatch(
+            batch = (KeptBatch if kept else EditBatch)(
                 policy,
                 config,
                 prompts=[roots[i] for i in chunk],

@@ -24,6 +24,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from smlib.edits.packing import PackedBatch
+from smlib.edits.path import Judged
 from smlib.objectives.divergences import Divergence
 
 
@@ -65,7 +66,7 @@ class VisitValues:
         model: [N] True at the visits of rollouts. trajectory_model: [B] True for rollouts.
         whole: sizes of the batch that these visits are a part of; None if they are all of it.
         branches: rollouts start inside a text of the data, not where it starts (see above).
-        edit: [N] True where the label is `<bkspc>`; None where nobody asked.
+        edit: [N] True where the label is `<bkspc>`; None where nobody asked. judged: see `PackedBatch`.
     """
 
     logit: Float[Tensor, " N"]
@@ -81,6 +82,7 @@ class VisitValues:
     whole: Sizes | None = None
     branches: bool = False
     edit: Bool[Tensor, " N"] | None = None
+    judged: Judged | None = None
 
     @property
     def log_prob(self) -> Float[Tensor, " N"]:

@@ -6,12 +6,15 @@ sm            SequenceMatch: beta L_BC + (1 - beta) L_SM, beta from 1 to a floor
 iqlearn       offline IQLearn (arXiv 2409.01369) in place of L_SM: no rollouts
 dagger        DAgger with the edit expert (Ross et al. 2011): rollouts relabelled by the expert, in place of L_SM
 direct        occupancies matched in closed form, where a prompt has one answer, in place of L_SM (`objectives/direct`)
+exact         the critic that is known where a prompt has one answer, in place of L_SM (`objectives/exact`)
 gail          a critic of its own in place of L_SM (Ho & Ermon 2016; `objectives/adversarial`)
 unlikelihood  maximum likelihood plus token-level unlikelihood (Welleck et al. 2019)
+soft          behavioural cloning with soft deletion: the mistake and <bkspc> stay in the context
+masked        maximum likelihood on data whose mistakes stand and have no label (`objectives/masked`)
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from types import MappingProxyType
 from typing import Any
@@ -25,6 +28,7 @@ from smlib.kinds import check_kinds
 from smlib.objectives import divergences
 from smlib.objectives.adversarial import CriticValues, actor_loss, critic_loss
 from smlib.objectives.direct import direct, path_divergence
+from smlib.objectives.exact import exact, exact_rewards
 from smlib.objectives.losses import (
     Loss,
     Sizes,
@@ -37,6 +41,7 @@ from smlib.objectives.losses import (
     unlikelihood,
     visit_values,
 )
+from smlib.objectives.masked import masked_likelihood, mistakes
 
 
 @dataclass(frozen=True)
@@ -49,7 +54,11 @@ class Method:
         rollouts: whether it samples from the policy while training.
         backspace: whether `<bkspc>` is among its actions.
         annealed: whether beta blends its loss with behavioural cloning.
-        critic: whether a second network is trained against it, from rollouts that are used once.
+        critic: whether a second network is trained against it.
+        on_policy: whether rollouts are used once, by the policy that sampled them.
+        soft: whether deleted tokens and `<bkspc>` stay in the context.
+        standing: whether its noise stays in the text, where no `<bkspc>` follows.
+        reference: whether it needs the one right answer to each prompt.
     """
 
     title: str
@@ -58,6 +67,10 @@ class Method:
     backspace: bool = True
     annealed: bool = False
     critic: bool = False
+    on_policy: bool = False
+    soft: bool = False
+    standing: bool = False
+    reference: bool = False
 
 
 METHODS: Mapping[str, Method] = MappingProxyType(
@@ -66,10 +79,13 @@ METHODS: Mapping[str, Method] = MappingProxyType(
         "bc": Method("BC"),
         "sm": Method("SequenceMatch", rollouts=True, annealed=True),
         "iqlearn": Method("offline IQLearn", annealed=True),
-        "dagger": Method("DAgger", rollouts=True, annealed=True),
+        "dagger": Method("DAgger", rollouts=True, annealed=True, reference=True),
         "direct": Method("direct matching", noise=False, backspace=False, annealed=True),
-        "gail": Method("GAIL", rollouts=True, annealed=True, critic=True),
+        "exact": Method("exact critic", rollouts=True, annealed=True, on_policy=True, reference=True),
+        "gail": Method("GAIL", rollouts=True, annealed=True, critic=True, on_policy=True),
         "unlikelihood": Method("MLE + unlikelihood", noise=False, backspace=False),
+        "soft": Method("soft deletion", soft=True),
+        "masked": Method("masked errors", backspace=False, standing=True),
     }
 )
 
@@ -143,6 +159,8 @@ class ObjectiveConfig:
                 f"{self.method} has the chi^2-mixture alone, whose critic is bounded: divergence='chi2' and "
                 f"mixture=True, got {self.divergence!r} and {bool(self.mixture)}"
             )
+        if self.method == "exact":
+            exact_rewards(self.divergence, bool(self.mixture))
         if self.method == "direct":
             path_divergence(self.divergence, bool(self.mixture))
         if self.bc_steps < 0 or self.anneal_steps < 0:
@@ -185,6 +203,12 @@ def objective(
     space: Any = policy.space
     apart = space.bkspc if config.edit_weight != 1.0 else None
     visits = visit_values(label_logit, value, batch, whole, branches, apart)
+    if config.method == "masked":
+        return masked_likelihood(visits, mistakes(batch))
+    if config.method == "exact" and config.beta(step) < 1.0:
+        if batch.judged is None:
+            raise ValueError("exact needs to know where each rollout is beside its reference: give the batch `judged`")
+        visits = replace(visits, judged=batch.judged)
     asked = get_method(config.method).critic and config.beta(step) < 1.0
     return objective_of_visits(visits, config, step, policy.critic(batch) if asked else None)  # type: ignore[operator]
 
@@ -218,6 +242,10 @@ def objective_of_visits(
         other = Loss(relabelled.total, {"dagger": relabelled.total.detach()})
     elif config.method == "direct":
         other = direct(visits, divergence=config.divergence, mixture=bool(config.mixture), gamma=config.gamma)
+    elif config.method == "exact":
+        assert visits.judged is not None, "exact needs to know where its rollouts are"
+        how = {"divergence": config.divergence, "mixture": bool(config.mixture)}
+        other = exact(visits, visits.judged, alpha=config.alpha, gamma=config.gamma, **how)  # type: ignore[arg-type]
     elif config.method == "gail":
         assert said is not None, "gail needs what its critic says"
         acted = actor_loss(visits, said, alpha=config.alpha, gamma=config.gamma)

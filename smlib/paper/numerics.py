@@ -23,6 +23,10 @@ NUMERICS_VERSION: Mapping[str, int] = MappingProxyType(
         "unlikelihood": 2,  # 1 counted <eos> among the tokens not to repeat where it is <bos> too
         "direct": 1,  # divergences of occupancies in closed form
         "critic": 1,  # GAIL
+        "exact": 1,  # policy gradient with the critic that is known
+        "soft": 1,  # soft deletion: its packing and its sampler
+        "masked": 1,  # mistakes that stand, without labels
+        "operators": 1,  # deletions by the model's own probability
         "sampling": 1,  # generation with backspace
         "evaluation": 1,  # accuracy, MAUVE, rep-n, entropy, BLEU
         "bench": 1,  # what a benchmark times

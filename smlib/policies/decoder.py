@@ -35,17 +35,20 @@ def last_hidden(
     positions: Int[Tensor, "R S"],
     mask: Bool[Tensor, "R 1 S K"] | BlockMask,
     cache: Any = None,
+    embedded: Float[Tensor, "R S d"] | None = None,
 ) -> Float[Tensor, "R S d"]:
     """Last hidden vectors of a `decoder`, never without its 4-D mask, which layers with windows cut further.
 
     Args:
+        embedded: what is read in place of the tokens' own embeddings.
         cache: where the keys are, slot = position; without one they are the queries' own.
     """
     if not isinstance(mask, BlockMask):  # a block mask knows where its slots stand
         keys = positions if cache is None else torch.arange(mask.shape[-1], device=mask.device).expand(len(mask), -1)
         mask = at_places(mask, positions, keys)
+    read = {"input_ids": tokens} if embedded is None else {"inputs_embeds": embedded}
     out = body(
-        input_ids=tokens,
+        **read,
         position_ids=positions,
         attention_mask=mask,
         past_key_values=cache,

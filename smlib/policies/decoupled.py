@@ -81,6 +81,11 @@ class DecoupledPolicy(nn.Module):
             raise ValueError(
                 f"the writer has the actions {writer.space}, the deleter {deleter.space}: expected the same"
             )
+        if writer.config.keep_edits or deleter.config.keep_edits:
+            raise ValueError(
+                "soft deletion keeps what was deleted in the context; a decoupled policy goes back: give "
+                "policies that were trained by another method than soft"
+            )
         if not deleter.config.backspace:
             raise ValueError(
                 "the deleter never deletes: its <bkspc> is switched off, as maximum likelihood leaves it. Train it "

@@ -24,6 +24,7 @@ from smlib.files import whole_folder
 from smlib.policies.attention import check_attention, use_pieces
 from smlib.policies.block_masks import packed_mask
 from smlib.policies.decoder import decoder, last_hidden
+from smlib.policies.edit_token import EditToken
 from smlib.policies.head_in_parts import labels_and_values
 from smlib.policies.independence import independent_context
 from smlib.policies.llama import llama_config
@@ -46,11 +47,13 @@ class PolicyConfig:
         space: the vocabulary with <bos>, <eos> and <bkspc>.
         offset_head: whether the head of App. E is there.
         backspace: False forbids <bkspc> (its logit is -inf): plain maximum likelihood, and the ablation.
+        keep_edits: soft deletion: <bkspc> is an input too, and what was deleted stays in the context before it.
     """
 
     space: ActionSpace
     offset_head: bool = True
     backspace: bool = True
+    keep_edits: bool = False
 
 
 class Policy(nn.Module):
@@ -93,6 +96,7 @@ class Policy(nn.Module):
         # How it is computed, and no part of what it is: see `chosen_tile` and `packed_mask`.
         self.vocabulary_tile: int | None = None
         self.flex_from: int | None = None
+        self.edit_token = EditToken(lm.get_input_embeddings(), config.space.bkspc) if config.keep_edits else None
         self.critic: nn.Module | None = None  # beside it while it is trained by `gail`, and in no saved policy
 
     def _apply(self, fn: Any, recurse: bool = True) -> "Policy":  # what `double()` and `to()` call
@@ -132,7 +136,8 @@ class Policy(nn.Module):
                 f"a state of {int(positions.max()) + 1} tokens, and this policy's context is {self.context} of the "
                 f"model's {max_positions(self.lm)}: {self.why_shorter()}"
             )
-        return last_hidden(decoder(self.lm), tokens, positions, mask, cache)
+        embedded = self.edit_token(self.lm.get_input_embeddings(), tokens) if self.edit_token is not None else None
+        return last_hidden(decoder(self.lm), tokens, positions, mask, cache, embedded)
 
     def logits(self, hidden: Float[Tensor, "N d"], positions: Int[Tensor, " N"] | None) -> Float[Tensor, "N A"]:
         """Logits l(a|s) over the vocabulary and, last, `<bkspc>`; the offset added to all of them.
@@ -187,7 +192,7 @@ class Policy(nn.Module):
     def _extra_modules(self) -> dict[str, nn.Module]:
         head = self.lm.get_output_embeddings()
         alone = hasattr(self.lm, "peft_config") and isinstance(head, TrainedHead)  # peft saves adapters and no more
-        found = {"offset": self.offset, "unembedding": head if alone else None}
+        found = {"offset": self.offset, "edit_token": self.edit_token, "unembedding": head if alone else None}
         return {part: module for part, module in found.items() if module is not None}
 
     def save(self, path: Path | str) -> None:
@@ -199,7 +204,8 @@ class Policy(nn.Module):
                 options["save_embedding_layers"] = False
             save_lm(self.lm, scratch / "lm", **options)
             save_file({k: v.contiguous().cpu() for k, v in self.extra_state().items()}, scratch / "policy.safetensors")
-            (scratch / SAVED).write_text(json.dumps({"format": FORMAT, **asdict(self.config)}, indent=1))
+            known = {k: v for k, v in asdict(self.config).items() if k != "keep_edits" or v}
+            (scratch / SAVED).write_text(json.dumps({"format": FORMAT, **known}, indent=1))
 
     @classmethod
     def load(cls, path: Path | str, base: Callable[[Path], Any] | None = None) -> "Policy":
@@ -249,6 +255,16 @@ class Policy(nn.Module):
     def allow_backspace(self) -> "Policy":
         """The same policy with `<bkspc>` switched on, in place; its row is as it was when it was switched off."""
         self.config = replace(self.config, backspace=True)
+        return self
+
+    def keep_edits(self) -> "Policy":
+        """The same policy with soft deletion, in place: <bkspc> gets an embedding, once, and is read as it is written.
+
+        The offset head stays as it is. Rows get longer by what is deleted and by <bkspc>.
+        """
+        if self.edit_token is None:
+            self.edit_token = EditToken(self.lm.get_input_embeddings(), self.space.bkspc)
+            self.config = replace(self.config, keep_edits=True)
         return self
 
     def remove_offset_head(self) -> "Policy":

@@ -29,6 +29,7 @@ from smlib.training.metrics import METRICS, MetricsLog
 from smlib.training.module import PolicyUnderTraining
 from smlib.training.parameters import critic_apart, decayed_apart, drop_idle_gradients
 from smlib.training.preflight import (
+    check_group,
     check_on_policy,
     check_rollouts_fit,
     check_run,
@@ -113,10 +114,10 @@ def train(
         settle_memory(policy, config.vocabulary_tile, config.flex_from)
         if method.rollouts:
             check_rollouts_fit(policy, data, config.rollout_tokens)
-        if method.critic:
-            check_on_policy(
-                config.objective.method, config.refill, config.times_seen, min(config.buffer_size, len(data))
-            )
+        if method.on_policy:
+            places = min(config.buffer_size, len(data) * config.group)
+            check_on_policy(config.objective.method, config.refill, config.times_seen, places)
+        check_group(policy, config.objective, config.group, config.rollout_noise)
         work = usable_folder(folder)
         if progress is not False and processes.leads:
             say_coverage(data)

@@ -7,7 +7,7 @@ conventions of transformers. It keeps no generator: noise, draws and rollouts fo
 import contextlib
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,8 @@ import torch
 
 from smlib.edits.actions import Trajectory
 from smlib.edits.packing import PackedBatch, pack
+from smlib.edits.path import Judged, judged
+from smlib.edits.standing import standing_mistakes
 from smlib.generation.sampling import SamplingConfig
 from smlib.objectives.losses import Loss, Sizes, sizes
 from smlib.objectives.methods import get_method, is_finite
@@ -72,7 +74,10 @@ class Batches:
         self.policy, self.data, self.config, self.processes = policy, data, config, processes
         self.method = get_method(config.objective.method)
         in_order = bool(getattr(data, "in_order", False))
-        self.buffer = ReplayBuffer(len(data), config.buffer_size, config.seed, in_order=in_order)
+        group = config.group
+        if (share := config.batch_size // config.accumulation // processes.count) % group:
+            raise ValueError(f"group={group} rollouts from each prompt do not divide the {share} of a process")
+        self.buffer = ReplayBuffer(len(data), config.buffer_size, config.seed, in_order=in_order, group=group)
         self.order = EpochOrder(len(data), config.seed, 5, in_order=in_order)
         free = config.rollout_engine == "free_running"
         if free and processes.count > 1:
@@ -133,16 +138,21 @@ class Batches:
             exponents.add(every, [_rollout(entries[i]) for i in whole_part] if sampling else [])
             own = self.processes.share(len(whole_part))
             part, groups = whole_part[own], [every[i] for i in own]
-            flags = [[False] for _ in part]
+            sources: list[list[int | None]] = [[None] for _ in part]  # the entry that a rollout is of
             if sampling and config.paired:
                 groups = [[*group, _rollout(entries[i])] for group, i in zip(groups, part, strict=True)]
-                flags = [[False, True] for _ in part]
+                sources = [[None, int(i)] for i in part]
             elif sampling:
-                groups += [[_rollout(entries[i])] for i in part]
-                flags += [[True] for _ in part]
+                prompts = part.reshape(-1, config.group).tolist()
+                groups += [[_rollout(entries[i]) for i in same] for same in prompts]
+                sources += prompts
+            flags = [[i is not None for i in group] for group in sources]
             parts.append(groups)
-            laid = pack(groups, self.policy.space, model=flags, row_len=config.row_len)
+            keep_edits = self.policy.config.keep_edits
+            laid = pack(groups, self.policy.space, model=flags, row_len=config.row_len, keep_edits=keep_edits)
             check_fits(self.policy, laid)
+            if sampling and self.method.reference and self.method.on_policy:
+                laid = replace(laid, judged=self._judged(groups, sources, entries))
             packed.append(laid.to(device))
         whole = sizes(packed) if config.accumulation > 1 else None
         if self.processes.count > 1:
@@ -151,6 +161,17 @@ class Batches:
         stale = [e.stale for e in entries] if beside else []
         self._stale += stale
         return StepBatch(parts, packed, whole, entries, sampling, stale)
+
+    def _judged(self, groups: Groups, sources: Sequence[Sequence[int | None]], entries: Sequence[Entry]) -> Judged:
+        """Every rollout beside its reference, those from one prompt under one number."""
+        flat = [i for group in sources for i in group]
+        return judged(
+            [t for group in groups for t in group],
+            [None if i is None else self.data.reference(entries[i].example) for i in flat],
+            [0 if i is None else i // self.config.group for i in flat],
+            self.policy.space,
+            closed=not self.policy.config.backspace and self.config.rollout_noise == 0.0,
+        )
 
 
 class Exponents:
@@ -213,8 +234,11 @@ def _source(policy: Policy, data: Dataset, config: TrainConfig, processes: Proce
 
 def demonstration(example: int, data: Dataset, config: TrainConfig, rng: np.random.Generator) -> Trajectory:
     """A data trajectory, with fresh noise if the method takes any."""
-    eta = config.eta if get_method(config.objective.method).noise else 0.0
-    return data.demonstration(example, rng, eta, config.burst)
+    method = get_method(config.objective.method)
+    if method.standing and config.eta > 0.0:
+        clean = data.demonstration(example, rng, 0.0, config.burst)
+        return standing_mistakes(clean, data.noise_law(example), config.eta, rng, burst=config.burst)
+    return data.demonstration(example, rng, config.eta if method.noise else 0.0, config.burst)
 
 
 def _rollout(entry: Entry) -> Trajectory:

@@ -9,6 +9,8 @@ from smlib.training.rollouts import refill_interval
 
 ENGINES = ("in_process", "background", "free_running")
 """Who samples rollouts, see `TrainConfig`."""
+GROUP = 8
+"""Rollouts from each prompt where they are compared and nobody says how many."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,7 @@ class TrainConfig:
             enters the buffer; training waits rather than exceed it. None: the steps between two refills, and 0
             in_process. rollout_refresh: the process's copy of the weights is one of every so many steps.
         rollout_device: of that copy, such as `cuda:1`; None for the policy's own.
+        group: rollouts from each prompt of the buffer, so that they can be compared (`smlib.objectives.exact`).
         row_len: slots of a packed row; None for the longest block. chunk: states whose logits are held at a time.
         vocabulary_tile: rows of the head whose logits are held at a time (`smlib.policies.vocabulary_tiles`); 0 for
             all, None for what the device does by itself. flex_from: slots of a row from which FlexAttention takes over
@@ -81,11 +84,21 @@ class TrainConfig:
     rollout_device: str | None = field(default=None, metadata=ADDED_LATER)
     vocabulary_tile: int | None = field(default=None, metadata=ADDED_LATER)
     flex_from: int | None = field(default=None, metadata=ADDED_LATER)
+    group: int = field(default=1, metadata=ADDED_LATER)
 
     def __post_init__(self) -> None:
         check_kinds(self)
-        for name in ("steps", "batch_size", "refill", "buffer_size", "accumulation", "rollout_tokens", "log_every",
-                     "rollout_refresh"):  # fmt: skip
+        for name in (
+            "steps",
+            "batch_size",
+            "refill",
+            "buffer_size",
+            "accumulation",
+            "rollout_tokens",
+            "log_every",
+            "rollout_refresh",
+            "group",
+        ):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         for name in ("warmup_steps", "eval_every", "checkpoint_every", "weight_decay", "seed"):
@@ -107,6 +120,10 @@ class TrainConfig:
                 raise ValueError(f"{name} must be positive and finite, got {getattr(self, name)}")
         if self.batch_size % self.accumulation:
             raise ValueError(f"batch_size {self.batch_size} is no multiple of accumulation {self.accumulation}")
+        sizes = {"a part of a batch": self.batch_size // self.accumulation, "refill": self.refill}
+        for name, size in {**sizes, "buffer_size": self.buffer_size}.items():
+            if size % self.group:
+                raise ValueError(f"group={self.group} rollouts from each prompt do not divide {name}, {size}")
         if self.checkpoint_every % self.log_every:
             raise ValueError(f"checkpoint_every {self.checkpoint_every} is no multiple of log_every {self.log_every}")
         refill_interval(self.batch_size, self.refill, self.times_seen)
@@ -141,9 +158,13 @@ class TrainConfig:
             return 0
         return refill_interval(self.batch_size, self.refill, self.times_seen) + self.rollout_refresh - 1
 
-    def on_policy(self) -> "TrainConfig":
-        """The same run with new rollouts every step, under the demonstrations' noise: what a method with a critic needs
-        (`smlib.objectives.adversarial`)."""
+    def on_policy(self, group: int | None = None) -> "TrainConfig":
+        """The same run with new rollouts every step, under the demonstrations' noise: what a policy gradient needs
+        (`smlib.objectives.adversarial` and `exact`).
+
+        Args:
+            group: rollouts from each prompt; as it is when omitted.
+        """
         return replace(
             self,
             refill=self.batch_size,
@@ -151,4 +172,5 @@ class TrainConfig:
             times_seen=1.0,
             rollout_noise=self.eta,
             rollout_burst=self.burst,
+            group=self.group if group is None else group,
         )

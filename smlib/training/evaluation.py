@@ -31,7 +31,8 @@ def held_out(
             given = [demonstration(i, data, config, rng) for i, rng in zip(examples, rngs, strict=True)]
             plain = [data.demonstration(i, rng, 0.0, 1) for i, rng in zip(examples, rngs, strict=True)]
             for total, trajectories in ((noisy, given), (clean, plain)):
-                batch = pack([[t] for t in trajectories], policy.space, row_len=config.row_len).to(device)
+                groups, keep = [[t] for t in trajectories], policy.config.keep_edits
+                batch = pack(groups, policy.space, row_len=config.row_len, keep_edits=keep).to(device)
                 logit, value = policy(batch, config.chunk)
                 total[:2] += float((logit - value[batch.visit_state]).sum()), batch.label.numel()
                 if total is clean:

@@ -37,5 +37,5 @@ def drop_idle_gradients(policy: Policy, goal: ObjectiveConfig, step: int) -> Non
     A likelihood does not; Adam would scale its gradient's rounding noise up to steps.
     """
     method = get_method(goal.method)
-    if policy.offset is not None and (goal.beta(step) == 1.0 or method.critic or not method.backspace):
+    if policy.offset is not None and (goal.beta(step) == 1.0 or method.on_policy or not method.backspace):
         policy.offset.zero_grad(set_to_none=True)

@@ -103,7 +103,7 @@ def check_data(data: Dataset, name: str, eta: float, rollout_noise: float) -> No
     method = get_method(name)
     rates = {"eta": eta if method.noise else 0.0, "rollout_noise": rollout_noise if method.rollouts else 0.0}
     noise = ", ".join(f"{rate}={level:g}" for rate, level in rates.items() if level > 0.0)
-    asked = {"rollout_prompt": method.rollouts, "reference": name == "dagger", "noise_law": bool(noise)}
+    asked = {"rollout_prompt": method.rollouts, "reference": method.reference, "noise_law": bool(noise)}
     needed = ["branches", "__len__", "demonstration", *(part for part, needs in asked.items() if needs)]
     missing = [part for part in needed if not hasattr(data, part)]
     if missing:
@@ -115,11 +115,11 @@ def check_data(data: Dataset, name: str, eta: float, rollout_noise: float) -> No
     if len(data) == 0:
         raise ValueError("the data set is empty: expected one example at least")
     for i in some(data):
-        if name == "dagger":
+        if method.reference:
             try:
                 data.reference(i)
             except (ValueError, NotImplementedError) as error:
-                raise ValueError(f"dagger cannot be trained on these data: {error}; choose sm or bc") from error
+                raise ValueError(f"{name} cannot be trained on these data: {error}; choose sm or bc") from error
         law = data.noise_law(i) if noise else None
         if noise and (law is None or len(law.tokens) == 0):
             raise ValueError(
@@ -150,7 +150,15 @@ def settle_backspace(policy: Policy, name: str, eta: float, without: bool) -> No
     Raises:
         ValueError: `<bkspc>` is off and the method needs it; `without`, and demonstrations that delete.
     """
-    if not get_method(name).backspace:
+    method = get_method(name)
+    if policy.config.keep_edits and not method.soft:
+        raise ValueError(
+            f"this policy keeps what was deleted in its context (soft deletion), and {name} goes back to the state "
+            "before: build the policy anew, or train it with soft"
+        )
+    if method.soft:
+        policy.keep_edits()
+    if not method.backspace:
         policy.forbid_backspace()
     elif without:
         if eta > 0.0 or name == "dagger":  # their labels hold deletions, which would have probability 0
@@ -215,6 +223,20 @@ def warn_of_stale_policy(name: str, engine: str, staleness: int) -> None:
             "steps old: its gradient is biased by as much as the policy changes meanwhile. Lower rollout_staleness, or "
             "leave rollout_engine out",
             stacklevel=TO_CALLER,
+        )
+
+
+def check_group(policy: Policy, goal: ObjectiveConfig, group: int, rollout_noise: float) -> None:
+    """The exact critic of the chi^2-mixture counts how often the other rollouts from a prompt come by.
+
+    Raises:
+        ValueError: there are no others, and the count has no closed form.
+    """
+    counted = goal.method == "exact" and bool(goal.mixture)
+    if counted and group < 2 and (policy.config.backspace or rollout_noise > 0.0):
+        raise ValueError(
+            "exact with the chi^2-mixture and with <bkspc> or execution noise compares rollouts from one prompt, and "
+            "group=1: train with config.on_policy(group=8), or set divergence='tv' and mixture=False"
         )
 
 

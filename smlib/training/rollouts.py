@@ -160,6 +160,7 @@ class ReplayBuffer:
         n_examples: size of the training set; every example enters once before any enters again, in a random order.
         size: number of entries; the whole training set if that is smaller.
         in_order: examples enter as they come, see `EpochOrder`.
+        group: an example enters so many times at once, and its entries are drawn together.
         seed: of the order. No generator state is kept: order and draws follow from the seed and the step.
     """
 
@@ -170,28 +171,31 @@ class ReplayBuffer:
     entered: int = 0  # examples that have entered so far, over all epochs
     in_order: bool = False
     ahead: dict[int, Ahead] = field(default_factory=dict)  # step at which they are due -> rollouts, in a checkpoint
+    group: int = 1
 
     def __post_init__(self) -> None:
         if self.n_examples < 1 or self.size < 1:
             raise ValueError(f"needs at least one example and one place, got {self.n_examples} and {self.size}")
-        self.size = min(self.size, self.n_examples)
+        self.size = min(self.size, self.n_examples * self.group)
         self._order = EpochOrder(self.n_examples, self.seed, 0, self.in_order)
 
     def enter(self, count: int, step: int) -> list[Entry]:
         """Adds the next `count` examples of the epoch's order and drops as many of the oldest. Returns the new ones."""
-        new = [Entry(self._order[self.entered + k], None, step) for k in range(count)]
+        new = [Entry(self._order[(self.entered + k) // self.group], None, step) for k in range(count)]
         self.entered += count
         self.entries = (self.entries + new)[-self.size :]
         return self.entries[-min(count, self.size) :]
 
     def coming(self, entered: int, count: int) -> list[int]:
         """The last `count` examples that will have entered once `entered` of them have."""
-        return [self._order[place] for place in range(entered - min(count, self.size), entered)]
+        return [self._order[place // self.group] for place in range(entered - min(count, self.size), entered)]
 
     def draw(self, count: int, step: int) -> list[Entry]:
         """`count` entries, uniformly, with replacement only if there are fewer; a function of seed and step."""
         rng = np.random.default_rng([self.seed, 1, step])
-        picks = rng.choice(len(self.entries), size=count, replace=count > len(self.entries))
+        there, wanted = len(self.entries) // self.group, count // self.group
+        picks = rng.choice(there, size=wanted, replace=wanted > there)
+        picks = (picks[:, None] * self.group + np.arange(self.group)).ravel()  # a group stays together
         return [self.entries[int(i)] for i in picks]
 
     def state_dict(self) -> dict[str, np.ndarray]:

@@ -37,6 +37,7 @@ from smlib.training.model_card import model_card, write_facts
 from smlib.training.module import PolicyUnderTraining
 from smlib.training.parameters import critic_apart, decayed_apart, drop_idle_gradients
 from smlib.training.preflight import (
+    check_group,
     check_on_policy,
     check_rollouts_fit,
     check_run,
@@ -143,8 +144,10 @@ class SequenceMatchTrainer(SplitTrainer):
         settle_memory(self.policy, config.vocabulary_tile, config.flex_from)
         if self.method.rollouts:
             check_rollouts_fit(self.policy, self.data, config.rollout_tokens)
-        if self.method.critic:
-            check_on_policy(name, config.refill, config.times_seen, min(config.buffer_size, len(self.data)))
+        if self.method.on_policy:
+            places = min(config.buffer_size, len(self.data) * config.group)
+            check_on_policy(name, config.refill, config.times_seen, places)
+        check_group(self.policy, config.objective, config.group, config.rollout_noise)
 
     def get_train_dataloader(self) -> DataLoader:
         """Places of a schedule: a batch is made when its step begins, from rollouts of the present policy."""

@@ -19,7 +19,7 @@ from transformers import SchedulerType, TrainingArguments
 from transformers.training_args import OptimizerNames
 
 from smlib.objectives.methods import ObjectiveConfig, get_method
-from smlib.training.configuration import ENGINES, TrainConfig
+from smlib.training.configuration import ENGINES, GROUP, TrainConfig
 
 ETA = 0.1
 """Noise level of the demonstrations where none is asked for and the data have no mistakes of their own."""
@@ -64,8 +64,8 @@ class SequenceMatchConfig(TrainingArguments):
     logging_steps: float = _option(10, "Steps between two rows of the log.")
 
     # The objective
-    method: str = _option("sm", "mle, bc, sm, iqlearn, dagger, direct, gail or unlikelihood.")
-    divergence: str = _option("chi2", "Of sm and direct: chi2, js, forward_kl, reverse_kl, hellinger, tv.")
+    method: str = _option("sm", "mle, bc, sm, iqlearn, dagger, direct, exact, gail, unlikelihood, soft or masked.")
+    divergence: str = _option("chi2", "Of sm, direct and exact: chi2, js, forward_kl, reverse_kl, hellinger, tv.")
     alpha: float = _option(0.01, "Entropy weight.")
     gamma: float = _option(0.998, "Discount.")
     mixture: bool | None = _option(None, "The mixture regulariser over rollouts; left out: with chi2 and no other.")
@@ -87,6 +87,7 @@ class SequenceMatchConfig(TrainingArguments):
     rollout_tokens: int = _option(128, "Longest rollout after its prompt.")
     rollout_noise: float = _option(0.0, "Rate of execution noise in rollouts.")
     rollout_burst: int = _option(1, "Tokens in a row that such a mistake has.")
+    group: int | None = _option(None, "Rollouts from each prompt; left out: 8 for exact, which compares them, or 1.")
     rollout_batch: int | None = _option(None, "Rollouts side by side; left out: as many as 32,768 tokens make.")
     rollout_engine: str = _option(
         "in_process",
@@ -222,11 +223,12 @@ class SequenceMatchConfig(TrainingArguments):
             rollout_staleness=self.rollout_staleness,
             rollout_refresh=self.rollout_refresh,
             rollout_device=self.rollout_device,
+            group=(GROUP if self.method == "exact" else 1) if self.group is None else self.group,
         )
         ours = {f.name: f.default for f in fields(self)}
         untouched = all(getattr(self, n) == ours[n] for n in ("buffer_size", "times_seen", "refill", "rollout_noise"))
-        # A critic needs rollouts of the present policy; whoever asks for others is told so by `check_on_policy`.
-        return config.on_policy() if method.critic and untouched else config
+        # A policy gradient needs rollouts of the present policy; who asks for others is told so by `check_on_policy`.
+        return config.on_policy() if method.on_policy and untouched else config
 
 
 def _count(steps: float, of: int) -> int:

@@ -45,7 +45,9 @@ def arguments(folder, **changes):
         "disable_tqdm": True,
         "local_files_only": True,
     }
-    if changes.get("method") == "gail":
+    if changes.get("method") == "exact":
+        plain["group"] = 2
+    if changes.get("method") in ("exact", "gail"):
         for name in ("buffer_size", "refill", "times_seen"):
             del plain[name]
     return SequenceMatchConfig(output_dir=str(folder), **{**plain, **changes})

@@ -29,7 +29,7 @@ from tests.support.copying import Copying, config
 from tests.support.finetuning import arguments, losses, prompted
 from tests.support.oracles import float64_policy
 
-METHODS = ("mle", "bc", "sm", "iqlearn", "dagger", "direct", "gail", "unlikelihood")
+METHODS = ("mle", "bc", "sm", "iqlearn", "dagger", "direct", "exact", "gail", "unlikelihood", "soft", "masked")
 LONG = ("bc", "sm")
 """Methods that are trained for 20 steps; the others for 8."""
 
@@ -65,7 +65,7 @@ def policy_of(adapters, dtype):
 def settings(method, **changes):
     """A short run of the method, with rollouts from its middle on."""
     asked = config(method, steps=20 if method in LONG else 8, log_every=1, checkpoint_every=0, **changes)
-    return asked.on_policy() if method == "gail" else asked
+    return asked.on_policy(2 if method == "exact" else None) if method in ("exact", "gail") else asked
 
 
 def run(name, folder):

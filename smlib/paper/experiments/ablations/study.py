@@ -96,7 +96,7 @@ def cells(preset: str, only: tuple[str, ...] = ()) -> dict[str, FineTuneConfig]:
         config = chosen.run(
             method, KIND if noisy else "none", 0.0 if "backspace" in changes or not noisy else eta, seed, **rest
         )
-        training = config.training.on_policy() if get_method(method).critic else config.training
+        training = config.training.on_policy() if get_method(method).on_policy else config.training
         config = dataclasses.replace(config, training=training, examples=0, **own)
         return config if full else dataclasses.replace(config, recovery_prompts=0, decodings=("t1", "greedy_exclude"))
 

@@ -20,13 +20,11 @@ from smlib.evaluation import PairedTest, paired_difference
 from smlib.paper.experiments.arithmetic import learning
 from smlib.paper.experiments.judging import scores
 from smlib.paper.experiments.judging.verdicts import holm
-from smlib.paper.experiments.runs.finetuning import VERSIONS, FineTuneConfig, fine_tuned, measured, trained
-from smlib.paper.experiments.runs.kept import kept_policy, weights_of
+from smlib.paper.experiments.runs.finetuning import VERSIONS, FineTuneConfig, fine_tuned, kept_or_trained, measured
 from smlib.paper.experiments.runs.pretraining import BASE, checksum
 from smlib.paper.items import PRESETS
 from smlib.paper.results import Run, finished_run, run_cached
 from smlib.policies.decoupled import DecoupledPolicy, DeletionRule
-from smlib.policies.policy import Policy
 
 ITEM = "ablations"
 DELETERS = ("bc", "sm", "dagger")
@@ -69,7 +67,7 @@ def run(
 
     def compute(scratch: Path) -> Mapping[str, object]:
         found = {
-            part: _policy(name, config, preset, results_dir, weights_dir, scratch / part)
+            part: kept_or_trained(name, config, preset, results_dir, weights_dir, scratch / part)[0]
             for part, (name, config) in pair.items()
         }
         config = dataclasses.replace(pair["deleter"][1], decodings=DECODINGS, examples=0)
@@ -134,23 +132,6 @@ def _identity(preset: str, deleter: str, seed: int) -> dict[str, Any]:
         "seeds": [seed],
         "version_key": VERSIONS,
     }
-
-
-def _policy(
-    name: str,
-    config: FineTuneConfig,
-    preset: str,
-    results_dir: str | Path,
-    weights_dir: str | Path,
-    scratch: Path,
-) -> Policy:
-    """What the run left, or trained again and left there."""
-    kept = kept_policy(config, name, weights_dir)
-    if kept is not None:
-        return kept
-    policy, _ = trained(config, config.task(), preset, results_dir, scratch, ())
-    policy.save(weights_of(config, name, weights_dir))
-    return policy
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

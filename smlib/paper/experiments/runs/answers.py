@@ -13,7 +13,7 @@ import numpy as np
 from smlib.edits.actions import Ids, Trajectory, final_state
 from smlib.data.mathematics import Example
 from smlib.data.tasks import Task
-from smlib.generation.edit_batch import SamplesActions
+from smlib.generation.stats import SamplesActions, SampleStats
 from smlib.generation.sampling import SamplingConfig, sample
 
 DECODINGS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
@@ -25,19 +25,29 @@ DECODINGS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         "min_p": {"min_p": 0.1},
         "no_backspace": {"allow_backspace": False},
         "truncation": {"truncation_eta": 0.1, "allow_backspace": False},
+        **{
+            f"{rule}_{tau}": {"delete_below": tau, "allow_backspace": False, "exclude_deleted": rule == "resample"}
+            for rule in ("delete", "resample")
+            for tau in (0.02, 0.05, 0.1, 0.2)
+        },
     }
 )
 """Decoding rules. `truncation` samples from p^2 / (p + 0.1 u), u the law of digit noise: what a perfect clone's
-backspaces make of p. `no_backspace` renormalises a policy over the tokens: what is left of its language model."""
+backspaces make of p. `no_backspace` renormalises a policy over the tokens: what is left of its language model.
+`delete_<tau>` and `resample_<tau>` are decision operators."""
+
+OPERATORS = tuple(name for name, how in DECODINGS.items() if "delete_below" in how)
+"""Those that delete what the model itself thought unlikely (`smlib.generation.operators`)."""
 
 
 @dataclass(frozen=True)
 class Answers:
-    """Trajectories for a list of examples, and which of their final states are the right answer."""
+    """Trajectories for a list of examples, which of their final states are the right answer, and what they cost."""
 
     trajectories: list[Trajectory]
     correct: list[bool]
     backspace_rate: float
+    stats: SampleStats
 
     @property
     def accuracy(self) -> float:
@@ -91,8 +101,10 @@ def answer(
     given = [t for result in results for t in result.trajectories]
     finals = [final_state(t, task.space) for t in given]
     correct = [task.is_correct(task.tokenizer.decode(f.tolist()), e) for f, e in zip(finals, examples, strict=True)]
-    actions = sum(result.stats.actions for result in results)
-    return Answers(given, correct, sum(result.stats.backspaces for result in results) / max(actions, 1))
+    stats = SampleStats()
+    for result in results:
+        stats += result.stats
+    return Answers(given, correct, stats.backspaces / max(stats.actions, 1), stats)
 
 
 def wrong_prefixes(task: Task, examples: Sequence[Example], depth: int, seed: int) -> list[Ids]:

@@ -17,7 +17,7 @@ from smlib.data.mathematics import Example
 from smlib.data.tasks import Task, load_task
 from smlib.edits.actions import Trajectory
 from smlib.paper.experiments.runs.answers import answer, recovery
-from smlib.paper.experiments.runs.kept import weights_of
+from smlib.paper.experiments.runs.kept import kept_policy, weights_of
 from smlib.paper.experiments.runs.pretraining import BASE, Base, PretrainConfig, checksum, of_present_base, pretrained
 from smlib.files import ADDED_LATER
 from smlib.objectives.methods import ObjectiveConfig
@@ -27,7 +27,9 @@ from smlib.paper.results import Run, finished_run, run_cached
 from smlib.training.algorithm_1 import TrainConfig, train
 
 VERSIONS = ("data", "sampling", "training")
-OF_METHOD: Mapping[str, str] = MappingProxyType({"direct": "direct", "gail": "critic"})
+OF_METHOD: Mapping[str, str] = MappingProxyType(
+    {"direct": "direct", "gail": "critic", "exact": "exact", "soft": "soft", "masked": "masked"}
+)
 """What else a method's numbers rest on."""
 REMOVALS: Mapping[str, Callable[[Policy], Policy]] = MappingProxyType(
     {"offset_head": Policy.remove_offset_head, "backspace": Policy.forbid_backspace}
@@ -49,6 +51,7 @@ class FineTuneConfig:
         max_new_tokens: length limit of an answer.
         answers_at_a_time: questions that are answered side by side; None for all.
         curve: rules under which the validation questions are answered every `training.eval_every` steps.
+        answer_order: of the digits of an answer, see `load_task`.
         initial_value: added to every V(s) before training; 0 leaves V as the base model's logits have it.
     """
 
@@ -65,6 +68,7 @@ class FineTuneConfig:
     max_new_tokens: int = 24
     answers_at_a_time: int | None = field(default=None, metadata=ADDED_LATER)
     initial_value: float = field(default=0.0, metadata=ADDED_LATER)
+    answer_order: str = field(default="most_first", metadata=ADDED_LATER)
     curve: tuple[str, ...] = field(default=(), metadata=ADDED_LATER)
 
     def __post_init__(self) -> None:
@@ -84,6 +88,7 @@ class FineTuneConfig:
             n_test=self.n_test,
             seed=0,
             tokenizer=self.base.tokenizer(),
+            answer_order=self.answer_order,
         )
 
     def limits(self) -> dict[str, Any]:
@@ -189,6 +194,25 @@ def trained(
         without_backspace="backspace" in without,
     )
     return policy, result.history
+
+
+def kept_or_trained(
+    name: str,
+    config: FineTuneConfig,
+    preset: str,
+    results_dir: str | Path,
+    weights_dir: str | Path,
+    scratch: Path,
+    without: tuple[str, ...] = (),
+) -> tuple[Policy, dict[str, list[float]]]:
+    """The policy that the run left in `weights_dir`, or trained now and left there; and its curves, empty if it was
+    there."""
+    kept = kept_policy(config, name, weights_dir)
+    if kept is not None:
+        return kept, {}
+    policy, history = trained(config, config.task(), preset, results_dir, scratch, without)
+    policy.save(weights_of(config, name, weights_dir))
+    return policy, _curves(history)
 
 
 def measured(policy: Policy | DecoupledPolicy, task: Task, config: FineTuneConfig, test: bool) -> dict[str, object]:
