@@ -1,4 +1,4 @@
-"""Rivals of deletion: the runs differ in what they say they do, and smoke runs fill the table, which says what lacks."""
+"""Rivals of deletion: the runs differ in what they say they do; smoke runs fill the table, which says what lacks."""
 
 import pytest
 
