@@ -148,8 +148,10 @@ class Continuations:
         return np.concatenate([self._root, ids[: int(rng.integers(1, most + 1))]])
 
     def reference(self, index: int) -> Ids:
-        """Raises ValueError: DAgger's edit expert needs the one right answer, which a text does not have."""
-        raise ValueError("a prompt of running text has no single right continuation, which DAgger's expert needs")
+        """Raises ValueError: DAgger's expert and the exact critic need the one right answer, which a text has not."""
+        raise ValueError(
+            "a prompt of running text has no single right continuation, which DAgger's expert and the exact critic need"
+        )
 
     def noise_law(self, index: int) -> NoiseLaw:
         """The law of the noise tokens, the same for all."""

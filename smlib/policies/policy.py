@@ -7,7 +7,7 @@ head and no embedding. The logits of the vocabulary stay bit-identical, tied or 
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,31 +29,17 @@ from smlib.policies.head_in_parts import labels_and_values
 from smlib.policies.independence import independent_context
 from smlib.policies.llama import llama_config
 from smlib.policies.offset_head import OffsetHead
+from smlib.policies.policy_config import PolicyConfig
 from smlib.policies.postprocessing import measured
 from smlib.policies.reading import load_lm, save_lm
 from smlib.policies.requirements import check_model, fit_experts, max_positions, why_shorter
 from smlib.policies.unembedding import TrainedHead, token_logits, unrounded, wide
 from smlib.policies.window_checks import smallest_unkept
 
+__all__ = ["FORMAT", "SAVED", "Policy", "PolicyConfig", "tiny_policy"]
+
 FORMAT = "smlib-policy-1"
 SAVED = "policy.json"  # in every saved policy
-
-
-@dataclass(frozen=True)
-class PolicyConfig:
-    """What a policy is, apart from its language model.
-
-    Attributes:
-        space: the vocabulary with <bos>, <eos> and <bkspc>.
-        offset_head: whether the head of App. E is there.
-        backspace: False forbids <bkspc> (its logit is -inf): plain maximum likelihood, and the ablation.
-        keep_edits: soft deletion: <bkspc> is an input too, and what was deleted stays in the context before it.
-    """
-
-    space: ActionSpace
-    offset_head: bool = True
-    backspace: bool = True
-    keep_edits: bool = False
 
 
 class Policy(nn.Module):
@@ -204,8 +190,7 @@ class Policy(nn.Module):
                 options["save_embedding_layers"] = False
             save_lm(self.lm, scratch / "lm", **options)
             save_file({k: v.contiguous().cpu() for k, v in self.extra_state().items()}, scratch / "policy.safetensors")
-            known = {k: v for k, v in asdict(self.config).items() if k != "keep_edits" or v}
-            (scratch / SAVED).write_text(json.dumps({"format": FORMAT, **known}, indent=1))
+            (scratch / SAVED).write_text(json.dumps({"format": FORMAT, **self.config.written()}, indent=1))
 
     @classmethod
     def load(cls, path: Path | str, base: Callable[[Path], Any] | None = None) -> "Policy":
@@ -258,11 +243,8 @@ class Policy(nn.Module):
         return self
 
     def keep_edits(self) -> "Policy":
-        """The same policy with soft deletion, in place: <bkspc> gets an embedding, once, and is read as it is written.
-
-        The offset head stays as it is. Rows get longer by what is deleted and by <bkspc>.
-        """
-        if self.edit_token is None:
+        """The same policy with soft deletion, in place: <bkspc> gets an embedding, once, and is read like a token."""
+        if not self.config.keep_edits:
             self.edit_token = EditToken(self.lm.get_input_embeddings(), self.space.bkspc)
             self.config = replace(self.config, keep_edits=True)
         return self

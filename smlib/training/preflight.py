@@ -98,7 +98,8 @@ def check_data(data: Dataset, name: str, eta: float, rollout_noise: float) -> No
 
     Raises:
         TypeError: no data set, or one that lacks what this method asks of it.
-        ValueError: no examples; no single right answer, for DAgger; no tokens to be inserted, for noise.
+        ValueError: no examples; no single right answer, for DAgger and the exact critic; no tokens to be inserted, for
+            noise.
     """
     method = get_method(name)
     rates = {"eta": eta if method.noise else 0.0, "rollout_noise": rollout_noise if method.rollouts else 0.0}

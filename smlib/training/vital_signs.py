@@ -7,6 +7,7 @@ which trackers show them.
 import math
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -118,9 +119,11 @@ def edits(
     rng = np.random.default_rng([seed, 8])
     first = range(min(prompts, len(data)))
     roots = [data.rollout_prompt(i, rng) for i in first]
-    drawn = sample(
-        policy, roots, SamplingConfig(max_new_tokens=longest), [seed * 1_000 + i for i in first]
-    ).trajectories
+    how = SamplingConfig(max_new_tokens=longest)
+    if policy.config.keep_edits:  # every action takes a place of the context, which may end before the usual limit
+        room = policy.max_positions - max(map(len, roots), default=0)
+        how = replace(how, max_actions=max(1, min(how.action_limit, room)))
+    drawn = sample(policy, roots, how, [seed * 1_000 + i for i in first]).trajectories
     return "\n\n".join(spelt(trajectory, policy.space, decode, mark) for trajectory in drawn)
 
 

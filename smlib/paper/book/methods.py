@@ -44,6 +44,17 @@ LOSSES: Mapping[str, tuple[str, str, str]] = {
         "Where a prompt has one right answer, the divergence of the occupancies is a function of the answer's "
         "probability, and is minimised as it is. No sampling, no `<bkspc>`.",
     ),
+    "exact": (
+        r"D\big(\rho_\theta, \rho_\text{ref}\big), \qquad "
+        r"\nabla D = -\mathbb E_\theta\Big[\sum_i \gamma^i A_i \nabla \log p_\theta(a_i \mid s_i)\Big], \qquad "
+        r"r = -f'\big(\rho_\theta / \rho_\text{ref}\big)",
+        "smlib/objectives/exact.py",
+        "A policy gradient with the critic that is known where a prompt has one right answer: for total variation ½ "
+        "for a step on the answer's path and -½ for one off it. Without `<bkspc>` total variation is 1 less the "
+        "expectation of a reward with partial credit, 1 - γᴷ after K right actions and 1 for a right answer: occupancy "
+        "matching is reinforcement learning with a verifiable reward. Groups of rollouts from one prompt are each "
+        "other's baseline.",
+    ),
     "gail": (
         r"\min_\theta \max_r \; \mathbb E_\text{data}[\phi(r)] - \mathbb E_\theta[r]",
         "smlib/objectives/adversarial.py",
@@ -55,6 +66,20 @@ LOSSES: Mapping[str, tuple[str, str, str]] = {
         "smlib/objectives/losses.py: unlikelihood",
         "Likelihood, and every token that was already written is made less likely (Welleck et al. 2019).",
     ),
+    "soft": (
+        r"-\frac{1}{N}\sum_i \log p_\theta(a_i \mid a_0, \ldots, a_{i-1}) "
+        r"\quad\text{on data with noise and its deletion}",
+        "smlib/edits/masking.py: kept",
+        "Behavioural cloning with soft deletion: the mistake and `<bkspc>` stay in the context, and the network reads "
+        "both. What stands at the end is the same. Every deletion costs a forward pass and two places of the context.",
+    ),
+    "masked": (
+        r"-\frac{1}{N}\sum_{i \,:\, \text{no mistake at } i} \log p_\theta(a_i \mid s_i) "
+        r"\quad\text{on data whose mistakes stand}",
+        "smlib/objectives/masked.py",
+        "The model reads mistakes, is asked for the right continuation after them, and is never trained to write them. "
+        "It teaches to go on, not to go back.",
+    ),
 }
 """Method -> its loss, where the code is, and what it is in plain words."""
 
@@ -64,7 +89,7 @@ def page(method: str, results_dir: str | os.PathLike[str] = "results") -> str:
     known = METHODS[method]
     formula, code, words = LOSSES[method]
     facts = {
-        "demonstrations": "with noise and its deletion" if known.noise else "clean",
+        "demonstrations": "with noise that stands" if known.standing else _demonstrations(known.noise),
         "samples while training": "yes" if known.rollouts else "no",
         "`<bkspc>`": "yes" if known.backspace else "no",
         "blended with cloning at first": "yes" if known.annealed else "no",
@@ -77,6 +102,10 @@ def page(method: str, results_dir: str | os.PathLike[str] = "results") -> str:
         f"## What it costs\n\n{_cost(method, results_dir)}\n\n"
         f"## Where it wins or loses\n\n{_accuracy(method, results_dir)}\n"
     )
+
+
+def _demonstrations(noise: bool) -> str:
+    return "with noise and its deletion" if noise else "clean"
 
 
 def _cost(method: str, results_dir: str | os.PathLike[str]) -> str:
