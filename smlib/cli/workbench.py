@@ -169,10 +169,8 @@ def fit(settings: Settings, folder: Path, init: Path | None = None) -> Mapping[s
     with _folder_of_its_own(folder):
         with told(OSError, before=f"{folder} cannot be written: "):
             write_atomically(described, record)
-        with (
-            told(CheckpointError, NonFiniteLossError, MetricsError, RolloutWorkerError),
-            told(DeviceMemoryError, after=NO_OPTION),
-        ):
+        stops = (CheckpointError, NonFiniteLossError, MetricsError, RolloutWorkerError)
+        with told(*stops), told(DeviceMemoryError, after=NO_OPTION):
             trained = train(policy, data, settings.training, folder).policy
         try:
             trained.save(folder / "policy")
@@ -181,9 +179,8 @@ def fit(settings: Settings, folder: Path, init: Path | None = None) -> Mapping[s
                 f"the policy cannot be written to {folder}: {reason(error)}; free some space, and the same command "
                 "goes on from the last checkpoint"
             ) from error
-    return {
-        decoding: answer(trained, task, task.val, decoding=decoding).accuracy for decoding in ("t1", "greedy_exclude")
-    }
+    rules = ("t1", "greedy_exclude")
+    return {rule: answer(trained, task, task.val, decoding=rule).accuracy for rule in rules}
 
 
 @contextmanager

@@ -27,6 +27,15 @@ class Sharding:
     layers: tuple[str, ...] = ()
 
 
+def check_engine(split: "Sharding | None", engine: str) -> None:
+    """Raises ValueError where split weights would have to be copied into a process beside training."""
+    if split is not None and engine != "in_process":
+        raise ValueError(
+            f"rollout_engine={engine} copies the whole policy beside training, and FSDP2 splits it over the processes: "
+            "choose rollout_engine=in_process, or train without FSDP2"
+        )
+
+
 def asked(processes: Processes, environment: Mapping[str, str] = os.environ) -> Sharding | None:
     """What the environment asks for; None where nothing is to be split.
 

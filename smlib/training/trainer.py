@@ -28,7 +28,7 @@ from smlib.environment import check_environment
 from smlib.objectives.adversarial import Critic
 from smlib.objectives.methods import get_method
 from smlib.policies.wrapping import as_policy, check_backspace_name, lora_of
-from smlib.training import run_files
+from smlib.training import preflight, run_files
 from smlib.training.batches import Batches, dropout_of_step, stop_if_infinite
 from smlib.training.checkpoints import run_identity
 from smlib.training.evaluation import held_out
@@ -36,14 +36,6 @@ from smlib.training.memory import for_devices, room
 from smlib.training.model_card import model_card, write_facts
 from smlib.training.module import PolicyUnderTraining
 from smlib.training.parameters import critic_apart, decayed_apart, drop_idle_gradients
-from smlib.training.preflight import (
-    check_group,
-    check_on_policy,
-    check_rollouts_fit,
-    check_run,
-    settle_backspace,
-    settle_memory,
-)
 from smlib.training.processes import Processes
 from smlib.training.reading import read_data, read_eval
 from smlib.training.sharding import full, whole
@@ -139,15 +131,15 @@ class SequenceMatchTrainer(SplitTrainer):
 
     def _check(self, without_backspace: bool) -> None:
         config, name = self.train_config, self.train_config.objective.method
-        check_run(self.policy, self.data, config, None)
-        settle_backspace(self.policy, name, config.eta, without_backspace)
-        settle_memory(self.policy, config.vocabulary_tile, config.flex_from)
+        preflight.check_run(self.policy, self.data, config, None)
+        preflight.settle_backspace(self.policy, name, config.eta, without_backspace)
+        preflight.settle_memory(self.policy, config.vocabulary_tile, config.flex_from)
         if self.method.rollouts:
-            check_rollouts_fit(self.policy, self.data, config.rollout_tokens)
+            preflight.check_rollouts_fit(self.policy, self.data, config.rollout_tokens)
         if self.method.on_policy:
             places = min(config.buffer_size, len(self.data) * config.group)
-            check_on_policy(name, config.refill, config.times_seen, places)
-        check_group(self.policy, config.objective, config.group, config.rollout_noise)
+            preflight.check_on_policy(name, config.refill, config.times_seen, places)
+        preflight.check_group(self.policy, config.objective, config.group, config.rollout_noise)
 
     def get_train_dataloader(self) -> DataLoader:
         """Places of a schedule: a batch is made when its step begins, from rollouts of the present policy."""
