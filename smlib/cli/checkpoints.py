@@ -47,7 +47,7 @@ def write_checkpoint(
     """
     measured = dict(_result(text) for text in results)
     policy, tokenizer, card = _shipped(source.name) if _ships(source) else _read(source)
-    asked = ["smlib", "export", source.name, out.name, *_options(sys.argv)]
+    asked = ["smlib", "export", _named(source), _named(out), *_options(sys.argv)]
     given: dict[str, Any] = dict(facts)
     card = replace(card, results={**card.results, **measured}, export=shlex.join(asked), **given)
     with told(OSError, ValueError, TypeError, SafetensorError):
@@ -134,6 +134,11 @@ def _result(text: str) -> tuple[str, float | str]:
         return name, float(value)
     except ValueError:
         return name, value
+
+
+def _named(folder: Path) -> str:
+    """A folder as it was given, and of one from the root its name: the card says nothing of this machine's paths."""
+    return folder.name if folder.is_absolute() or ".." in folder.parts else str(folder)
 
 
 def _options(arguments: Sequence[str]) -> list[str]:

@@ -9,6 +9,7 @@ that starts (docs/machines.md).
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -87,7 +88,9 @@ def run(arguments: Sequence[str]) -> None:
     given, config = _without_config(list(arguments))
     known = {f.name for kind in kinds for f in fields(kind) if f.init}
     try:
-        what, args = parser.parse_args_into_dataclasses([*(_from_yaml(config, known) if config else []), *given])
+        options = [*(_from_yaml(config, known) if config else []), *given]
+        what, args, *rest = parser.parse_args_into_dataclasses(options, return_remaining_strings=True)
+        _check_known([word for words in rest for word in words], known)
         _train(what, args)
     except (ValueError, TypeError, OSError, ModuleNotFoundError, RuntimeError, NonFiniteLossError) as error:
         raise ResultError(str(error)) from error
@@ -104,6 +107,7 @@ def _train(what: FinetuneArguments, args: Any) -> None:
         raise ValueError(
             f"there is no {missing}: name one with --{missing}, as in smlib finetune --model smollm2 --dataset my.jsonl"
         )
+    _check_unfinished(args)
     targets = tuple(what.lora_target_modules or ()) or None
     lora = Lora(what.lora_r, what.lora_alpha, what.lora_dropout, what.lora_unembedding, targets)
     hub = not args.local_files_only
@@ -122,6 +126,27 @@ def _train(what: FinetuneArguments, args: Any) -> None:
         trainer.push_to_hub()
     if trainer.is_world_process_zero():
         print(f"saved in {args.output_dir}; try: smlib generate --model {args.output_dir} --prompt '...'")
+
+
+def _check_known(rest: Sequence[str], known: set[str]) -> None:
+    """Raises ValueError for arguments that are no option and no value of one, with the option that comes nearest."""
+    if not rest:
+        return
+    name = rest[0].lstrip("-").replace("-", "_").split("=")[0]
+    near = get_close_matches(name, known, 1)
+    meant = f"did you mean --{near[0]}? " if near else ""
+    raise ValueError(f"unknown option {rest[0]}: {meant}`smlib finetune --help` lists those known")
+
+
+def _check_unfinished(args: Any) -> None:
+    """Raises ValueError where another run has left its policy: it would be replaced, and its checkpoints mixed."""
+    from smlib.policies.policy import SAVED
+
+    finished = Path(args.output_dir) / SAVED
+    if finished.is_file() and not args.resume_from_checkpoint:
+        raise ValueError(
+            f"{args.output_dir} holds a finished policy: name another folder with --output_dir, or remove this one"
+        )
 
 
 def _where(trainer: Any, resume: Any) -> str:

@@ -60,6 +60,11 @@ def _picture(run: Path, width: int) -> Any:
         curves = {} if path is None else read_curves(path)
     except MetricsError as error:
         raise ResultError(str(error)) from error
+    if not curves and any(run.glob("checkpoint-*/trainer_state.json")):
+        raise ResultError(
+            f"{run} is a run of SequenceMatchTrainer or `smlib finetune`, which logs to trackers and keeps no log that "
+            "is drawn here: start it with --report_to tensorboard, or watch a run of `smlib train`"
+        )
     if not curves:
         return Text(f"{visible(run)}: nothing is logged yet", overflow="fold")
     step = max(curve[-1][0] for curve in curves.values())

@@ -10,6 +10,7 @@
 Mistakes and deletions are added to the first three (Sec. 4.2) and are in the last. Other columns are left alone.
 """
 
+import difflib
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -37,9 +38,12 @@ def form_of(columns: Sequence[str]) -> str:
     """Which of `FORMS` the columns are; raises ValueError, naming those found and those known, for none or several."""
     fits = [name for name, needed in FORMS.items() if set(needed) <= set(columns)]
     if not fits:
+        wanted = sorted({name for needed in FORMS.values() for name in needed} - set(columns))
+        near = {c: close[0] for c in columns if (close := difflib.get_close_matches(c, wanted, 1, 0.7))}
+        cure = near or {columns[0]: "text"} if columns else {}
         raise ValueError(
-            f"the data set has the columns {', '.join(columns)}: expected one of these sets: {KNOWN}. Rename them, as "
-            "by dataset.rename_columns({'question': 'prompt', 'answer': 'completion'})"
+            f"the data set has the columns {', '.join(columns)}: expected one of these sets: {KNOWN}. Rename or add "
+            f"what lacks, as by dataset.rename_columns({cure})"
         )
     if len(fits) > 1:
         raise ValueError(
@@ -124,6 +128,11 @@ class Prompted:
 
         def begin() -> Iterator[Example]:
             for number, row in enumerate(rows.begin()):
+                if missing := [name for name in FORMS[form] if name not in row]:
+                    raise ValueError(
+                        f"row {number} has the columns {', '.join(row)}, and no {missing[0]}: the rows before it have "
+                        f"{', '.join(FORMS[form])}, which every row needs"
+                    )
                 yield from read(row, number)
 
         self.examples: Sequence[Example]
@@ -189,7 +198,7 @@ class Texts(Continuations):
         self.in_order = rows.number is None
 
         def cut(row: Row, number: int) -> list[Passage]:
-            text = row["text"]
+            text = row.get("text")
             if not isinstance(text, str) or not text.strip():
                 raise ValueError(
                     f"row {number}, column text is {'empty' if isinstance(text, str) else 'no string'} ({text!r}): "

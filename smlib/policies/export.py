@@ -107,6 +107,8 @@ def export_policy(
             dtype=str(next(model.parameters()).dtype).removeprefix("torch."),
             minimum=MINIMUM,
             kept=not merge,
+            root=_root(tokenizer, words),
+            chat=bool(getattr(words, "chat_template", None)),
         )
         (scratch / "README.md").write_text(text, encoding="utf-8")
         if check:
@@ -165,6 +167,12 @@ def _completed(card: Card, policy: Policy) -> Card:
     if card.base == UNKNOWN and name:
         card = replace(card, base=Path(name).name if Path(name).is_dir() else name)
     return replace(card, licence=licence_of(name)) if card.licence == UNKNOWN and name else card
+
+
+def _root(tokenizer: TextTokenizer, words: Any) -> str | None:
+    """The token before every prompt in training, where transformers' tokeniser does not write it by itself."""
+    ids = words("x").input_ids
+    return None if ids and ids[0] == tokenizer.bos else str(words.convert_ids_to_tokens(tokenizer.bos))
 
 
 def _forget_base(path: Path) -> None:

@@ -3,6 +3,7 @@
 What is not known is said to be not recorded, by name, and never guessed.
 """
 
+import json
 import re
 import sys
 from collections.abc import Mapping
@@ -53,15 +54,42 @@ def lock() -> str:
     return f"# Python {sys.version.split()[0]}\n" + "\n".join(lines) + "\n"
 
 
-def render(card: Card, *, bkspc: str, bkspc_id: int, context: int | None, dtype: str, minimum: str, kept: bool) -> str:
+def render(
+    card: Card,
+    *,
+    bkspc: str,
+    bkspc_id: int,
+    context: int | None,
+    dtype: str,
+    minimum: str,
+    kept: bool,
+    root: str | None = None,
+    chat: bool = False,
+) -> str:
     """The text of README.md.
 
     Args:
         bkspc, bkspc_id: the token. context: tokens that the model reads. dtype: of its weights.
         minimum: the oldest version of transformers that may open it. kept: whether adapters lie beside it.
+        root: the token that every prompt of the training began with, where the tokeniser does not put it there itself.
+        chat: whether the tokeniser has a chat template.
     """
     tag = "" if card.licence == UNKNOWN else f"license: {card.licence}\n"
-    base = "" if card.base == UNKNOWN else f"base_model: {card.base}\n"
+    # The name of a folder here would be the name of somebody else's repository on the hub, or of none.
+    base = f"base_model: {card.base}\n" if re.fullmatch(r"[\w.-]+/[\w.-]+", card.base) else ""
+    prompt = '"a prompt"' if root is None else f'{json.dumps(root, ensure_ascii=False)} + "a prompt"'
+    begins = (
+        ""
+        if root is None
+        else f"\nEvery prompt begins with `{root}`, as in training; the tokeniser does not put it there by itself.\n"
+    )
+    talks = (
+        "\nIf it was trained on conversations (column `messages`), the prompt is\n"
+        "`tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)`, read with\n"
+        "`add_special_tokens=False`.\n"
+        if chat
+        else ""
+    )
     reads = "its context" if context is None else f"{context} tokens"
     numbers = "\n".join(f"| {name} | {value} |" for name, value in card.results.items())
     results = f"| measure | value |\n|---|---|\n{numbers}" if numbers else f"Results: {UNKNOWN}."
@@ -89,19 +117,19 @@ A causal language model that can take back what it wrote. Token {bkspc_id}, `{bk
 
 ## Use
 
-It needs transformers {minimum} or newer and nothing else. Deletion is a decoding loop that lies in this folder, so it
-has to be allowed by `trust_remote_code=True`; read `custom_generate/generate.py` first, it is one file.
+It needs torch and transformers {minimum} or newer, and nothing else. Deletion is a decoding loop that lies in this
+folder, so it has to be allowed by `trust_remote_code=True`; read `custom_generate/generate.py` first, it is one file.
 
 ```python
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 tokenizer = AutoTokenizer.from_pretrained(folder)
 model = AutoModelForCausalLM.from_pretrained(folder)
-inputs = tokenizer(["a prompt"], return_tensors="pt", padding=True)
+inputs = tokenizer([{prompt}], return_tensors="pt", padding=True)
 out = model.generate(**inputs, max_new_tokens=32, custom_generate=folder, trust_remote_code=True)
 print(tokenizer.batch_decode(out, skip_special_tokens=True))
 ```
-
+{begins}{talks}
 `skip_deleted=False` returns all actions instead of the final state, `seeds=[...]` gives each row a random stream of its
 own, and `exclude_deleted=True` does not write again what was just deleted. Without `custom_generate` the model writes
 `{bkspc}` as a token and then reads it, which it was never trained to do.

@@ -11,6 +11,7 @@ takes it.
 
 import math
 import sys
+import warnings
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -192,6 +193,12 @@ class SequenceMatchConfig(TrainingArguments):
             unlikelihood_weight=self.unlikelihood_weight,
         )
         level = next(e for e in (self.eta, eta, 0.0 if self.without_backspace else ETA) if e is not None)
+        if self.eta and not method.noise:
+            warnings.warn(
+                f"eta={self.eta:g} has no effect: {self.method} learns from demonstrations without mistakes. Leave it "
+                "out, or choose bc or sm",
+                stacklevel=2,
+            )
         config = TrainConfig(
             objective=goal,
             steps=steps,

@@ -48,6 +48,11 @@ def options(case, **changes):
     return [word for name, value in {**case, **changes}.items() for word in (f"--{name}", str(value))]
 
 
+def test_an_unknown_option_names_the_one_that_was_meant(case, tmp_path):
+    with pytest.raises(ResultError, match="unknown option --metod: did you mean --method"):
+        run([*options(case, output_dir=tmp_path / "a"), "--metod", "sm"])
+
+
 def history(folder, step=8):
     state = json.loads((folder / f"checkpoint-{step}" / "trainer_state.json").read_text())
     timed = {"actions_per_second", "eval_runtime"}
@@ -57,6 +62,8 @@ def history(folder, step=8):
 def test_options_and_a_file_are_the_same_run(case, tmp_path, capsys):
     run(options(case, output_dir=tmp_path / "a", method="sm"))
     out = capsys.readouterr().out
+    with pytest.raises(ResultError, match="a holds a finished policy: name another folder with --output_dir"):
+        run(options(case, output_dir=tmp_path / "a", method="bc"))
     assert f"saved in {tmp_path / 'a'}; try: smlib generate --model" in out
     (tmp_path / "run.yaml").write_text(yaml.safe_dump({**case, "method": "bc", "seed": None}))
     run(["--config", str(tmp_path / "run.yaml"), "--method", "sm", "--output_dir", str(tmp_path / "b")])

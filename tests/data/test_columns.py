@@ -198,6 +198,21 @@ def test_a_stream_says_once_that_it_is_cut():
     assert data.cut == 3
 
 
+def test_a_row_that_lacks_a_column_is_named():
+    with pytest.raises(ValueError, match=r"row 1 has the columns text, and no prompt: .* prompt, completion"):
+        read([{"prompt": "w1", "completion": "w2"}, {"text": "w3"}])
+
+
+def test_a_misspelt_column_gets_its_own_cure():
+    with pytest.raises(ValueError, match=r"rename_columns\(\{'completions': 'completion'\}\)"):
+        form_of(["prompt", "completions"])
+
+
+def test_deletions_among_the_characters_of_a_completion_are_pointed_out():
+    with pytest.warns(UserWarning, match="row 0, column completion has <bkspc> in it, .* a column called actions"):
+        read([{"prompt": "w1", "completion": "w2<bkspc> w3"}])
+
+
 def test_columns_that_are_none_or_several_are_named():
     with pytest.raises(ValueError, match=r"has the columns question, answer: expected one of these sets: text; prompt"):
         read([{"question": "w1", "answer": "w2"}])

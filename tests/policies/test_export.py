@@ -1,7 +1,9 @@
 """Exported policies: equal logits for every kind of head, the same ids, back bit for bit, without smlib, bad input."""
 
+import ast
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +19,7 @@ from smlib.policies import export
 from smlib.policies.export import action_logits, export_policy, standalone_source
 from smlib.policies.exported_tokenizer import with_bkspc, without_bkspc
 from smlib.policies.loading import Lora, load_policy, load_tokenizer, save_policy
-from smlib.policies.model_card import Card
+from smlib.policies.model_card import Card, render
 from smlib.policies.policy import Policy, PolicyConfig, tiny_policy
 from smlib.policies.probing import ModelError
 from tests.support.exported import deleting_policy, exported, opened
@@ -270,15 +272,37 @@ def test_the_card_says_what_is_known_and_names_what_is_not(tmp_path):
     text = (tmp_path / "out" / "README.md").read_text()
     for expected in (
         "license: mit", "# Adds", "sm, eta 0.1", "5,000 questions", "`smlib train runs/a`", "| accuracy | 0.75 |",
-        "- Sums only.", "Exported by: `not recorded`", "transformers 5.0.0 or newer", "base_model: base",
+        "- Sums only.", "Exported by: `not recorded`", "transformers 5.0.0 or newer", "- Base model: base",
     ):  # fmt: skip
         assert expected in text
     assert str(tmp_path) not in text
+    assert "base_model:" not in text  # a folder here is no repository of the hub
     locked = (tmp_path / "out" / "requirements.lock.txt").read_text()
     assert f"transformers=={transformers.__version__}" in locked
     assert locked.startswith("# Python 3.")
     export_policy(policy, tokenizer, tmp_path / "bare", card=Card(base="x"), check=False)
     assert "Data: not recorded" in (tmp_path / "bare" / "README.md").read_text()
+
+
+@pytest.mark.parametrize("writes_it", [True, False])
+def test_the_cards_example_begins_as_the_training_did(writes_it):
+    options = {"bkspc": "<bkspc>", "bkspc_id": 9, "context": 8, "dtype": "float32", "minimum": "5.0.0", "kept": False}
+    text = render(Card(base="org/model"), **options, root=None if writes_it else "<s>", chat=writes_it)
+    assert "base_model: org/model" in text
+    assert ('tokenizer(["a prompt"]' in text) == writes_it
+    assert ('tokenizer(["<s>" + "a prompt"]' in text) == (not writes_it)
+    assert ("apply_chat_template" in text) == writes_it
+
+
+def test_the_beginning_is_said_where_the_tokeniser_does_not_write_it(tmp_path):
+    (tmp_path / "base").mkdir()
+    policy, tokenizer = deleting_policy(tmp_path / "base")
+    export_policy(policy, tokenizer, tmp_path / "out", check=False)
+    words = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
+    text = (tmp_path / "out" / "README.md").read_text()
+    alone = words("w1").input_ids[0] == tokenizer.bos
+    shown = re.search(r"tokenizer\(\[(.*?)\],", text)[1]
+    assert words(ast.literal_eval(shown.replace(" + ", "")) if not alone else "w1").input_ids[0] == tokenizer.bos
 
 
 ALONE = """
