@@ -11,6 +11,7 @@ from smlib.bench import peers
 from smlib.bench.steps import GradientStep
 from smlib.bench.workloads import dataset, groups, policy_for
 from smlib.cli.app import app
+from smlib.paper.figures import overhead as pictures
 
 SHAPE = replace(
     peers.PEERS,
@@ -39,7 +40,8 @@ def test_trls_fine_tuning_on_our_data_has_our_loss_step_by_step(packing, tmp_pat
 @needs_trl
 def test_distillation_learns_from_continuations_of_our_prompts(tmp_path, monkeypatch):
     """Of the length that ours have, from every prompt, and the prompts themselves are no part of the loss."""
-    from trl.experimental.gkd import GKDTrainer
+    with peers._quiet():
+        from trl.experimental.gkd import GKDTrainer
 
     data, space = dataset(SHAPE)
     policy = policy_for(SHAPE, space)
@@ -72,6 +74,11 @@ def test_every_rival_is_measured_and_named():
     assert step["sm_on_policy"]["value"] > step["sm"]["value"]
     assert step["trl_gkd"]["sampled"] == SHAPE.batch * SHAPE.rollout
     assert found["peers_trl_gkd_step_over_sm_on_policy"]["unit"] == "ratio"
+    shown = pictures.peers(found)
+    assert len(shown) == len(names)
+    assert (
+        shown.loc["GKDTrainer of TRL: new continuations every step", "of these sampled"] == SHAPE.batch * SHAPE.rollout
+    )
 
 
 def test_without_trl_one_line_says_what_to_install(monkeypatch):

@@ -31,7 +31,7 @@ from tests.support import processes
 from tests.support.copying import Copying, config, policy, weights
 from tests.support.finetuning import arguments, losses, prompted
 from tests.support.models import saved_model
-from tests.support.stale_engine import Brittle, KeptCopies, alive, forked
+from tests.support.stale_engine import Brittle, KeptCopies, alive, endless, forked
 
 
 @pytest.fixture(autouse=True)
@@ -353,46 +353,55 @@ def test_tied_weights_stay_tied(tmp_path):
 # The real process
 
 SCRIPT = """
-import json, os, sys, time
-from smlib.training import background
-from smlib.training.algorithm_1 import train
-from tests.support.copying import Copying, config, policy
-
-launched = background.launched
-def told(pipe, folder):
-    process = launched(pipe, folder)
-    print(json.dumps([process.pid, str(folder)]), flush=True)
-    return process
-background.launched = told
-asked = config("sm", steps=100_000, checkpoint_every=0, rollout_engine="background")
-train(policy(), Copying(), asked, sys.argv[1], progress=False, evaluate=None)
+from pathlib import Path
+from tests.support.stale_engine import endless
+endless(Path({folder!r}))
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
-def test_a_run_that_ends_leaves_no_process_and_no_folder(number, tmp_path):
-    (tmp_path / "script.py").write_text(SCRIPT)  # without a guard around its lines
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([".", *sys.path])}
-    running = subprocess.Popen(
-        [sys.executable, str(tmp_path / "script.py"), str(tmp_path / "run")],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
-    )  # fmt: skip
-    assert running.stdout is not None
-    pid, folder = json.loads(running.stdout.readline())
-    log, end = tmp_path / "run" / "metrics.jsonl", time.monotonic() + 300
-    while number == signal.SIGINT and not (log.exists() and "rollout_staleness" in log.read_text()):
-        assert time.monotonic() < end, "no rollout came"
-        assert running.poll() is None
-        time.sleep(0.2)
-    os.kill(running.pid, number)
-    _, said = running.communicate(timeout=120)
-    if number == signal.SIGINT:
-        assert "KeyboardInterrupt: stopped at step" in said
-    while alive(pid) or Path(folder).exists():
+def ended(folder, seconds=300):
+    """Waits until the worker and its folder are gone."""
+    pid, private = json.loads((folder / "worker.json").read_text())
+    end = time.monotonic() + seconds
+    while alive(pid) or Path(private).exists():
         assert time.monotonic() < end, "the worker goes on"
         time.sleep(0.2)
 
 
+def wait_for(sign, running, seconds=600):
+    end = time.monotonic() + seconds
+    while not sign():
+        assert time.monotonic() < end, "nothing came"
+        assert running()
+        time.sleep(0.1)
+
+
+@pytest.mark.slow
+def test_ctrl_c_leaves_no_process_and_no_folder(tmp_path):
+    (tmp_path / "script.py").write_text(SCRIPT.format(folder=str(tmp_path)))  # without a guard around its lines
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([".", *sys.path])}
+    running = subprocess.Popen(
+        [sys.executable, str(tmp_path / "script.py")], stderr=subprocess.PIPE, text=True, env=environment
+    )
+    log = tmp_path / "run" / "metrics.jsonl"
+    learned = lambda: log.exists() and "rollout_staleness" in log.read_text()  # noqa: E731
+    wait_for(learned, lambda: running.poll() is None)
+    running.send_signal(signal.SIGINT)
+    _, said = running.communicate(timeout=300)
+    assert "KeyboardInterrupt: stopped at step" in said
+    ended(tmp_path)
+
+
+def test_a_kill_leaves_no_process_and_no_folder(tmp_path):
+    running = processes.SERVER.Process(target=endless, args=(tmp_path,))
+    running.start()
+    wait_for((tmp_path / "worker.json").exists, running.is_alive)
+    running.kill()
+    running.join()
+    ended(tmp_path)
+
+
+@pytest.mark.slow
 def test_two_processes_with_a_worker_each_are_one(tmp_path):
     ends = processes.start("beside_training", tmp_path)
     for status, text in ends:

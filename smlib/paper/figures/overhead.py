@@ -141,6 +141,33 @@ def _quartiles(series: Mapping[str, Any], name: str, k: int, *, absolute: bool) 
     return values
 
 
+RIVALS = {
+    "mle": "MLE, ours",
+    "trl_sft_packed": "SFTTrainer of TRL, packed",
+    "trl_sft_padded": "SFTTrainer of TRL, padded",
+    "sm": "SequenceMatch, ours: the gradient step",
+    "sm_amortised": "SequenceMatch, ours: with its share of sampling",
+    "sm_on_policy": "SequenceMatch, ours: new rollouts every step",
+    "trl_gkd": "GKDTrainer of TRL: new continuations every step",
+}
+
+
+def peers(run: Mapping[str, Any]) -> pd.DataFrame:
+    """The trainers of `smlib bench --peers`: a step, what it learns from and samples, tokens a second, peak memory."""
+    rows = [
+        {
+            "trainer": title,
+            "ms a step": 1e3 * run[f"peers_{name}_step"]["value"],
+            "tokens a step": run[f"peers_{name}_step"]["tokens"],
+            "of these sampled": run[f"peers_{name}_step"]["sampled"],
+            "tokens a second": run[f"peers_{name}_tokens_per_s"]["value"],
+            "peak memory, MiB": run.get(f"peers_{name}_peak_memory", {}).get("value", "—"),
+        }
+        for name, title in RIVALS.items()
+    ]
+    return pd.DataFrame(rows).set_index("trainer")
+
+
 def targets(run: Mapping[str, Any]) -> pd.DataFrame:
     """Every entry of `smlib bench`: median, quartiles, unit, baseline, turns, and target and floor where there are."""
     rows = [
