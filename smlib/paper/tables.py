@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import pandas as pd
 from pandas.io.formats.style import Styler
@@ -79,7 +79,7 @@ def beside(
     return Beside(draw(kept if whole else kept["details"], **options), table, preset)
 
 
-Table = pd.DataFrame | Styler | Beside
+Table: TypeAlias = pd.DataFrame | Styler | Beside
 
 
 @dataclass(frozen=True)
