@@ -106,8 +106,8 @@ def train(
     processes = Processes.of(accelerator)
     with processes.together(), contextlib.ExitStack() as at_end:
         split = asked(processes)
-        check_engine(split, config.rollout_engine)
         check_run(policy, data, config, evaluate)
+        check_engine(split, config.rollout_engine)
         processes.check_divides(config.batch_size, config.accumulation)
         method = get_method(config.objective.method)
         settle_backspace(policy, config.objective.method, config.eta, without_backspace)

@@ -134,9 +134,10 @@ def bc_against_mle(fig3: Details) -> str:
 def _details(name: str, preset: str, results_dir: str | os.PathLike[str]) -> Details | None:
     for found in dict.fromkeys(("full", preset)):
         try:
-            details: Any = read_item(name, found, results_dir)["details"]
+            item: Details = read_item(name, found, results_dir)
         except ResultError:
             continue
+        details: Details = item["details"]
         return details
     return None
 
