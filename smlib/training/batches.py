@@ -143,9 +143,9 @@ class Batches:
                 groups = [[*group, _rollout(entries[i])] for group, i in zip(groups, part, strict=True)]
                 sources = [[None, int(i)] for i in part]
             elif sampling:
-                prompts: list[list[int]] = part.reshape(-1, config.group).tolist()
+                prompts = part.reshape(-1, config.group)
                 groups += [[_rollout(entries[i]) for i in same] for same in prompts]
-                sources += [[*same] for same in prompts]
+                sources += [[int(i) for i in same] for same in prompts]
             flags = [[i is not None for i in group] for group in sources]
             parts.append(groups)
             keep_edits = self.policy.config.keep_edits

@@ -116,9 +116,9 @@ def test_paired_data_share_their_prompts_with_rollouts(tmp_path, monkeypatch):
 
     laid = []
 
-    def watched(groups, space, *, model, row_len):
+    def watched(groups, space, *, model, **options):
         laid.append([(list(map(bool, m)), {t.prompt.tobytes() for t in g}) for g, m in zip(groups, model, strict=True)])
-        return pack(groups, space, model=model, row_len=row_len)
+        return pack(groups, space, model=model, **options)
 
     monkeypatch.setattr(training, "pack", watched)
     for name, paired in (("a", True), ("b", False)):
