@@ -1,7 +1,7 @@
-"""16 bits, by weights or by autocast: logits, V, the divergence and the loss are float32 from the last hidden vector on.
+"""16 bits, by weights or by autocast: logits, V, divergence and loss are float32 from the last hidden vector on.
 
-What is lost is what the network rounds; from the hidden vectors on, every number is that of float64 to 1e-5, where 8 bits
-would leave 4e-3. The loss as a whole stays within 2 % of the one in float32.
+What is lost is what the network rounds; from the hidden vectors on, every number is that of float64 to 1e-5, where
+8 bits would leave 4e-3. The loss as a whole stays within 2 % of the one in float32.
 """
 
 import contextlib
