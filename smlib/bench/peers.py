@@ -8,7 +8,7 @@ mle, sm           ours: one gradient step of `smlib.training.algorithm_1.train`
 sm_on_policy      SequenceMatch with new rollouts every step, as GKD has
 sm_amortised      SequenceMatch as the paper trains it: a rollout is used `Shape.times_seen` times
 
-A step is what a trainer does between two batches: collate or pack, sample if it samples, forward, backward, update.
+A step is what a trainer does with a batch: collate or pack, sample if it samples, forward, backward, update.
 TRL's data loader, callbacks and logging are left out, as ours are. All start from the same weights, take turns on the
 same threads, and see the same examples. Without FlashAttention TRL's padding-free batch is one long row under a dense
 mask, which is what its documentation warns of; therefore both forms are there.
@@ -245,7 +245,7 @@ def _tokenizer(space: ActionSpace) -> Any:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """No progress bars of data sets, no warnings of what is compared on purpose (packing without FlashAttention)."""
+    """No progress bars, no warnings of what is compared on purpose (packing without FlashAttention)."""
     import datasets
 
     loggers = [logging.getLogger(name) for name in ("trl", "transformers")]

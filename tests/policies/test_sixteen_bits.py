@@ -84,7 +84,8 @@ def test_a_loss_is_that_of_float64_from_the_hidden_vectors_on(method, divergence
 
 
 @pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("method", sorted(METHODS))
+# `exact` compares rollouts with references, which these batches have not; its numbers are in tests/objectives.
+@pytest.mark.parametrize("method", sorted(set(METHODS) - {"exact"}))
 def test_the_whole_stays_near_float32_and_learns(method, way):
     plain = policy_with_values()
     policy, context = in_sixteen_bits(copy.deepcopy(plain), way)
