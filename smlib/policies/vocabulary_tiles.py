@@ -54,7 +54,7 @@ def chosen_tile(asked: int | None, head: nn.Module, states: int, n_tokens: int, 
     """
     matrix = is_matrix(head) and head.weight.is_floating_point()
     if asked is None:
-        alone = matrix and chunk is None and head.weight.device.type == "cuda"  # type: ignore[union-attr]
+        alone = matrix and chunk is None and head.weight.device.type == "cuda"
         return TILE if alone and states * n_tokens > AT_ONCE else None
     if asked and not matrix:
         raise ValueError(
