@@ -1,5 +1,7 @@
 """Tiles of the vocabulary against the plain head: values, gradients, precision, and what is never allocated."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -7,14 +9,16 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from smlib.edits.packing import pack
+from smlib.files import plain
 from smlib.objectives.methods import METHODS, ObjectiveConfig, objective
 from smlib.policies.policy import tiny_policy
 from smlib.policies.postprocessing import NONE, Postprocessing
 from smlib.policies.unembedding import TrainedHead, picked_and_partition
 from smlib.policies.vocabulary_tiles import AT_ONCE, TILE, Tiles, chosen_tile, picked_and_partition_by_tiles
+from smlib.training.algorithm_1 import train
 from smlib.training.checkpoints import trainable
 from tests.policies.test_postprocessing import BEHIND
-from tests.support.copying import Copying
+from tests.support.copying import Copying, config
 from tests.support.oracles import SPACE
 from tests.test_gpu import batch_of
 
@@ -267,3 +271,18 @@ def test_a_label_that_is_no_action_is_impossible_as_elsewhere():
     for a, b in zip(one(batch_of()), other(batch_of()), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-12)
     assert torch.isinf(one(batch_of())[0]).any()
+
+
+def test_a_run_in_tiles_is_the_run_without(tmp_path):
+    """The option reaches the policy, the losses are equal, and runs that do not ask for it keep their identity."""
+    asked = dataclasses.replace(config("sm"), steps=8, vocabulary_tile=3)
+    losses = []
+    for i, one in enumerate((asked, dataclasses.replace(asked, vocabulary_tile=0))):
+        policy = tiny_policy(SPACE, dim=16, layers=1, heads=2, positions=32, seed=0, dtype=torch.float64)
+        result = train(policy, Copying(), one, tmp_path / str(i), progress=False)
+        assert policy.vocabulary_tile == one.vocabulary_tile
+        losses.append([row["loss"] for row in result.history])
+    assert np.allclose(*losses, rtol=0, atol=1e-10)
+    assert not {"vocabulary_tile", "flex_from"} & set(plain(config("sm")))
+    with pytest.raises(ValueError, match="vocabulary_tile has no meaning for unlikelihood"):
+        dataclasses.replace(config("unlikelihood"), vocabulary_tile=3)

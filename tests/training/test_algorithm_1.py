@@ -429,6 +429,8 @@ def test_a_loss_that_is_not_finite_stops_with_its_batch(tmp_path):
         ({"times_seen": 0.0}, "times_seen must be positive and finite"),
         ({"seed": -1}, "seed must not be negative"),
         ({"chunk": 0}, "chunk must be at least 1, or None"),
+        ({"vocabulary_tile": -1}, "vocabulary_tile must be at least 1, 0 for never, or None, got -1"),
+        ({"flex_from": -5}, "flex_from must be at least 1, 0 for never, or None, got -5"),
         ({"warmup_steps": -3}, "warmup_steps must not be negative"),
         ({"rollout_batch": 0}, "rollout_batch must be at least 1"),
         ({"accumulation": 3}, "no multiple of accumulation"),
