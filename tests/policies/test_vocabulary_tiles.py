@@ -116,7 +116,8 @@ def policies(**options):
 
 
 @pytest.mark.parametrize("chunk", [None, 4])
-@pytest.mark.parametrize("method", sorted(set(METHODS) - {"gail", "unlikelihood"}))
+# `exact` compares rollouts with references, which these batches have not.
+@pytest.mark.parametrize("method", sorted(set(METHODS) - {"exact", "gail", "unlikelihood"}))
 def test_every_loss_that_needs_two_numbers_of_a_state_is_the_same_in_tiles(method, chunk):
     goal = ObjectiveConfig(method=method, alpha=0.1, gamma=0.9, bc_steps=0, anneal_steps=0)
     data, rng, backspace = Copying(), np.random.default_rng(0), METHODS[method].backspace
