@@ -27,7 +27,7 @@ def standing_mistakes(
     >>> clean = Trajectory.make([1], [5, 6, 7, 0], space=ActionSpace(vocab_size=10, eos=0))
     >>> noisy = standing_mistakes(clean, NoiseLaw.uniform([3, 4]), 0.5, np.random.default_rng(1))
     >>> noisy.labels.tolist(), noisy.realised.tolist()
-    ([5, 6, 7, 0], [5, 6, 4, 0])
+    ([5, 6, 7, 0], [5, 6, 3, 0])
     """
     if not 0.0 <= eta <= 1.0:
         raise ValueError(f"the noise level η must lie in [0, 1], got {eta}")
