@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from smlib.objectives.methods import METHODS
 from smlib.training.trainer_config import SequenceMatchConfig
 from tests.support.models import WORDS
 
@@ -45,6 +46,8 @@ def arguments(folder, **changes):
         "disable_tqdm": True,
         "local_files_only": True,
     }
+    if not METHODS[changes.get("method", "sm")].noise:
+        del plain["eta"]  # which would have no effect, and say so
     if changes.get("method") == "exact":
         plain["group"] = 2
     if changes.get("method") in ("exact", "gail"):
