@@ -239,8 +239,8 @@ def test_a_run_that_was_stopped_goes_on_with_its_head(tmp_path, monkeypatch):
 
     whole = run(tmp_path / "whole")
 
-    def stop(*given: object) -> None:
-        save(*given)
+    def stop(*given: object, **named: object) -> None:
+        save(*given, **named)
         raise KeyboardInterrupt
 
     save = training.save_checkpoint

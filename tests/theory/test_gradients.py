@@ -250,7 +250,9 @@ def test_the_study_writes_none_and_counts_it(monkeypatch: pytest.MonkeyPatch) ->
         == (by_method["J chi2_mixture"])
     )
     assert theory.restricted_finding(rows)
-    axis = figures.restricted([lost]).axes[0]
+    made = figures.restricted([lost])
+    assert "no search for J found a fit" in " ".join(made.get_suptitle().split())
+    axis = made.axes[0]
     assert "no fit" in [text.get_text() for text in axis.texts]
     figures.critics(critic)
 

@@ -92,10 +92,11 @@ def _kept(study: Mapping[str, Any]) -> str:
     """What stays in the data in one policy class: by likelihood, by the direct χ²-mixture, by the best J."""
     means = [(row["method"], known_mean(row["stay"])) for row in study["rows"]]
     known = {method: value for method, value in means if not method.startswith("J ")}
-    best = np.nanmax([value for method, value in means if method.startswith("J ")])
+    fitted = [value for method, value in means if method.startswith("J ") and not np.isnan(value)]
+    best = f"{100 * max(fitted):.0f} % by the best J" if fitted else "and no search for J found a fit"
     return (
         f"A policy that sees {study['title']} keeps {100 * known['direct chi2_mixture']:.0f} % of its strings in the "
-        f"data by the χ²-mixture itself, {100 * known['mle']:.0f} % by likelihood, {100 * best:.0f} % by the best J"
+        f"data by the χ²-mixture itself, {100 * known['mle']:.0f} % by likelihood, {best}"
     )
 
 
