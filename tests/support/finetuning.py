@@ -46,7 +46,8 @@ def arguments(folder, **changes):
         "disable_tqdm": True,
         "local_files_only": True,
     }
-    if not METHODS[changes.get("method", "sm")].noise:
+    method = METHODS.get(changes.get("method", "sm"))
+    if method is not None and not method.noise:
         del plain["eta"]  # which would have no effect, and say so
     if changes.get("method") == "exact":
         plain["group"] = 2
