@@ -353,6 +353,10 @@ def test_tied_weights_stay_tied(tmp_path):
 # The real process
 
 SCRIPT = """
+import signal
+
+# Whoever runs the tests in the background of a shell hands down an ignored SIGINT.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from pathlib import Path
 from tests.support.stale_engine import endless
 endless(Path({folder!r}))
