@@ -6,6 +6,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
+from smlib.paper.figures.families import DECODINGS
 from smlib.paper.figures.style import PALETTE, counted, figure, headline
 
 WAYS = {
@@ -20,7 +21,6 @@ WAYS = {
 """How `<bkspc>` is trained, in words."""
 
 RULES = {"drawn": "drawn from P(<bkspc>)", "doubled": "P(<bkspc>) doubled", "threshold": "where P(<bkspc>) > ½"}
-RIVALS = {"t1": "temperature 1", "top_p": "top-p", "min_p": "min-p", "truncation": "truncation law", "greedy": "greedy"}
 COLOURS = ("blue", "orange", "green", "purple", "wine")
 MARKERS = ("o", "s", "D", "^", "v")
 
@@ -71,13 +71,12 @@ def finding(rows: Rows) -> str:
     others = [row for way, row in here.items() if way != "shared"]
     said = []
     if "shared" in here:
-        cost, gain = (100 * here["shared"][what]["difference"] for what in ("cost", "gain"))
-        ahead = "behind" if cost > 0 else "ahead of"
-        said.append(f"In the same weights writing is {abs(cost):.1f} points {ahead} MLE and edits gain {gain:+.1f}")
+        cost, gain = (_points(here["shared"][what]) for what in ("cost", "gain"))
+        said.append(f"In the same weights deletions cost {cost} points of writing and gain {gain}")
     if others:
         best = max(others, key=lambda row: float(row["gain"]["difference"]))
-        said.append(f"{WAYS[best['way']]} gains {100 * best['gain']['difference']:+.1f}")
-    return "; ".join(said) + f" ({seeds}, validation)"
+        said.append(f"{WAYS[best['way']]} gains {_points(best['gain'])}")
+    return f"{'; '.join(said)} (95 %, {seeds}, validation questions)"
 
 
 def decoupled_table(rows: Rows) -> pd.DataFrame:
@@ -88,7 +87,7 @@ def decoupled_table(rows: Rows) -> pd.DataFrame:
     """
     made: dict[tuple[str, str], dict[str, str]] = {}
     for row in rows:
-        leads = {f"over {RIVALS[rule]}": _points(row["over"][rule]) for rule in RIVALS}
+        leads = {f"over {DECODINGS[rule]}": _points(test) for rule, test in row["over"].items()}
         made[row["deleter"].upper(), RULES[row["rule"]]] = {
             "seeds": str(row["n_seeds"]),
             "accuracy": f"{row['accuracy']['value']:.3f}",
