@@ -235,7 +235,7 @@ def test_a_read_only_folder_is_found_before_the_first_step(tmp_path, monkeypatch
 
 @pytest.mark.parametrize("method", ["gail", "exact"])
 def test_a_policy_gradient_from_older_weights_is_warned_of(method):
-    with pytest.warns(UserWarning, match=f"{method} needs rollouts of the present policy .* may be 3 steps old"):
+    with pytest.warns(UserWarning, match=f"{method} needs rollouts of the present policy, .* may be 3 steps old"):
         preflight.warn_of_stale_policy(method, "background", 3)
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -41,6 +41,7 @@ def cost_and_gain(rows: Rows) -> Figure:
     ways = [way for way in WAYS if any(row["way"] == way for row in rows)]
     shapes = list(dict.fromkeys(row["shape"] for row in rows))
     made, axes = figure(1, 2, height=2.0 + 0.45 * len(ways), sharey=True)
+    seeds = counted(min(row["n_seeds"] for row in rows), "seed")
     titles = {"cost": "writing, lost to MLE", "gain": "won by edits"}
     for ax, (what, title) in zip(axes, titles.items(), strict=True):
         for n, shape in enumerate(shapes):
@@ -55,7 +56,7 @@ def cost_and_gain(rows: Rows) -> Figure:
             ax.plot([], [], label=f"{shape} (layers × width)", **style)
         ax.axvline(0.0, color=PALETTE["grey"], lw=1)
         ax.set_title(title, fontsize=12)
-        ax.set_xlabel("points of accuracy")
+        ax.set_xlabel(f"points of accuracy, 95 %,\nvalidation, {seeds} at least")
     axes[0].set_yticks(range(len(ways)), [WAYS[way] for way in ways])
     axes[0].invert_yaxis()
     if len(shapes) > 1:
@@ -65,18 +66,15 @@ def cost_and_gain(rows: Rows) -> Figure:
 
 
 def finding(rows: Rows) -> str:
-    """The figure's title: what the shared weights cost and gain, and what the best of the other ways gains."""
+    """The figure's title: what edits win in the same weights and in the best other way, and what writing loses."""
     here = {row["way"]: row for row in rows if row["shape"] == rows[0]["shape"]}
-    seeds = counted(min(row["n_seeds"] for row in here.values()), "seed")
     others = [row for way, row in here.items() if way != "shared"]
-    said = []
-    if "shared" in here:
-        cost, gain = (_points(here["shared"][what]) for what in ("cost", "gain"))
-        said.append(f"In the same weights deletions cost {cost} points of writing and gain {gain}")
+    wins = [f"{_points(here['shared']['gain'])} points in the same weights"] if "shared" in here else []
     if others:
         best = max(others, key=lambda row: float(row["gain"]["difference"]))
-        said.append(f"{WAYS[best['way']]} gains {_points(best['gain'])}")
-    return f"{'; '.join(said)} (95 %, {seeds}, validation questions)"
+        wins.append(f"{_points(best['gain'])} by {WAYS[best['way']]}")
+    lost = f"; in the former writing loses {_points(here['shared']['cost'])}" if "shared" in here else ""
+    return f"Edits win {' and '.join(wins)}{lost}"
 
 
 def decoupled_table(rows: Rows) -> pd.DataFrame:
