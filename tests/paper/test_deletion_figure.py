@@ -33,10 +33,10 @@ def test_every_way_has_a_line_and_every_shape_a_colour():
 def test_the_title_has_the_interval_of_what_it_says_and_the_fewest_seeds():
     said = deletion.finding(ROWS)
     assert said == (
-        "Edits win +2.2 (+1.2 to +3.2) points in the same weights and +4.4 (+3.4 to +5.4) by a network of its own (BC); "
-        "in the former writing loses -2.5 (-3.5 to -1.5)"
+        "Edits win +2.2 (+1.2 to +3.2) points in the same weights and +4.4 (+3.4 to +5.4) by a network of its own "
+        "(BC); in the former writing loses -2.5 (-3.5 to -1.5)"
     )
-    assert deletion.cost_and_gain(ROWS).axes[0].get_xlabel().endswith("validation, 1 seed at least")
+    assert deletion.cost_and_gain(ROWS).get_supxlabel().endswith("at least 1 seed")
     with pytest.raises(ValueError, match="no run of the study is there"):
         deletion.cost_and_gain([])
 

@@ -40,7 +40,7 @@ def cost_and_gain(rows: Rows) -> Figure:
         raise ValueError("no run of the study is there: nothing to draw")
     ways = [way for way in WAYS if any(row["way"] == way for row in rows)]
     shapes = list(dict.fromkeys(row["shape"] for row in rows))
-    made, axes = figure(1, 2, height=2.0 + 0.45 * len(ways), sharey=True)
+    made, axes = figure(1, 2, height=2.1 + 0.45 * len(ways), width=9.0, sharey=True)
     seeds = counted(min(row["n_seeds"] for row in rows), "seed")
     titles = {"cost": "writing, lost to MLE", "gain": "won by edits"}
     for ax, (what, title) in zip(axes, titles.items(), strict=True):
@@ -56,11 +56,12 @@ def cost_and_gain(rows: Rows) -> Figure:
             ax.plot([], [], label=f"{shape} (layers × width)", **style)
         ax.axvline(0.0, color=PALETTE["grey"], lw=1)
         ax.set_title(title, fontsize=12)
-        ax.set_xlabel(f"points of accuracy, 95 %,\nvalidation, {seeds} at least")
+        ax.set_xlabel("points of accuracy")
     axes[0].set_yticks(range(len(ways)), [WAYS[way] for way in ways])
     axes[0].invert_yaxis()
     if len(shapes) > 1:
         made.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    made.supxlabel(f"validation questions, 95 % intervals, at least {seeds}", fontsize=11)
     headline(made, finding(rows))
     return made
 
