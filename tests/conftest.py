@@ -5,6 +5,17 @@ shapes included, so a test that passes a wrong shape fails at the call and not t
 """
 
 import os
+import sys
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+if sys.dont_write_bytecode:
+    # Without compiled files every process that a test starts compiles torch, transformers and smlib anew, which takes
+    # longer than most tests. Whoever wants none beside the sources gets one copy aside; workers and processes inherit it.
+    sys.pycache_prefix = os.environ["PYTHONPYCACHEPREFIX"] = str(REPOSITORY / ".pytest_cache" / "__pycache__")
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    sys.dont_write_bytecode = False
 
 for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ[name] = "1"  # two workers of one thread each, and sums in a fixed order
@@ -15,9 +26,7 @@ for name in ("SMLIB_FINISH_MARKER", "SMLIB_FRESH_ROUND"):
     os.environ.pop(name, None)
 
 import random
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import hypothesis
 import numpy as np
@@ -38,8 +47,6 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.register_profile("thorough", deadline=None, max_examples=1000)
 hypothesis.settings.load_profile("repeatable")
-
-REPOSITORY = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture
