@@ -12,7 +12,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 if sys.dont_write_bytecode:
     # Without compiled files every process that a test starts compiles torch, transformers and smlib anew, which takes
-    # longer than most tests. Whoever wants none beside the sources gets one copy aside; workers and processes inherit it.
+    # longer than most tests. Whoever wants none beside the sources gets them aside, for workers and processes too.
     sys.pycache_prefix = os.environ["PYTHONPYCACHEPREFIX"] = str(REPOSITORY / ".pytest_cache" / "__pycache__")
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     sys.dont_write_bytecode = False
@@ -75,8 +75,27 @@ def _closed_figures() -> Iterator[None]:
         pyplot.close("all")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip tests marked `gpu` on a machine without one."""
+LONGEST_FIRST = (
+    "paper/test_notebooks_smoke.py",
+    "browser/test_lab.py",
+    "paper/test_reading.py",
+    "policies/test_block_masks.py",
+    "policies/test_sixteen_bits.py",
+    "training/test_engines.py",
+    "training/test_sharded.py",
+    "paper/experiments/test_cluster.py",
+    "browser/test_book.py",
+    "training/test_processes.py",
+    "paper/experiments/test_gpu.py",
+    "paper/test_reproduce.py",
+)
+"""The files of tests that take a minute or more, the longest first: two workers that take them one after another end
+together, where a long file that comes last would leave one of them without work."""
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Skip tests marked `gpu` on a machine without one; under workers, put the longest files first."""
     if any("gpu" in item.keywords for item in items):
         import torch
 
@@ -84,3 +103,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             for item in items:
                 if "gpu" in item.keywords:
                     item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+    if hasattr(config, "workerinput"):
+        places = {REPOSITORY / "tests" / name: place for place, name in enumerate(LONGEST_FIRST)}
+        items.sort(key=lambda item: places.get(item.path, len(places)))  # the others keep their order
