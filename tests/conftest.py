@@ -79,8 +79,6 @@ LONGEST_FIRST = (
     "paper/test_notebooks_smoke.py",
     "browser/test_lab.py",
     "paper/test_reading.py",
-    "policies/test_block_masks.py",
-    "policies/test_sixteen_bits.py",
     "training/test_engines.py",
     "training/test_sharded.py",
     "paper/experiments/test_cluster.py",
@@ -89,7 +87,7 @@ LONGEST_FIRST = (
     "paper/experiments/test_gpu.py",
     "paper/test_reproduce.py",
 )
-"""The files of tests that take a minute or more, the longest first: two workers that take them one after another end
+"""The files of tests that take longest, the longest first: two workers that take them one after another end
 together, where a long file that comes last would leave one of them without work."""
 
 
