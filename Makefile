@@ -11,7 +11,8 @@ PRESET ?= quick
 JOBS ?= 2
 ONLY ?=
 FRESH ?=
-# Two workers with one thread each are faster on two cores than one worker with two threads.
+# Two workers with one thread each are faster on two cores than one worker with two threads. A file of tests stays with
+# one worker, so that what its tests share is made once; tests/conftest.py puts the longest files first.
 TEST_WORKERS ?= 2
 TEST_ARGS ?=
 STAMP := $(VENV)/.installed
@@ -38,7 +39,7 @@ status: $(STAMP)  ## the ledger: the paper's value, ours, the verdict
 	@$(BIN)/python -m smlib status
 
 test: $(STAMP) lint  ## lint, then every test
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist worksteal $(TEST_ARGS)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder $(TEST_ARGS)
 
 browser: $(STAMP)  ## the stepper and the notebooks in an installed Chromium (SMLIB_BROWSER names another)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 0 -m browser tests/browser $(TEST_ARGS)

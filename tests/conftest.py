@@ -5,6 +5,17 @@ shapes included, so a test that passes a wrong shape fails at the call and not t
 """
 
 import os
+import sys
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+if sys.dont_write_bytecode:
+    # Without compiled files every process that a test starts compiles torch, transformers and smlib anew, which takes
+    # longer than most tests. Whoever wants none beside the sources gets them aside, for workers and processes too.
+    sys.pycache_prefix = os.environ["PYTHONPYCACHEPREFIX"] = str(REPOSITORY / ".pytest_cache" / "__pycache__")
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    sys.dont_write_bytecode = False
 
 for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ[name] = "1"  # two workers of one thread each, and sums in a fixed order
@@ -15,9 +26,7 @@ for name in ("SMLIB_FINISH_MARKER", "SMLIB_FRESH_ROUND"):
     os.environ.pop(name, None)
 
 import random
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import hypothesis
 import numpy as np
@@ -38,8 +47,6 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.register_profile("thorough", deadline=None, max_examples=1000)
 hypothesis.settings.load_profile("repeatable")
-
-REPOSITORY = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture
@@ -68,8 +75,25 @@ def _closed_figures() -> Iterator[None]:
         pyplot.close("all")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip tests marked `gpu` on a machine without one."""
+LONGEST_FIRST = (
+    "paper/test_notebooks_smoke.py",
+    "browser/test_lab.py",
+    "paper/test_reading.py",
+    "training/test_engines.py",
+    "training/test_sharded.py",
+    "paper/experiments/test_cluster.py",
+    "browser/test_book.py",
+    "training/test_processes.py",
+    "paper/experiments/test_gpu.py",
+    "paper/test_reproduce.py",
+)
+"""The files of tests that take longest, the longest first: two workers that take them one after another end
+together, where a long file that comes last would leave one of them without work."""
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Skip tests marked `gpu` on a machine without one; under workers, put the longest files first."""
     if any("gpu" in item.keywords for item in items):
         import torch
 
@@ -77,3 +101,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             for item in items:
                 if "gpu" in item.keywords:
                     item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+    if hasattr(config, "workerinput"):
+        places = {REPOSITORY / "tests" / name: place for place, name in enumerate(LONGEST_FIRST)}
+        items.sort(key=lambda item: places.get(item.path, len(places)))  # the others keep their order

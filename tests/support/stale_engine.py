@@ -1,7 +1,6 @@
 """The slow and obvious engine, which keeps copies of the policy in this process; and workers that start at once."""
 
 import copy
-import json
 import os
 import subprocess
 from dataclasses import dataclass
@@ -9,13 +8,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from smlib.files import write_atomically
 from smlib.policies.policy import Policy
-from smlib.training import background, worker
-from smlib.training.algorithm_1 import train
-from tests.support.copying import Copying, config, policy
+from smlib.training import worker
 from tests.support.processes import SERVER
 
 
@@ -93,18 +87,3 @@ def alive(pid):
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
     except OSError:
         return False
-
-
-def endless(folder):
-    """A run that somebody will end; `worker.json` says which process it has started, and its folder."""
-    launched = background.launched
-
-    def told(pipe, private):
-        process = launched(pipe, private)
-        write_atomically(folder / "worker.json", json.dumps([process.pid, str(private)]))
-        return process
-
-    background.launched = told
-    torch.set_num_threads(1)
-    asked = config("sm", steps=100_000, checkpoint_every=0, rollout_engine="background")
-    train(policy(), Copying(), asked, folder / "run", progress=False)

@@ -29,9 +29,10 @@ from smlib.training.rollouts import SamplingTask
 from smlib.training.trainer import SequenceMatchTrainer
 from tests.support import processes
 from tests.support.copying import Copying, config, policy, weights
+from tests.support.endless import endless
 from tests.support.finetuning import arguments, losses, prompted
 from tests.support.models import saved_model
-from tests.support.stale_engine import Brittle, KeptCopies, alive, endless, forked
+from tests.support.stale_engine import Brittle, KeptCopies, alive, forked
 
 
 @pytest.fixture(autouse=True)
@@ -358,7 +359,7 @@ import signal
 # Whoever runs the tests in the background of a shell hands down an ignored SIGINT.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 from pathlib import Path
-from tests.support.stale_engine import endless
+from tests.support.endless import endless
 endless(Path({folder!r}))
 """
 
