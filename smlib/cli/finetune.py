@@ -169,7 +169,7 @@ def _check_unfinished(args: Any) -> None:
     if finished.is_file() and not args.resume_from_checkpoint:
         raise ValueError(
             f"{args.output_dir} holds a finished policy: name another folder with --output_dir, or remove this one. "
-            f"A run cannot be made longer; to train its policy further, start another from it: --model {args.output_dir}"
+            f"A run cannot be made longer: to train its policy further, start another with --model {args.output_dir}"
         )
 
 

@@ -96,9 +96,9 @@ def check_same_run(folder: Path, identity: dict[str, Any]) -> None:
             "by a run of its own, with its folder as the model and another output_dir. "
         )  # fmt: skip
         raise CheckpointError(
-            f"{folder} belongs to another run: {'; '.join(changed)}. {longer}Resume with the arguments, the data and the "
-            "model that it was started with (a model in memory that has been trained since is another one), or start anew in "
-            "another output_dir"
+            f"{folder} belongs to another run: {'; '.join(changed)}. {longer}Resume with the arguments, the data and "
+            "the model that it was started with (a model in memory that has been trained since is another one), or "
+            "start anew in another output_dir"
         )
 
 
