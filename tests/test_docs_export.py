@@ -1,9 +1,13 @@
 """The pages on export, serving and evaluation: every Python block runs, in order, and every option exists."""
 
+import json
 import os
 import re
 import subprocess
 import sys
+import urllib.error
+import urllib.parse
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -39,6 +43,72 @@ def test_the_page_on_serving(repository, tmp_path):
     config = SamplingConfig(max_new_tokens=8, greedy=True, exclude_deleted=True)
     (expected,) = sample(policy, [[1, 4, 5]], config, [0]).trajectories
     assert names["served"].trajectory.realised.tolist() == expected.realised.tolist()
+
+
+@pytest.fixture
+def small_server(repository, tmp_path):
+    """The policy, and the address of the server of docs/serving.md with its export, as its command starts it."""
+    policy, _, _ = exported(tmp_path)
+    command = [sys.executable, str(repository / "docs" / "examples" / "serve.py"), str(tmp_path / "out"), "--port", "0"]
+    environment = {**os.environ, "PYTHONPATH": str(repository), "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as server:
+        try:
+            yield policy, re.match(r"(http://127.0.0.1:\d+)/ until Ctrl-C", server.stdout.readline())[1]
+        finally:
+            server.terminate()
+
+
+def asked(url: str, body: bytes | None = None, kind: str = "application/json", **headers: str) -> tuple[int, str]:
+    """The status and the text of an answer."""
+    request = urllib.request.Request(url, body, {**({"Content-Type": kind} if body else {}), **headers})
+    try:
+        with urllib.request.urlopen(request, timeout=120) as response:
+            return response.status, response.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+
+
+def test_the_small_server_of_the_page_on_serving(repository, small_server):
+    policy, url = small_server
+    text = (repository / "docs" / "serving.md").read_text()
+    assert "smlib export sm-arithmetic runs/served && python docs/examples/serve.py runs/served" in text
+    # The block of the page runs against it: greedy actions are those of our sampler.
+    names = {"url": url, "space": policy.space, "prompt": [1, 4, 5]}
+    exec(compile(blocks(repository / "docs" / "serving.md")[0], "serving.md", "exec"), names)
+    config = SamplingConfig(max_new_tokens=8, greedy=True, exclude_deleted=True)
+    (expected,) = sample(policy, [[1, 4, 5]], config, [0]).trajectories
+    assert names["served"].trajectory.realised.tolist() == expected.realised.tolist()
+    # The page: a form; with a prompt what was written, with deletions struck out, markup shown and not obeyed.
+    assert "<form>" in asked(f"{url}/")[1]
+    pages = [asked(f"{url}/?" + urllib.parse.urlencode({"prompt": "w1 w2", "seed": seed})) for seed in (0, 0, 1)]
+    assert [status for status, _ in pages] == [200] * 3
+    assert pages[0] == pages[1] != pages[2]
+    assert "<del " in pages[0][1] + pages[2][1]
+    status, page = asked(f"{url}/?" + urllib.parse.urlencode({"prompt": "</textarea><script>w1</script>"}))
+    assert (status, "<script>" in page, "&lt;/textarea&gt;&lt;script&gt;w1" in page) == (200, False, True)
+    # What is refused, and that it goes on answering afterwards.
+    api = f"{url}/v1/completions"
+    good = {"prompt": [1, 4], "max_tokens": 1, "temperature": 0}
+    for changes, said in (
+        ({"prompt": "w1"}, "prompt: expected a list of token ids in [0, 48)"),
+        ({"prompt": [48]}, "prompt: expected a list of token ids"),
+        ({"prompt": [True]}, "prompt: expected a list of token ids"),
+        ({"prompt": [4] * 5_000}, "prompt: it has 5000 tokens, and the context"),
+        ({"max_tokens": 257}, "max_tokens: expected 1 to 256, got 257"),
+        ({"logit_bias": {"4": 3.0}}, "logit_bias: expected token ids with the bias -100"),
+        ({"seed": -1}, "seed: expected a whole number"),
+        ({"temperature": float("nan")}, "temperature"),
+    ):
+        status, answer = asked(api, json.dumps({**good, **changes}).encode())
+        assert status == 400, changes
+        assert said in json.loads(answer)["error"]["message"]
+    assert asked(api, b"[" * 60_000)[0] == 400
+    assert asked(f"{url}/?prompt=w1&seed=x")[0] == 400
+    assert asked(api, b"x" * 70_000)[0] == 413
+    assert asked(api, json.dumps(good).encode(), kind="text/plain")[0] == 415
+    assert asked(f"{url}/nothing")[0] == 404
+    assert asked(f"{url}/", Host="elsewhere.example:80")[0] == 403
+    assert asked(api, json.dumps(good).encode())[0] == 200
 
 
 @pytest.mark.slow

@@ -1,7 +1,7 @@
 """`smlib finetune`: a language model of your own on data of your own, from options or a YAML file.
 
-The options are the fields of `FinetuneArguments` and of `smlib.training.trainer_config.SequenceMatchConfig`, by
-transformers' `HfArgumentParser`; in a file given by `--config` they have the same names, and options on the command
+The options are the fields of `FinetuneArguments` and of `smlib.training.trainer_config.SequenceMatchConfig`
+(`smlib.cli.long_options`); in a file given by `--config` they have the same names, and options on the command
 line win. It runs alone or under `accelerate launch -m smlib finetune`, in as many processes as
 that starts (docs/machines.md).
 """
@@ -9,7 +9,7 @@ that starts (docs/machines.md).
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
-from difflib import get_close_matches
+from inspect import get_annotations
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,6 +20,31 @@ from smlib.files import ResultError
 
 PASSED_ON = {"ignore_unknown_options": True, "help_option_names": []}
 """Settings of the command: its options are none of typer's, and neither is its help."""
+
+OFTEN = (
+    "output_dir",
+    "max_steps",
+    "num_train_epochs",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "learning_rate",
+    "lr_scheduler_type",
+    "warmup_steps",
+    "weight_decay",
+    "adam_beta2",
+    "optim",
+    "max_grad_norm",
+    "seed",
+    "logging_steps",
+    "report_to",
+    "disable_tqdm",
+    "eval_strategy",
+    "eval_steps",
+    "save_steps",
+    "save_total_limit",
+    "resume_from_checkpoint",
+)
+"""Options that are transformers' and that most runs set; the help lists them before the rest of transformers'."""
 
 
 @dataclass
@@ -70,16 +95,24 @@ def finetune(
 
 def run(arguments: Sequence[str]) -> None:
     """Trains and saves, as the arguments say; raises `ResultError` for what cannot be done."""
-    from transformers import HfArgumentParser
-
+    from smlib.cli.long_options import LongOptions
     from smlib.training.algorithm_1 import NonFiniteLossError
     from smlib.training.trainer_config import SequenceMatchConfig
 
     kinds = (FinetuneArguments, SequenceMatchConfig)
-    parser = HfArgumentParser(
+    own = [name for name in get_annotations(SequenceMatchConfig) if name not in OFTEN]
+    parser = LongOptions(
         kinds,
         prog="smlib finetune",
-        description="Fine-tune a causal language model with SequenceMatch. Options may stand in a YAML file, --config.",
+        usage="smlib finetune [--config FILE] --model MODEL --dataset DATASET [--OPTION VALUE ...]",
+        description="Fine-tune a causal language model with SequenceMatch. Options may stand in a YAML file, --config, "
+        "under the same names; those on the command line win.",
+        sections={
+            "what is trained on what": [f.name for f in fields(FinetuneArguments)],
+            "SequenceMatch": own,
+            "of transformers' TrainingArguments, what most runs set": OFTEN,
+        },
+        rest="of transformers' TrainingArguments, the others",
     )
     parser.set_defaults(debug=[])  # transformers' parser makes None of it, which its own type does not allow
     if "-h" in arguments or "--help" in arguments:
@@ -90,7 +123,7 @@ def run(arguments: Sequence[str]) -> None:
     try:
         options = [*(_from_yaml(config, known) if config else []), *given]
         what, args, *rest = parser.parse_args_into_dataclasses(options, return_remaining_strings=True)
-        _check_known([word for words in rest for word in words], known)
+        parser.check_known([word for words in rest for word in words], known)
         _train(what, args)
     except (ValueError, TypeError, OSError, ModuleNotFoundError, RuntimeError, NonFiniteLossError) as error:
         raise ResultError(str(error)) from error
@@ -128,16 +161,6 @@ def _train(what: FinetuneArguments, args: Any) -> None:
         print(f"saved in {args.output_dir}; try: smlib generate --model {args.output_dir} --prompt '...'")
 
 
-def _check_known(rest: Sequence[str], known: set[str]) -> None:
-    """Raises ValueError for arguments that are no option and no value of one, with the option that comes nearest."""
-    if not rest:
-        return
-    name = rest[0].lstrip("-").replace("-", "_").split("=")[0]
-    near = get_close_matches(name, known, 1)
-    meant = f"did you mean --{near[0]}? " if near else ""
-    raise ValueError(f"unknown option {rest[0]}: {meant}`smlib finetune --help` lists those known")
-
-
 def _check_unfinished(args: Any) -> None:
     """Raises ValueError where another run has left its policy: it would be replaced, and its checkpoints mixed."""
     from smlib.policies.policy import SAVED
@@ -145,7 +168,8 @@ def _check_unfinished(args: Any) -> None:
     finished = Path(args.output_dir) / SAVED
     if finished.is_file() and not args.resume_from_checkpoint:
         raise ValueError(
-            f"{args.output_dir} holds a finished policy: name another folder with --output_dir, or remove this one"
+            f"{args.output_dir} holds a finished policy: name another folder with --output_dir, or remove this one. "
+            f"A run cannot be made longer: to train its policy further, start another with --model {args.output_dir}"
         )
 
 

@@ -26,6 +26,7 @@ from smlib.training.rollouts import ReplayBuffer
 from smlib.training.sharding import put
 
 WEIGHTS, BUFFER, RUN = "trainable.safetensors", "buffer.npz", "sequencematch.json"
+STEPS = "config.steps"  # where the identity of a run has their number
 STATE = "trainer_state.json"  # transformers' own, the last file of a checkpoint
 
 
@@ -90,10 +91,14 @@ def check_same_run(folder: Path, identity: dict[str, Any]) -> None:
     changed = [f"{name} was {before.get(name)!r} and is {now.get(name)!r}"
                for name in sorted(before.keys() | now.keys()) if before.get(name) != now.get(name)]  # fmt: skip
     if changed:
+        longer = "" if before.get(STEPS) == now.get(STEPS) else (
+            "A run cannot be made longer or shorter, since its schedule is laid out over its steps: train what it left "
+            "by a run of its own, with its folder as the model and another output_dir. "
+        )  # fmt: skip
         raise CheckpointError(
-            f"{folder} belongs to another run: {'; '.join(changed)}. Resume with the arguments, the data and the model "
-            "that it was started with (a model in memory that has been trained since is another one), or start anew in "
-            "another output_dir"
+            f"{folder} belongs to another run: {'; '.join(changed)}. {longer}Resume with the arguments, the data and "
+            "the model that it was started with (a model in memory that has been trained since is another one), or "
+            "start anew in another output_dir"
         )
 
 

@@ -40,6 +40,7 @@ from smlib.training.processes import Processes
 from smlib.training.reading import read_data, read_eval
 from smlib.training.sharding import full, whole
 from smlib.training.sharding_plan import asked, check_engine
+from smlib.training.shown_edits import show_edits
 from smlib.training.split_trainer import SplitTrainer
 from smlib.training.trainer_config import SequenceMatchConfig
 from smlib.training.vital_signs import Watch
@@ -124,6 +125,7 @@ class SequenceMatchTrainer(SplitTrainer):
         )
         self._identity: dict[str, Any] = {}
         self._dropout: torch.Tensor | None = None
+        show_edits(self)
         decode = inner_decoder(self.tokenizer)
         self.watch = Watch(self.policy, self.data, self.train_config, args, decode, self.processes)
 
@@ -255,8 +257,7 @@ class SequenceMatchTrainer(SplitTrainer):
             folder.mkdir(parents=True, exist_ok=True)
             run_files.place_policy(self.policy, self.tokenizer, folder)
         (folder / "training_args.json").write_text(self.args.to_json_string())
-        told = (self.policy, self.train_config, self.state.log_history, len(self.data))
-        write_facts(folder / "card.json", *told)
+        write_facts(folder / "card.json", self.policy, self.train_config, self.state.log_history, len(self.data))
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)

@@ -106,9 +106,12 @@ class SequenceMatchConfig(TrainingArguments):
     )
 
     # Data
-    max_length: int | None = _option(1024, "Longest state in tokens; left out: the model's context.")
+    max_length: int | None = _option(
+        1024,
+        "Longest state in tokens, its prompt included, and never longer than the model's context; 0: that context.",
+    )
     max_prompt_length: int | None = _option(
-        None, "Longest prompt in tokens, cut from the left; left out: half of that."
+        None, "Longest prompt in tokens, cut from the left; left out: half of the longest state."
     )
     mistakes: str = _option(
         "noise",
@@ -145,6 +148,10 @@ class SequenceMatchConfig(TrainingArguments):
         super().__post_init__()
         if self.chunk is not None and self.chunk < 0:
             self.chunk = None
+        if self.max_length is not None and self.max_length < 3:
+            if self.max_length:
+                raise ValueError(f"max_length must be at least 3, or 0 for the model's context, got {self.max_length}")
+            self.max_length = None
         for name, (needed, why) in FOREIGN.items():
             found = getattr(self, name, needed)
             if found != needed and found:

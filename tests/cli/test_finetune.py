@@ -2,17 +2,21 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
+from dataclasses import fields
 
 import pytest
 import yaml
+from transformers import TrainingArguments
 from typer.testing import CliRunner
 
-from smlib.cli.app import app
-from smlib.cli.finetune import run
+from smlib.cli.app import app, main
+from smlib.cli.finetune import FinetuneArguments, run
 from smlib.files import ResultError
 from smlib.policies.loading import load_policy
+from smlib.training.trainer_config import SequenceMatchConfig
 from tests.support.finetuning import prompted
 from tests.support.models import saved_model
 
@@ -51,6 +55,41 @@ def options(case, **changes):
 def test_an_unknown_option_names_the_one_that_was_meant(case, tmp_path):
     with pytest.raises(ResultError, match="unknown option --metod: did you mean --method"):
         run([*options(case, output_dir=tmp_path / "a"), "--metod", "sm"])
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["--max_steps", "many"], "--max_steps 'many': expected a whole number"),
+        (["--max-steps", "1.5"], "--max_steps '1.5': expected a whole number"),
+        (["--alpha", "little"], "--alpha 'little': expected a number"),
+        (["--use_peft", "perhaps"], "--use_peft 'perhaps': expected true or false"),
+        (["--noise", "white"], "--noise: invalid choice: 'white' (choose from"),
+        (["--lr_scheduler_type", "straight"], "--lr_scheduler_type: invalid choice: 'straight' (choose from"),
+        (["--seed"], "--seed: expected one argument"),
+        (["--lora_", "3"], "ambiguous option: --lora_"),
+        (["--metod", "sm"], "unknown option --metod: did you mean --method?"),
+        (["--colour", "red"], "unknown option --colour: `smlib finetune --help` lists those known"),
+    ],
+)
+def test_a_slip_is_one_line_and_no_usage(given, said, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["smlib", "finetune", *given])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    (line,) = shown.err.splitlines()
+    assert line.startswith(f"smlib: {said}")
+    assert "smlib finetune --help" in line
+    assert "--lora-" not in line  # of two spellings, one
+
+
+def test_a_bad_value_in_a_file_is_one_line_too(case, tmp_path, capsys):
+    (tmp_path / "run.yaml").write_text("max_steps: many\n")
+    with pytest.raises(ResultError, match=r"^--max_steps 'many': expected a whole number; see `smlib finet"):
+        run(["--config", str(tmp_path / "run.yaml")])
+    assert capsys.readouterr() == ("", "")
 
 
 def history(folder, step=8):
@@ -103,6 +142,11 @@ def test_the_example_runs_and_explains_every_line(case, tmp_path, repository):
 def test_a_run_is_resumed(case, tmp_path):
     run(options(case, output_dir=tmp_path / "run", save_total_limit=5))
     whole = history(tmp_path / "run")
+    with pytest.raises(ResultError, match=r"config.steps was 8 and is 12.*A run cannot be made longer"):
+        run(options(case, output_dir=tmp_path / "run", max_steps=12, resume_from_checkpoint="true"))
+    further = {"model": tmp_path / "run", "max_steps": 2, "bc_steps": 0, "anneal_steps": 0}
+    run(options({**case, **further}, output_dir=tmp_path / "longer"))  # what it says to do instead
+    assert history(tmp_path / "longer", 2)[0]["beta"] == 0.2
     for name in ("trainer_state.json", "buffer.npz"):
         (tmp_path / "run" / "checkpoint-8" / name).unlink()
     with pytest.warns(UserWarning, match="checkpoint-8 is incomplete"):
@@ -126,19 +170,35 @@ def test_accelerate_launch_with_one_process_is_the_same_run(case, tmp_path, repo
         assert (tmp_path / "plain" / name).read_bytes() == (tmp_path / "launched" / name).read_bytes()
 
 
-def test_help_lists_every_option():
+def test_help_begins_with_what_is_smlibs_own_and_lists_every_option():
     shown = CliRunner().invoke(app, ["finetune", "--help"])
     assert shown.exit_code == 0
-    for option in (
-        "--model",
-        "--dataset",
-        "--method",
-        "--rollout_tokens",
-        "--gradient_accumulation_steps",
-        "--use_peft",
-    ):
-        assert option in shown.output
+    assert "usage: smlib finetune [--config FILE] --model MODEL --dataset DATASET" in shown.output
+    listed = re.findall(r"^  --(\w+)", shown.output, re.MULTILINE)
+    kinds = (FinetuneArguments, SequenceMatchConfig)
+    every = {f.name for kind in kinds for f in fields(kind) if f.init}
+    assert every == {name for name in listed if not name.startswith("no_")}
+    inherited = {f.name for f in fields(TrainingArguments)}
+    where = [name in inherited for name in listed if not name.startswith("no_")]
+    assert where == sorted(where)  # all that is ours, then all that is transformers'
+    assert listed[:2] == ["model", "dataset"]
+    titles = re.findall(r"^(\w.*):$", shown.output, re.MULTILINE)
+    assert titles == [
+        "what is trained on what",
+        "SequenceMatch",
+        "of transformers' TrainingArguments, what most runs set",
+        "of transformers' TrainingArguments, the others",
+    ]
+    assert listed.index("max_steps") < listed.index("adam_epsilon")
     assert "finetune" in CliRunner().invoke(app, ["--help"]).output
+
+
+def test_left_out_says_what_leaving_an_option_out_does():
+    """ "Left out: X" beside a default of Y would be two answers to one question."""
+    for kind in (FinetuneArguments, SequenceMatchConfig):
+        for one in fields(kind):
+            if "left out" in one.metadata.get("help", "").lower():
+                assert one.default is None, one.name
 
 
 def test_the_command_passes_its_options_on_in_their_order(monkeypatch):
@@ -158,6 +218,7 @@ def test_the_command_passes_its_options_on_in_their_order(monkeypatch):
         ({"modle": "x"}, "modle"),
         ({"streaming": True, "max_steps": -1}, "so an epoch has none either: set max_steps"),
         ({"lora_r": 0}, "r must be at least 1, got 0"),
+        ({"max_length": -1}, "max_length must be at least 3, or 0 for the model's context, got -1"),
         ({"backspace_token": "w7"}, "choose another spelling with backspace_token"),
     ],
 )

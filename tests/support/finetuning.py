@@ -1,5 +1,8 @@
 """Rows of every form for the tokeniser of words, and a short run of `SequenceMatchTrainer`."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 
 from smlib.objectives.methods import METHODS
@@ -59,3 +62,17 @@ def arguments(folder, **changes):
 
 def losses(trainer):
     return [row["loss"] for row in trainer.state.log_history if "loss" in row]
+
+
+def explained():
+    """The names of the log that docs/your-own-model.md explains, in tables of a name and a sentence."""
+    page = (Path(__file__).parents[2] / "docs" / "your-own-model.md").read_text()
+    rows = re.findall(r"^\| `([^`]+)` \| (.+) \|$", page.split("## Names in the log")[1], re.MULTILINE)
+    assert all(sentence.endswith(".") for _, sentence in rows)
+    assert len(rows) == len({name for name, _ in rows})
+    return {name for name, _ in rows}
+
+
+def logged(trainer):
+    """The names that a trainer has logged."""
+    return {name for row in trainer.state.log_history for name in row}

@@ -7,7 +7,7 @@ import numpy as np
 
 from smlib.cli.finetune import FinetuneArguments
 from smlib.training.trainer_config import SequenceMatchConfig
-from tests.support.finetuning import prompted
+from tests.support.finetuning import explained, prompted
 from tests.support.models import saved_model
 
 
@@ -46,3 +46,19 @@ def test_options_and_links_of_the_documents_exist(repository):
                     assert used <= known, page
         for target in re.findall(r"\]\(([^)#]+)\)", text):
             assert target.startswith("http") or (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_every_name_of_the_log_that_is_explained_is_logged_by_something(repository):
+    """The other direction, that all that is logged is explained, is held by the runs of test_trainer.py."""
+    source = "".join(
+        path.read_text() for part in ("objectives", "training") for path in (repository / "smlib" / part).glob("*.py")
+    )
+    transformers = {"step", "epoch", "grad_norm", "learning_rate", "train_loss", "train_runtime", "total_flos"}
+    transformers |= {"train_samples_per_second", "train_steps_per_second"}
+    for name in explained() - transformers:
+        family, _, last = name.rpartition("_") if "staleness" in name else ("", "", name)
+        written = (family, f"_{last}") if family else (name.removeprefix("parts/").removeprefix("eval_"),)
+        assert all(f'"{part}"' in source or f'{part}"' in source for part in written), name
+    diverging = (repository / "docs" / "diverging.md").read_text().split("## What is shown")[1].split("## V drifts")[0]
+    for cell in re.findall(r"^\| (`.*?) \|", diverging, re.MULTILINE):
+        assert set(re.findall(r"`([^`]+)`", cell)) <= explained()

@@ -16,7 +16,7 @@ from smlib.policies.loading import Lora, load_policy
 from smlib.training.algorithm_1 import NonFiniteLossError, train
 from smlib.training.checkpoints import CheckpointError, trainable
 from smlib.training.trainer import SequenceMatchTrainer
-from tests.support.finetuning import arguments, losses, prompted
+from tests.support.finetuning import arguments, explained, logged, losses, prompted
 from tests.support.models import saved_model, texts, words_tokenizer
 
 
@@ -48,8 +48,9 @@ def test_every_method_has_the_curve_of_algorithm_1(method, base, tmp_path):
     for name, value in theirs.items():
         torch.testing.assert_close(ours[name], value, rtol=0, atol=1e-9)
     parts = {name for row in made.history for name in row} - {"step", "beta", "lr", "loss", "grad_norms"}
-    logged = {n.removeprefix("parts/") for row in trainer.state.log_history for n in row if n.startswith("parts/")}
-    assert parts == logged
+    names = logged(trainer)
+    assert parts == {n.removeprefix("parts/") for n in names if n.startswith("parts/")}
+    assert names <= explained(), "docs/your-own-model.md says what each name of the log is"
 
 
 @pytest.mark.parametrize(
@@ -118,12 +119,15 @@ def test_a_killed_run_goes_on_to_the_same_bytes(method, base, tmp_path):
 def test_a_checkpoint_of_another_run_is_refused_with_what_differs(base, tmp_path):
     SequenceMatchTrainer(str(base), arguments(tmp_path / "run", max_steps=8), prompted()).train()
     other = SequenceMatchTrainer(str(base), arguments(tmp_path / "run", max_steps=8, alpha=0.2), prompted())
-    with pytest.raises(CheckpointError, match=r"belongs to another run: config.objective.alpha was 0.1 and is 0.2"):
+    with pytest.raises(CheckpointError, match=r"another run: config.objective.alpha was 0.1 and is 0.2. Resume with"):
         other.train(resume_from_checkpoint=True)
     with pytest.raises(CheckpointError, match="model_and_data was"):
         SequenceMatchTrainer(str(base), arguments(tmp_path / "run", max_steps=8), prompted(11)).train(
             resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-8")
         )
+    longer = SequenceMatchTrainer(str(base), arguments(tmp_path / "run", max_steps=16), prompted())
+    with pytest.raises(CheckpointError, match=r"config.steps was 8 and is 16.*A run cannot be made longer or shorter"):
+        longer.train(resume_from_checkpoint=True)
     empty = SequenceMatchTrainer(str(base), arguments(tmp_path / "empty", max_steps=8), prompted())
     with pytest.raises(ValueError, match="holds no checkpoint"):
         empty.train(resume_from_checkpoint=True)
@@ -146,6 +150,7 @@ def test_evaluation_best_checkpoint_and_saved_policy(base, tmp_path):
     trainer.train()
     found = [row["eval_loss"] for row in trainer.state.log_history if "eval_loss" in row]
     assert trainer.state.best_metric == pytest.approx(min(found))
+    assert logged(trainer) <= explained()
     metrics = trainer.evaluate()
     assert metrics["eval_loss"] == pytest.approx(min(found), rel=1e-12)
     assert metrics["eval_perplexity"] == pytest.approx(np.exp(metrics["eval_loss_clean"]))

@@ -11,6 +11,7 @@ from smlib.edits.algorithm_a import algorithm_a
 from smlib.policies.loading import load_policy
 from smlib.training.batches import Batches
 from smlib.training.reading import read_data
+from smlib.training.shown_edits import show_edits
 from smlib.training.trainer import SequenceMatchTrainer
 from smlib.training.vital_signs import edits, of_batch, of_policy
 from tests.support.finetuning import arguments, prompted
@@ -132,3 +133,38 @@ def test_a_tracker_that_is_not_installed_is_named(tmp_path, monkeypatch):
     args = arguments(tmp_path / "run", report_to="wandb")
     with pytest.raises(RuntimeError, match=r"(?i)wandb.*install"):
         SequenceMatchTrainer(str(saved_model(tmp_path / "base")), args, prompted())
+
+
+def test_edits_stand_above_the_bar_in_full(tmp_path, capfd):
+    args = arguments(tmp_path / "run", max_steps=4, edits_steps=2, method="bc", disable_tqdm=False, rollout_tokens=12)
+    trainer = SequenceMatchTrainer(str(saved_model(tmp_path / "base")), args, prompted())
+    assert [type(c).__name__ for c in trainer.callback_handler.callbacks if "Progress" in str(type(c).__mro__)] == [
+        "BarWithEdits"
+    ]
+    trainer.train()
+    out, err = capfd.readouterr()
+    texts = [(row["step"], row["edits"]) for row in trainer.state.log_history if "edits" in row]
+    assert [step for step, _ in texts] == [2, 4]
+    for step, text in texts:
+        assert f"edits after step {step}:\n{text}\n" in out
+    assert "too long" not in out
+    assert out.count("{'loss'") == 4
+    assert "4/4" in err  # the bar itself
+
+
+def test_a_bar_of_a_notebook_has_them_too_and_obeys_no_escape(capsys):
+    trainer = types.SimpleNamespace(
+        args=types.SimpleNamespace(disable_tqdm=False),
+        callback_handler=types.SimpleNamespace(callbacks=[object()]),
+        added=[],
+    )
+    trainer.add_callback = trainer.added.append
+    show_edits(trainer)
+    (beside,) = trainer.added
+    first = types.SimpleNamespace(is_world_process_zero=True, global_step=7)
+    beside.on_log(None, first, None, logs={"loss": 1.0})
+    assert capsys.readouterr().out == ""
+    beside.on_log(None, first, None, logs={"edits": "a | \x1b[2Jb\n\nc | d"})
+    assert capsys.readouterr().out == "edits after step 7:\na | \\x1b[2Jb\n\nc | d\n\n"
+    beside.on_log(None, types.SimpleNamespace(is_world_process_zero=False), None, logs={"edits": "a"})
+    assert capsys.readouterr().out == ""
