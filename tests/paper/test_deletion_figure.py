@@ -3,6 +3,7 @@
 import pytest
 
 from smlib.paper.figures import deletion
+from smlib.paper.sentences.deletion import confirmation
 
 
 def found(difference, half=0.01):
@@ -49,3 +50,42 @@ def test_decoupled_deletion_stands_beside_each_rule_for_the_writer():
         "2", "0.767", "+4.4 (+3.4 to +5.4)", "+3.3 (+2.3 to +4.3)",
     ]  # fmt: skip
     assert deletion.decoupled_table([]).empty
+
+
+STUDY = {
+    "ours": "both",
+    "rivals": {"mle": "MLE alone", "bc": "BC, one network", "greedy": "greedy"},
+    "seeds": 3,
+    "planned": 3,
+    "accuracy": {"both": {"value": 0.76}, "mle": {"value": 0.718}, "bc": {"value": 0.757}, "greedy": {"value": 0.8}},
+    "passes": {"both": 7.3, "mle": 4.6, "bc": 5.9, "greedy": 4.6},
+    "claims": [
+        {"over": "MLE alone", **found(0.042), "p_holm": 0.001, "outcome": "confirmed"},
+        {"over": "BC, one network", **found(0.003), "p_holm": 0.6, "outcome": "same sign"},
+        {"over": "greedy", **found(-0.04), "p_holm": 0.01, "outcome": "contradicted"},
+    ],
+}  # fmt: skip
+
+
+def test_the_confirmation_says_whom_it_is_ahead_of_and_whom_not():
+    said = confirmation(STUDY).splitlines()
+    assert said == [
+        "- On the test questions MLE's writing with BC's deletions answers 76.0 %, over 3 of 3 seeds that chose "
+        "nothing.",
+        "- **It is ahead of** MLE alone (+4.2 points (95 %: +3.2 to +5.2)).",
+        "- Not told apart from it: BC, one network (+0.3 points (95 %: −0.7 to +1.3)).",
+        "- **It is behind** greedy (−4.0 points (95 %: −5.0 to −3.0)).",
+        "- It reads 7.3 tokens an answer with each of its two networks, BC 5.9 and MLE 4.6 with one.",
+    ]
+    table = deletion.confirmation_table(STUDY)
+    assert table.loc["MLE alone"].tolist() == ["0.718", "+4.2 (+3.2 to +5.2)", "0.001", "confirmed"]
+
+
+def test_claims_without_every_seed_are_undecided():
+    part = [{key: value for key, value in claim.items() if key != "outcome"} for claim in STUDY["claims"]]
+    study = {**STUDY, "seeds": 1, "claims": part}
+    assert "Undecided until every planned seed is there: its lead over MLE alone" in confirmation(study)
+    assert set(deletion.confirmation_table(study)["ahead"]) == {"undecided"}
+    none = {**STUDY, "claims": []}
+    assert confirmation(none) == "The confirmation has not been run with this preset, nor with `full`."
+    assert deletion.confirmation_table(none).empty

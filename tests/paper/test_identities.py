@@ -15,7 +15,7 @@ from smlib.files import config_hash, project_root
 from smlib.paper import checksums, results
 from smlib.paper.experiments.ablations import confirmation, direct_matching, regimes
 from smlib.paper.experiments.ablations.study import run as ablation_runs
-from smlib.paper.experiments.arithmetic import decoupled, divergences, grid, learning
+from smlib.paper.experiments.arithmetic import decoupled, decoupled_confirmation, divergences, grid, learning
 from smlib.paper.experiments.judging.verdicts import Judgement
 from smlib.paper.experiments.overhead import method_costs
 from smlib.paper.experiments.overhead import tables as overhead
@@ -79,6 +79,7 @@ STUDIES: dict[str, Callable[[Path], object]] = {
     "arithmetic": lambda folder: grid.run("full", folder, 1),
     "learning regime": lambda folder: learning.finished("full", folder),
     "decoupled deletion": lambda folder: decoupled.study("full", folder),
+    "confirmation of decoupled deletion": lambda folder: decoupled_confirmation.study("full", folder),
     "divergences": lambda folder: divergences.run("full", folder, 1),
     "multiplication": lambda folder: mathematics.run("tab6", "full", folder, 1),
     "prime factors": lambda folder: mathematics.run("tab7", "full", folder, 1),

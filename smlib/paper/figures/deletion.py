@@ -98,6 +98,28 @@ def decoupled_table(rows: Rows) -> pd.DataFrame:
     return table
 
 
-def _points(test: Mapping[str, float]) -> str:
+def confirmation_table(study: Mapping[str, Any]) -> pd.DataFrame:
+    """Each way's accuracy on the test questions, and how far decoupled deletion is ahead of it, in points.
+
+    Args:
+        study: of `experiments.arithmetic.decoupled_confirmation.study`.
+    """
+    claims = {claim["over"]: claim for claim in study["claims"]}
+    names = {title: name for name, title in study["rivals"].items()}
+    return pd.DataFrame.from_dict(
+        {
+            title: {
+                "its accuracy": f"{study['accuracy'][names[title]]['value']:.3f}",
+                "decoupled deletion less that": _points(claim),
+                "p (Holm)": f"{claim['p_holm']:.2g}",
+                "ahead": claim.get("outcome", "undecided"),
+            }
+            for title, claim in claims.items()
+        },
+        orient="index",
+    )
+
+
+def _points(test: Mapping[str, Any]) -> str:
     low, middle, high = (100 * test[key] for key in ("low", "difference", "high"))
     return f"{middle:+.1f} ({low:+.1f} to {high:+.1f})"

@@ -150,14 +150,16 @@ def log_probabilities(policy: Policy, trajectories: Sequence[Trajectory], at_a_t
 def study(preset: str, results_dir: str | Path = "results") -> dict[str, Any]:
     """The seven comparisons over the seeds that are there; nothing is trained.
 
-    Returns (JSON types): `seeds` and `planned`, how many; `accuracy`, an estimate of each way; `passes`, tokens read an
+    Returns (JSON types): `ours`, the way that is claimed to be ahead, and `rivals`, the others by name; `seeds` and
+    `planned`, how many; `accuracy`, an estimate of each way; `passes`, tokens read an
     answer; `claims`, a record each, with `outcome` once every planned seed is there; `sources`.
     """
     planned = seeds(preset)
     found = [finished_run(results_dir=results_dir, **_identity(preset, seed)) for seed in planned]
     there: list[Any] = [run for run in found if run is not None]
     if not there:
-        return {"seeds": 0, "planned": len(planned), "accuracy": {}, "passes": {}, "claims": [], "sources": []}
+        empty: dict[str, Any] = {"accuracy": {}, "passes": {}, "claims": [], "sources": []}
+        return {"ours": OURS, "rivals": dict(RIVALS), "seeds": 0, "planned": len(planned), **empty}
     names = list(there[0]["test"])
     claims: list[dict[str, Any]] = [
         {"over": title, **scores.paired_record(_ahead(there, rival))} for rival, title in RIVALS.items()
@@ -167,6 +169,8 @@ def study(preset: str, results_dir: str | Path = "results") -> dict[str, Any]:
         if len(there) == len(planned) >= MIN_SEEDS:
             record["outcome"] = outcome(record["difference"], adjusted)
     return {
+        "ours": OURS,
+        "rivals": dict(RIVALS),
         "seeds": len(there),
         "planned": len(planned),
         "accuracy": {name: scores.estimate_record(scores.accuracy(there, "test", name)) for name in names},
@@ -174,6 +178,12 @@ def study(preset: str, results_dir: str | Path = "results") -> dict[str, Any]:
         "claims": claims,
         "sources": there,
     }
+
+
+def latest(preset: str, results_dir: str | Path = "results") -> dict[str, Any]:
+    """The study of a preset, or of `full` where the preset has no run: what the committed files hold."""
+    own = study(preset, results_dir)
+    return own if own["seeds"] else study("full", results_dir)
 
 
 def _ahead(runs: Sequence[Any], rival: str) -> PairedTest:
