@@ -19,12 +19,13 @@ import yaml
 import smlib
 from smlib.cli import app as cli
 from smlib.cli.finetune import FinetuneArguments
-from smlib.files import ResultError
+from smlib.files import ResultError, read_json
 from smlib.paper.experiments.report.errata import ERRATA
 from smlib.paper.figures.walkthrough import alt_text
 from smlib.paper.items import ITEMS, PRESETS, VERDICTS
 from smlib.paper.ledger import COMMITTED_PRESETS, ledger, read_item
-from smlib.paper.readme import BEGIN, END, pages, with_details, with_errata, with_replication_table
+from smlib.paper.readme import BEGIN, END, pages, with_details, with_errata, with_learning, with_replication_table
+from smlib.paper.sentences.learning import headline
 from smlib.training.trainer_config import SequenceMatchConfig
 
 
@@ -226,10 +227,16 @@ def test_the_picture_has_its_words(repository: Path, readme: str) -> None:
     assert f"![{alt_text(read_item('tab1', 'full', repository / 'results'))}](figures/demo.png)" in readme
 
 
+def learning_regime(repository: Path) -> str | None:
+    path = repository / "results" / "full" / "learning.json"
+    return headline(read_json(path)) if path.is_file() else None
+
+
 def test_what_is_generated_is_the_ledger_and_the_errata(repository: Path) -> None:
     rows = ledger(repository / "results", COMMITTED_PRESETS)
     words = alt_text(read_item("tab1", "full", repository / "results"))
-    found = pages(repository / "README.md", rows, [vars(erratum) for erratum in ERRATA], words)
+    errata = [vars(erratum) for erratum in ERRATA]
+    found = pages(repository / "README.md", rows, errata, words, learning_regime(repository))
     assert len(found) == 3
     for path, (before, after) in found.items():
         assert before == after, f"{path.name}: run `smlib report-readme`"
@@ -244,9 +251,10 @@ def test_every_erratum_is_shown_in_a_notebook_that_names_its_place(repository: P
 
 
 def test_a_readme_without_markers_is_left_alone() -> None:
-    for rewrite in (with_replication_table, with_details, with_errata):
+    assert with_learning("# no markers", None) == "# no markers"
+    for rewrite in (with_replication_table, with_details, with_errata, with_learning):
         with pytest.raises(ResultError, match="needs the two lines"):
-            rewrite("# no markers", [])
+            rewrite("# no markers", "said" if rewrite is with_learning else [])
 
 
 def test_what_ships_is_package_data(repository: Path, pyproject: dict[str, Any]) -> None:

@@ -25,13 +25,14 @@ def report_readme(
 
     Example: smlib report-readme --check
     """
-    from smlib.files import resolve, write_atomically
+    from smlib.files import read_json, resolve, write_atomically
     from smlib.paper.experiments.report.errata import ERRATA
     from smlib.paper.figures import save
     from smlib.paper.figures.committed import redraw
     from smlib.paper.figures.walkthrough import alt_text
     from smlib.paper.ledger import COMMITTED_PRESETS, check_results, item_path, ledger, read_item
     from smlib.paper.readme import pages
+    from smlib.paper.sentences.learning import headline
 
     path = resolve(place(None if readme is None else str(readme), "README.md"))
     folder = place(results_dir, "results")
@@ -43,10 +44,12 @@ def report_readme(
     check_results(folder, COMMITTED_PRESETS)
     drawn = item_path("tab1", "full", folder).exists()
     words = alt_text(read_item("tab1", "full", folder)) if drawn else None
+    study = resolve(folder) / "full" / "learning.json"
+    regime = headline(read_json(study)) if study.is_file() else None
     # quick results are this machine's own
     rows = ledger(folder, COMMITTED_PRESETS)
     try:
-        found = pages(path, rows, [vars(erratum) for erratum in ERRATA], words)
+        found = pages(path, rows, [vars(erratum) for erratum in ERRATA], words, regime)
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "it is no UTF-8 text"
         raise ResultError(f"a page of {path.parent} cannot be read: {why}") from error

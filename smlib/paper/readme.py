@@ -8,6 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from textwrap import fill
 from types import MappingProxyType
 
 from smlib.files import ResultError
@@ -19,6 +20,9 @@ DETAILS_BEGIN = "<!-- every item in full: written by `smlib report-readme` -->"
 DETAILS_END = "<!-- end of the items -->"
 ERRATA_BEGIN = "<!-- errata: written by `smlib report-readme` from smlib/paper/experiments/report/errata.py -->"
 ERRATA_END = "<!-- end of the errata -->"
+
+LEARNING_BEGIN = "<!-- the learning regime: written by `smlib report-readme` -->"
+LEARNING_END = "<!-- end of the learning regime -->"
 
 PICTURE = re.compile(r"!\[[^\]]*\]\((figures/demo\.png)\)")
 
@@ -108,6 +112,11 @@ def with_replication_table(text: str, rows: Sequence[Mapping[str, object]]) -> s
     return _between(text, BEGIN, END, replication_table(rows))
 
 
+def with_learning(text: str, said: str | None) -> str:
+    """`text` with what the learning regime says between its markers; as it is where no study was written."""
+    return text if said is None else _between(text, LEARNING_BEGIN, LEARNING_END, fill(said, 120))
+
+
 def with_details(text: str, rows: Sequence[Mapping[str, object]]) -> str:
     """`text` with the table of every item between its markers; raises `ResultError` if they are not there once."""
     return _between(text, DETAILS_BEGIN, DETAILS_END, details(rows))
@@ -128,17 +137,19 @@ def pages(
     rows: Sequence[Mapping[str, object]],
     errata: Sequence[Mapping[str, str]],
     words: str | None = None,
+    regime: str | None = None,
 ) -> dict[Path, tuple[str, str]]:
     """README and the two pages of the `docs` folder beside it: what each holds, and what it should hold.
 
     Args:
         words: of README's picture, from the result that it shows; None where there is no such result.
+        regime: what the learning regime says, a paragraph of README; None where its study was not written.
 
     Raises:
         ResultError: a page that is missing or lacks its markers.
     """
     rewrites: dict[Path, Callable[[str], str]] = {
-        readme: lambda text: with_picture(with_replication_table(text, rows), words),
+        readme: lambda text: with_learning(with_picture(with_replication_table(text, rows), words), regime),
         readme.parent / "docs" / "results.md": lambda text: with_details(text, rows),
         readme.parent / "docs" / "errata.md": lambda text: with_errata(text, errata),
     }

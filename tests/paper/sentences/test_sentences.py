@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from smlib.paper.sentences import ablations, among, bullets, overhead, points, report, spread, tasks
+from smlib.paper.sentences import ablations, among, bullets, learning, overhead, points, report, spread, tasks
 
 ABLATIONS = (ablations.findings, ablations.confirmation, ablations.direct, ablations.critic, ablations.recovery)
 
@@ -92,3 +92,27 @@ def test_missed_targets_are_named() -> None:
     said = overhead.bench({"bench": bench, "tab4 shared": {"sm_over_mle_step": {"value": 1.3}}})
     assert "Targets reached: 0 of 1. Missed: `sm_over_mle_step_arithmetic`." in said
     assert "take 50 % of a step's CPU time" in said
+
+
+def test_the_learning_regime_says_each_claim_and_whether_it_is_decided() -> None:
+    cells = [("mle", 0.71), ("bc-ground_truth-0.2", 0.754), ("bc-random-0.2", 0.4), ("sm-ground_truth-0.2", 0.738)]
+    claim = {"n_seeds": 4, "level": 0.2, "difference": 0.04, "low": 0.02, "high": 0.06}
+    study = {
+        "seeds": 5,
+        "passes": 38.4,
+        "base": {"t1": 0.02, "greedy": 0.03},
+        "cells": [{"cell": cell, "test": {"t1": {"value": value}}} for cell, value in cells],
+        "claims": [{"claim": "BC > MLE", **claim}, {"claim": "SM > MLE"}],
+    }
+    said = learning.headline(study)
+    assert said == (
+        "The base model answers 2 % before fine-tuning. After 38 passes over the questions, at digit noise 0.2 and "
+        "temperature 1, over 4 of 5 seeds: MLE 71.0 %, BC 75.4 % and SequenceMatch 73.8 % of the test questions. "
+        "BC > MLE: +4.0 points (95 %: +2.0 to +6.0), undecided until every seed is there."
+    )
+    study["claims"] = [{"claim": "SM > BC", **claim, "n_seeds": 5, "outcome": "opposite sign"}]
+    assert "over 5 seeds: " in learning.headline(study)
+    assert learning.headline(study).endswith("of the opposite sign, but not significant.")
+    assert learning.headline({**study, "claims": [{"claim": "SM > BC"}]}) == (
+        "No run of the learning regime is there yet."
+    )
