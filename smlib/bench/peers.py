@@ -24,7 +24,7 @@ import os
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -83,7 +83,7 @@ def run(quick: bool = False, tell: Callable[[str], None] = lambda part: None, sh
         refill = [seconds_of(lambda: sample(*job)) for _ in range(min(turns, 3))]
         share = float(np.median(refill)) / shape.interval
         seconds["sm_amortised"] = [s + share for s in seconds["sm"]]
-        contestants["sm_amortised"] = replace(contestants["sm"])
+        contestants["sm_amortised"] = contestants["sm"]
         tell("memory of the same (2 of 2)")
         peaks = {name: peak_bytes(one.step) for name, one in contestants.items() if name != "sm_amortised"}
     found: dict[str, Any] = {}

@@ -2,11 +2,8 @@
 
 import ctypes
 import gc
-import os
 import sys
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -14,6 +11,10 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from smlib.bench.timing import seconds_of
+from smlib.chatter import without_lines
+
+PROFILERS_NOTES = "^USDT:"
+"""Lines such as `USDT:... profiler_start`, which the profiler writes from C++ whatever torch's settings are."""
 
 
 def peak_bytes(work: Callable[[], object]) -> int:
@@ -56,7 +57,7 @@ def flops(work: Callable[[], object]) -> int:
 def kernel_shares(work: Callable[[], object]) -> dict[str, float]:
     """Shares of a call's CPU time in matrix products and in attention: rearranging the rest removes none of that."""
     with (
-        _without_profilers_notes(),
+        without_lines(PROFILERS_NOTES),
         torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile,
     ):
         work()
@@ -67,28 +68,6 @@ def kernel_shares(work: Callable[[], object]) -> dict[str, float]:
         "linear": sum(own.get(name, 0.0) for name in products) / total,
         "attention": sum(t for name, t in own.items() if "scaled_dot_product" in name) / total,
     }
-
-
-@contextmanager
-def _without_profilers_notes() -> Iterator[None]:
-    """Takes lines such as `USDT:... profiler_start` out of standard error, which no setting of torch's turns off.
-
-    They come from C++, so the file descriptor itself is turned aside. Everything else that was written is passed on.
-    """
-    sys.stderr.flush()
-    kept = os.dup(2)
-    with tempfile.TemporaryFile() as aside:
-        os.dup2(aside.fileno(), 2)
-        try:
-            yield
-        finally:
-            sys.stderr.flush()
-            os.dup2(kept, 2)
-            os.close(kept)
-            aside.seek(0)
-            for line in aside:
-                if not line.startswith(b"USDT:"):
-                    os.write(2, line)
 
 
 def matmul_flops_per_second(model: nn.Module, work: Callable[[], object], repeats: int) -> float:

@@ -31,13 +31,15 @@ def bench(
         return
     table = Table(title="smlib bench")
     table.add_column("name", no_wrap=True)  # what `--json` and the docs call it
-    columns = ("value", "target", "floor", "unit", "baseline", "n")
+    judged = any("target" in figure for figure in figures.values())
+    columns = ("value", *(("target", "floor") if judged else ()), "unit", "baseline", "n")
     for column in columns:
         table.add_column(column, overflow="fold")
     for name, figure in figures.items():
         missed = figure.get("reached") is False
         table.add_row(name, *(str(figure.get(key, "")) for key in columns), style="yellow" if missed else None)
-    table.caption = "floor: the ratio of floating-point operations; entries that miss their target are yellow"
+    if judged:
+        table.caption = "floor: the ratio of floating-point operations; entries that miss their target are yellow"
     Console().print(table)
 
 

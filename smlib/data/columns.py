@@ -124,14 +124,22 @@ class Prompted:
         self.eta = 0.0 if form == "actions" else None
         self.in_order = rows.number is None
         self.cut, self.lost = 0, 0
-        read = getattr(reader, form)
+        read, told = getattr(reader, form), False
 
         def begin() -> Iterator[Example]:
+            nonlocal told
             for number, row in enumerate(rows.begin()):
                 if missing := [name for name in FORMS[form] if name not in row]:
                     raise ValueError(
-                        f"row {number} has the columns {', '.join(row)}, and no {missing[0]}: the rows before it have "
-                        f"{', '.join(FORMS[form])}, which every row needs"
+                        f"row {number} has the columns {', '.join(row)}, and no {missing[0]}: every row needs "
+                        f"{', '.join(FORMS[form])}"
+                    )
+                if form == "completion" and not told and reader.backspace in str(row["completion"]):
+                    told = True  # of the first such row, not of thousands
+                    warnings.warn(
+                        f"row {number}, and maybe more: column completion has {reader.backspace} in it, which is read "
+                        "as these characters. A demonstration with deletions of its own belongs in a column actions",
+                        stacklevel=2,
                     )
                 yield from read(row, number)
 

@@ -3,7 +3,6 @@
 Every refusal names the row, the column and the cure; whoever reads the rows counts what had to be cut.
 """
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -61,12 +60,6 @@ class Reader:
         root, text = self._root(prompt, number), _text(answer, number, "completion")
         if not text.strip():
             raise ValueError(_empty(number, "completion", answer))
-        if self.backspace in text and not self.clean:
-            warnings.warn(
-                f"row {number}, column completion has {self.backspace} in it, which is read as these characters: a "
-                "demonstration with deletions of its own belongs in a column called actions",
-                stacklevel=2,
-            )
         return [self._example(root, self._ended(self._after(prompt, text), number, "completion"))]
 
     def messages(self, row: Mapping[str, Any], number: int) -> list[Example]:

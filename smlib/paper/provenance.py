@@ -5,6 +5,7 @@ Nothing here depends on the clock, so that the same seed on the same machine and
 
 import os
 import platform
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -32,6 +33,9 @@ PACKAGES = (
 
 SOURCES = ("smlib", "notebooks", "pyproject.toml", "constraints.txt")
 """A change in one of these, not yet committed, marks a result as dirty."""
+
+REVISION = "SMLIB_REVISION"
+"""Names the commit of sources that were copied without git's history. Where git knows better it is not read."""
 
 
 def provenance(seeds: Sequence[int] = (), preset: str = "quick") -> dict[str, object]:
@@ -61,13 +65,22 @@ def _revision() -> tuple[str, bool]:
     """The commit of the checkout that smlib is imported from, and whether its sources differ from it.
 
     Without one it is said why: an installed wheel is known by its version alone, also where the environment lies inside
-    another project's checkout, and so is a checkout that git refuses to read.
+    another project's checkout, and so is a checkout that git refuses to read. A copy without git's history is taken for
+    the commit that SMLIB_REVISION names.
+
+    Raises:
+        ValueError: SMLIB_REVISION is no commit's 40 hexadecimal digits.
     """
     try:
         git("ls-files", "--error-unmatch", "--", str(Path(__file__).resolve()))
         return git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "--", *SOURCES))
     except GitError as error:
-        return f"{error}, smlib {_version('smlib')}", False
+        named = os.environ.get(REVISION, "")
+        if not named:
+            return f"{error}, smlib {_version('smlib')}", False
+    if not re.fullmatch(r"[0-9a-f]{40}", named):
+        raise ValueError(f"{REVISION}={named!r}: expected 40 hexadecimal digits, what `git rev-parse HEAD` prints")
+    return named, False
 
 
 class GitError(Exception):

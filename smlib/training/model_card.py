@@ -77,7 +77,7 @@ def write_facts(
         data=f"{examples} examples, noise level {config.eta}",
         command=shlex.join([_program(), *(_without_folders(text) for text in sys.argv[1:])]),
         results=_held_out(history),
-        base=Path(base).name or UNKNOWN,
+        base=(Path(base).name if Path(base).is_dir() else base) or UNKNOWN,
         licence=licence_of(base) if base else UNKNOWN,
     )
     known = {name: value for name, value in asdict(facts).items() if value and value != UNKNOWN}

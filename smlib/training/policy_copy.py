@@ -29,14 +29,7 @@ def structure(policy: Policy, file: Path) -> bytes:
 
     Raises:
         TypeError: something in the policy that cannot be sent to another process.
-        ValueError: weights that are split over several processes.
     """
-    split = [name for name, p in policy.named_parameters() if hasattr(p, "full_tensor")]
-    if split:
-        raise ValueError(
-            f"the weights are split over processes ({split[0]}), and a copy beside training needs whole ones: leave "
-            "rollout_engine out, or train without FSDP"
-        )
     written = io.BytesIO()
     pickler = _Packer(written, policy)
     try:

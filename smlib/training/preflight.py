@@ -218,7 +218,7 @@ def check_on_policy(name: str, refill: int, times_seen: float, buffer_size: int)
 
 def warn_of_stale_policy(name: str, engine: str, staleness: int) -> None:
     """A policy gradient from rollouts of older weights is one of another policy."""
-    if staleness and get_method(name).critic:
+    if staleness and get_method(name).on_policy:
         warnings.warn(
             f"{name} needs rollouts of the present policy, and with rollout_engine={engine} theirs may be {staleness} "
             "steps old: its gradient is biased by as much as the policy changes meanwhile. Lower rollout_staleness, or "

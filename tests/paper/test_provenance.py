@@ -55,6 +55,26 @@ def test_a_wheel_inside_another_project_does_not_take_its_commit(tmp_path: Path,
     assert theirs not in said
 
 
+def test_sources_without_history_are_the_commit_that_is_named(tmp_path: Path, package: Path) -> None:
+    named = "0123456789abcdef" * 2 + "01234567"
+    assert revision_of(package, SMLIB_REVISION=named) == named
+    (tmp_path / ".gitignore").write_text("")
+    ours = repository(tmp_path, "their.py")  # git holds the very files, and knows better
+    assert revision_of(package, SMLIB_REVISION=named) == ours
+
+
+def test_a_named_commit_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(*_: str) -> str:
+        raise GitError("no git")
+
+    monkeypatch.setattr(provenance, "git", none)
+    monkeypatch.setenv("SMLIB_REVISION", "main")
+    provenance._revision.cache_clear()
+    with pytest.raises(ValueError, match="SMLIB_REVISION='main': expected 40 hexadecimal digits"):
+        provenance.checkout()
+    provenance._revision.cache_clear()
+
+
 def test_a_checkout_that_holds_the_file_gives_its_commit(tmp_path: Path, package: Path) -> None:
     (tmp_path / ".gitignore").write_text("")
     ours = repository(tmp_path, "their.py")  # as a subfolder of a larger repository would

@@ -22,6 +22,7 @@ from smlib.policies.policy import Policy, PolicyConfig
 from smlib.policies.probing import (
     ModelError,
     cached_logits,
+    ordinary_tokens,
     packed_logits,
     plain_logits,
     probe,
@@ -439,3 +440,13 @@ def test_a_source_is_written_beside_adapters(tmp_path):
     shutil.rmtree(tmp_path / "base")
     with pytest.raises(FileNotFoundError, match="no model"):
         load_policy(tmp_path / "mine")
+
+
+@pytest.mark.parametrize(("size", "least"), [(49_152, 600), (32_000, 400), (60, 0), (12, 0)])
+def test_the_probe_reads_tokens_from_all_over_the_vocabulary(size, least):
+    """SmolLM2's first 17 are marks it never learned; between them 16 bits looked like an attention that lies."""
+    tokens = ordinary_tokens(ActionSpace(size, eos=1, bos=0))
+    assert len(tokens) == len(set(tokens)) >= 8
+    assert least <= min(tokens) < max(tokens) < size
+    assert max(tokens) > 0.9 * size - 1
+    assert not {0, 1} & set(tokens)

@@ -3,6 +3,7 @@
 import errno
 import os
 import tempfile
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from smlib.edits.noise import NoiseLaw
 from smlib.objectives.methods import METHODS
 from smlib.policies.loading import Lora, load_policy
 from smlib.policies.policy import tiny_policy
+from smlib.training import preflight
 from smlib.training.algorithm_1 import train
 from tests.support.copying import Copying, config, policy
 from tests.support.models import saved_model, texts, words_tokenizer
@@ -229,3 +231,13 @@ def test_a_read_only_folder_is_found_before_the_first_step(tmp_path, monkeypatch
     with pytest.raises(OSError, match=r"run cannot be the folder of a run: Read-only file system; name one"):
         train(policy(), Copying(), config(), tmp_path / "run", progress=False)
     assert not list((tmp_path / "run").iterdir())
+
+
+@pytest.mark.parametrize("method", ["gail", "exact"])
+def test_a_policy_gradient_from_older_weights_is_warned_of(method):
+    with pytest.warns(UserWarning, match=f"{method} needs rollouts of the present policy, .* may be 3 steps old"):
+        preflight.warn_of_stale_policy(method, "background", 3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        preflight.warn_of_stale_policy(method, "in_process", 0)
+        preflight.warn_of_stale_policy("sm", "background", 3)

@@ -104,12 +104,14 @@ def test_how_many_questions_a_window_shows():
     assert seen(50_000) == 6_750
 
 
-def test_what_will_enter_is_known_before():
-    buffer, told = ReplayBuffer(10, 4, seed=3), ReplayBuffer(10, 4, seed=3)
-    buffer.enter(4, 0)
+@pytest.mark.parametrize("group", [1, 3])
+def test_what_will_enter_is_known_before(group):
+    buffer, told = (ReplayBuffer(10, 6, seed=3, group=group) for _ in range(2))
+    buffer.enter(6, 0)
     for n in range(1, 9):
-        assert told.coming(4 + 3 * n, 3) == [e.example for e in buffer.enter(3, n)]
-        assert told.coming(4 + 3 * n, 99) == [e.example for e in buffer.entries]
+        assert told.coming(6 + 3 * n, 3) == [e.example for e in buffer.enter(3, n)]
+        assert told.coming(6 + 3 * n, 99) == [e.example for e in buffer.entries]
+        assert [e.example for e in buffer.entries[::group] for _ in range(group)] == [e.example for e in buffer.entries]
 
 
 def test_a_checkpoint_of_before_there_were_stale_rollouts_is_read():

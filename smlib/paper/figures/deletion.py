@@ -6,6 +6,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
+from smlib.paper.figures.families import DECODINGS
 from smlib.paper.figures.style import PALETTE, counted, figure, headline
 
 WAYS = {
@@ -20,7 +21,6 @@ WAYS = {
 """How `<bkspc>` is trained, in words."""
 
 RULES = {"drawn": "drawn from P(<bkspc>)", "doubled": "P(<bkspc>) doubled", "threshold": "where P(<bkspc>) > ½"}
-RIVALS = {"t1": "temperature 1", "top_p": "top-p", "min_p": "min-p", "truncation": "truncation law", "greedy": "greedy"}
 COLOURS = ("blue", "orange", "green", "purple", "wine")
 MARKERS = ("o", "s", "D", "^", "v")
 
@@ -40,7 +40,8 @@ def cost_and_gain(rows: Rows) -> Figure:
         raise ValueError("no run of the study is there: nothing to draw")
     ways = [way for way in WAYS if any(row["way"] == way for row in rows)]
     shapes = list(dict.fromkeys(row["shape"] for row in rows))
-    made, axes = figure(1, 2, height=2.0 + 0.45 * len(ways), sharey=True)
+    made, axes = figure(1, 2, height=2.1 + 0.45 * len(ways), width=9.0, sharey=True)
+    seeds = counted(min(row["n_seeds"] for row in rows), "seed")
     titles = {"cost": "writing, lost to MLE", "gain": "won by edits"}
     for ax, (what, title) in zip(axes, titles.items(), strict=True):
         for n, shape in enumerate(shapes):
@@ -60,24 +61,21 @@ def cost_and_gain(rows: Rows) -> Figure:
     axes[0].invert_yaxis()
     if len(shapes) > 1:
         made.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    made.supxlabel(f"validation questions, 95 % intervals, at least {seeds}", fontsize=11)
     headline(made, finding(rows))
     return made
 
 
 def finding(rows: Rows) -> str:
-    """The figure's title: what the shared weights cost and gain, and what the best of the other ways gains."""
+    """The figure's title: what edits win in the same weights and in the best other way, and what writing loses."""
     here = {row["way"]: row for row in rows if row["shape"] == rows[0]["shape"]}
-    seeds = counted(min(row["n_seeds"] for row in here.values()), "seed")
     others = [row for way, row in here.items() if way != "shared"]
-    said = []
-    if "shared" in here:
-        cost, gain = (100 * here["shared"][what]["difference"] for what in ("cost", "gain"))
-        ahead = "behind" if cost > 0 else "ahead of"
-        said.append(f"In the same weights writing is {abs(cost):.1f} points {ahead} MLE and edits gain {gain:+.1f}")
+    wins = [f"{_points(here['shared']['gain'])} points in the same weights"] if "shared" in here else []
     if others:
         best = max(others, key=lambda row: float(row["gain"]["difference"]))
-        said.append(f"{WAYS[best['way']]} gains {100 * best['gain']['difference']:+.1f}")
-    return "; ".join(said) + f" ({seeds}, validation)"
+        wins.append(f"{_points(best['gain'])} by {WAYS[best['way']]}")
+    lost = f"; in the former writing loses {_points(here['shared']['cost'])}" if "shared" in here else ""
+    return f"Edits win {' and '.join(wins)}{lost}"
 
 
 def decoupled_table(rows: Rows) -> pd.DataFrame:
@@ -88,7 +86,7 @@ def decoupled_table(rows: Rows) -> pd.DataFrame:
     """
     made: dict[tuple[str, str], dict[str, str]] = {}
     for row in rows:
-        leads = {f"over {RIVALS[rule]}": _points(row["over"][rule]) for rule in RIVALS}
+        leads = {f"over {DECODINGS[rule]}": _points(test) for rule, test in row["over"].items()}
         made[row["deleter"].upper(), RULES[row["rule"]]] = {
             "seeds": str(row["n_seeds"]),
             "accuracy": f"{row['accuracy']['value']:.3f}",

@@ -32,6 +32,24 @@ def bench(runs: Runs) -> str:
     )
 
 
+def peers(run: Runs) -> str:
+    """How many times as long as ours the steps of TRL's trainers take, and what the on-policy one learns from."""
+
+    def times(theirs: str, ours: str) -> str:
+        found = run[f"peers_{theirs}_step_over_{ours}"]
+        return f"{found['value']:.2f} (quartiles {found['spread'][0]:.2f} to {found['spread'][1]:.2f})"
+
+    tokens = [run[f"peers_{name}_step"]["tokens"] for name in ("trl_gkd", "sm_on_policy")]
+    return bullets(
+        [
+            f"A step of `SFTTrainer` over ours of MLE: packed {times('trl_sft_packed', 'mle')}, padded "
+            f"{times('trl_sft_padded', 'mle')}. Without FlashAttention its packed batch is one row under a dense mask.",
+            f"A step of `GKDTrainer`, wholly on-policy, over ours of SequenceMatch with new rollouts every step: "
+            f"{times('trl_gkd', 'sm_on_policy')}. It learns from {tokens[0]:,} tokens, ours from {tokens[1]:,}.",
+        ]
+    )
+
+
 def scaling(runs: Runs) -> str:
     """A gradient step of SequenceMatch over MLE's along the context, and what the machine varied meanwhile."""
     curves = runs["curves"]

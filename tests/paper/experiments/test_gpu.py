@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import sys
 import time
 
 import pytest
@@ -10,6 +11,7 @@ from smlib.files import ResultError
 from smlib.paper.experiments.gpu import __main__ as command
 from smlib.paper.experiments.gpu import device_tests, parcels, records, regime, tables
 from smlib.paper.experiments.gpu.budget import Budget
+from smlib.paper.experiments.gpu.side_by_side import side_by_side
 from smlib.paper.experiments.report import gpu as beside
 from smlib.paper.figures.report import gpu_table
 
@@ -33,7 +35,7 @@ def test_a_dry_run_does_every_part(dry):
         assert found["tables"]["result"][item]["sm_over_mle_step"]["value"] > 0
     assert found["sampler"]["result"]["tiny"]["sample_tokens_per_s"]["value"] > 0
     runs = [regime.run_name(method, 0) for method in ("mle", "bc", "decoupled", "sm")]
-    assert found["regime"]["result"] == {"failed": {}, "finished": runs, "left": []}
+    assert found["regime"]["result"] == {"failed": {}, "finished": runs, "left": [], "side_by_side": 1}
     writer = found["regime-mle-s0"]["result"]
     deleter = found["regime-decoupled-s0"]["result"]
     # Without its deletions the decoupled policy is the writer.
@@ -91,6 +93,65 @@ def test_runs_that_do_not_fit_are_left_for_later(tmp_path):
     assert (found["finished"], len(found["left"])) == ([], 4)
     with pytest.raises(ValueError, match="minutes must be positive"):
         Budget(0.0)
+
+
+def beside_each_other(folder, programs, at_once=2, minutes=5.0, needs=None, lasts=0.0):
+    """Programs that leave a file of their name; what was told of each, and what was left."""
+    told = {}
+    left = side_by_side(
+        list(programs),
+        at_once,
+        needs=(needs or {}).get if needs else lambda name: (),
+        command=lambda name: [sys.executable, "-c", programs[name], str(folder / name)],
+        lasts=lambda name: lasts,
+        succeeded=lambda name: (folder / name).exists(),
+        budget=Budget(minutes, kept=0.0),
+        ended=lambda name, seconds, why: told.update({name: why}),
+    )
+    return told, left
+
+
+LEAVE = "import pathlib, sys; pathlib.Path(sys.argv[1]).touch()"
+
+
+def test_side_by_side_what_needs_another_waits_for_it(tmp_path):
+    """`joined` looks for the file of `first`, which is written late; what needs a failure is left."""
+    late = f"import time; time.sleep(0.4); {LEAVE}"
+    joined = f"import pathlib, sys; assert pathlib.Path(sys.argv[1]).with_name('first').exists(); {LEAVE}"
+    programs = {"first": late, "joined": joined, "bad": "raise SystemExit(3)", "lost": LEAVE}
+    needs = {"first": (), "joined": ("first",), "bad": (), "lost": ("bad",)}
+    told, left = beside_each_other(tmp_path, programs, needs=needs)
+    assert told == {"first": "", "joined": "", "bad": "its process ended with 3"}
+    assert left == ["lost"]
+    with pytest.raises(ValueError, match="at least one run at a time, got 0"):
+        beside_each_other(tmp_path, programs, at_once=0)
+
+
+def test_side_by_side_there_are_never_more_than_asked_for(tmp_path):
+    """Two that meet succeed together; the third would find the place of one of them."""
+    count = (
+        "import pathlib, sys, time; here = pathlib.Path(sys.argv[1]); mark = here.with_suffix('.on'); mark.touch(); "
+        "time.sleep(0.5); n = len(list(here.parent.glob('*.on'))); mark.unlink(); here.write_text(str(n))"
+    )
+    beside_each_other(tmp_path, dict.fromkeys("abcd", count))
+    assert {(tmp_path / name).read_text() for name in "abcd"} <= {"1", "2"}
+
+
+def test_side_by_side_the_time_ends_what_runs(tmp_path):
+    began = time.monotonic()
+    told, left = beside_each_other(tmp_path, dict.fromkeys("abc", "import time; time.sleep(60)"), minutes=0.01)
+    assert (told, left) == ({}, ["a", "b", "c"])
+    assert time.monotonic() - began < 30
+    assert beside_each_other(tmp_path, {"long": LEAVE}, minutes=1.0, lasts=61.0) == ({}, ["long"])
+
+
+def test_one_run_in_a_process_of_its_own(tmp_path):
+    where = ["--results-dir", str(tmp_path), "--weights-dir", str(tmp_path / "weights"), "--dry"]
+    assert regime.main(["--method", "mle", "--seed", "0", *where]) == 0
+    assert records.read_all(tmp_path)["regime-mle-s0"]["status"] == "done"
+    found = regime.regime(True, Budget(0.1, kept=6.0), tmp_path, tmp_path / "weights", at_once=2)
+    assert (found["finished"], found["side_by_side"]) == (["regime-mle-s0"], 2)
+    assert found["left"] == ["regime-bc-s0", "regime-decoupled-s0", "regime-sm-s0"]
 
 
 def test_without_a_device_it_names_the_dry_mode(tmp_path, monkeypatch, capsys):

@@ -119,6 +119,12 @@ def study(preset: str, results_dir: str | Path = "results") -> dict[str, Any]:
     return {"rows": rows, "sources": sources}
 
 
+def latest(preset: str, results_dir: str | Path = "results") -> list[dict[str, Any]]:
+    """The rows of a preset, or of `full` where the preset has none: what the committed files hold."""
+    rows: list[dict[str, Any]] = study(preset, results_dir)["rows"] or study("full", results_dir)["rows"]
+    return rows
+
+
 def _test(ours: Sequence[Any], alone: Sequence[Any], rule: str) -> PairedTest:
     return paired_difference(scores.correctness(ours, "val"), scores.correctness(alone, "val", rule))
 

@@ -131,6 +131,12 @@ def study(preset: str, seeds: Sequence[int] = (0,), results_dir: str | Path = "r
     return rows
 
 
+def latest(preset: str, results_dir: str | Path = "results") -> list[dict[str, Any]]:
+    """The study of a preset over its seeds, or of `full` where the preset has no run: what the committed files hold."""
+    own = study(preset, learning.preset(preset).seeds, results_dir)
+    return own or study("full", learning.preset("full").seeds, results_dir)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """`python -m smlib.paper.experiments.arithmetic.deletion_cost`: trains what is missing, one run after another."""
     parser = argparse.ArgumentParser(description="What learning to delete costs, by how <bkspc> is trained.")

@@ -27,14 +27,14 @@ from smlib.generation.stats import SampleStats
 from smlib.paper.experiments.arithmetic import learning
 from smlib.paper.experiments.judging import scores
 from smlib.paper.experiments.runs.answers import OPERATORS, Answers, answer, recovery
-from smlib.paper.experiments.runs.finetuning import OF_METHOD, VERSIONS, FineTuneConfig, kept_or_trained
+from smlib.paper.experiments.runs.finetuning import OF_METHOD, VERSIONS, FineTuneConfig, bits, kept_or_trained
 from smlib.paper.experiments.runs.pretraining import BASE, checksum
 from smlib.paper.items import PRESETS
 from smlib.paper.results import Run, finished_run, run_cached
 from smlib.policies.policy import Policy
+from smlib.training.configuration import GROUP
 
 ITEM = "ablations"
-GROUP = 8
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ def answered(policy: Policy, task: Task, config: FineTuneConfig, rule: str) -> d
     limits = config.limits()
     given = answer(policy, task, task.val, decoding=rule, **limits)
     result: dict[str, object] = {
-        "correct": _bits(given.correct),
+        "correct": bits(given.correct),
         "accuracy": given.accuracy,
         "backspace_rate": given.backspace_rate,
         **_costs(given),
@@ -143,7 +143,7 @@ def answered(policy: Policy, task: Task, config: FineTuneConfig, rule: str) -> d
     if deletes and config.recovery_prompts:
         examples = task.val[: config.recovery_prompts]
         result["recovery"] = {
-            str(depth): {"all_removed": _bits(r.all_removed), "correct": _bits(r.correct)}
+            str(depth): {"all_removed": bits(r.all_removed), "correct": bits(r.correct)}
             for depth in config.recovery_depths
             for r, _ in (recovery(policy, task, examples, depth, decoding=rule, **limits),)
         }
@@ -203,10 +203,6 @@ def _mean(values: Any) -> float:
 
 def _share(flags: str) -> float:
     return flags.count("1") / len(flags)
-
-
-def _bits(flags: Sequence[bool]) -> str:
-    return "".join("1" if flag else "0" for flag in flags)
 
 
 def _costs(given: Answers) -> dict[str, float]:

@@ -41,11 +41,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--weights-dir", default="runs/gpu", help="of policies and checkpoints; runs/gpu by default")
     parser.add_argument("--only", choices=records.PARTS, action="append", help="a part; give it again for another")
     parser.add_argument("--minutes", type=float, default=8.0, help="time in all; 8 by default")
+    parser.add_argument("--at-once", type=int, default=1, help="runs of the regime study side by side; 1 by default")
     parser.add_argument("--fresh", action="store_true", help="repeat the parts that have succeeded already")
     parser.add_argument("--here", action="store_true", help="in this process and not in one a part")
     given = parser.parse_args(arguments)
     if given.minutes <= 0:
         parser.error(f"--minutes {given.minutes}: expected a positive number of minutes")
+    if given.at_once < 1:
+        parser.error(f"--at-once {given.at_once}: expected at least one run at a time")
     if given.results_dir is None:
         given.results_dir = "runs/gpu-dry" if given.dry else "results"
     if given.dry and given.weights_dir == "runs/gpu":
@@ -99,7 +102,7 @@ def _work(part: str, given: argparse.Namespace, budget: Budget) -> Callable[[], 
     if part == "regime":
         from smlib.paper.experiments.gpu.regime import regime
 
-        return lambda: regime(given.dry, budget, given.results_dir, resolve(given.weights_dir), _tell)
+        return lambda: regime(given.dry, budget, given.results_dir, resolve(given.weights_dir), _tell, given.at_once)
     from smlib.paper.experiments.gpu import tables
 
     return lambda: (tables.tables if part == "tables" else tables.sampler)(given.dry)
@@ -109,6 +112,7 @@ def _in_a_process(part: str, given: argparse.Namespace, budget: Budget) -> bool:
     """The same in a process that ends with the time; whether it succeeded."""
     command = [sys.executable, "-m", "smlib.paper.experiments.gpu", "--here", "--only", part, "--fresh"]
     command += ["--results-dir", str(given.results_dir), "--weights-dir", str(given.weights_dir)]
+    command += ["--at-once", str(given.at_once)]
     left = max(budget.left, 1.0)
     command += ["--minutes", f"{(left + budget.kept) / 60.0:.4f}", *(["--dry"] if given.dry else [])]
     began = time.monotonic()

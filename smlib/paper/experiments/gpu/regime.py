@@ -6,9 +6,11 @@ deletes with the other. One file a run: what is finished is not repeated, and a 
 that are left is not begun.
 """
 
+import argparse
 import dataclasses
+import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -17,6 +19,7 @@ from smlib.data.tokenizers import TextTokenizer
 from smlib.paper.experiments.arithmetic.grid import ArithmeticPreset
 from smlib.paper.experiments.gpu import records
 from smlib.paper.experiments.gpu.budget import Budget
+from smlib.paper.experiments.gpu.side_by_side import side_by_side
 from smlib.paper.experiments.gpu.tiny import tiny_model
 from smlib.paper.experiments.runs.finetuning import FineTuneConfig, measured, trained
 from smlib.paper.experiments.runs.language_models import LanguageModel
@@ -25,6 +28,7 @@ from smlib.policies.decoupled import DecoupledPolicy
 from smlib.policies.loading import Lora, load_policy, save_policy
 from smlib.policies.policy import Policy
 
+MODULE = "smlib.paper.experiments.gpu.regime"
 KIND, LEVEL = "ground_truth", 0.2
 SEEDS = (0, 1, 2)
 DECOUPLED = "decoupled"
@@ -74,43 +78,82 @@ def regime(
     results_dir: str | Path,
     weights_dir: str | Path,
     tell: Callable[[str], None] = print,
+    at_once: int = 1,
 ) -> dict[str, Any]:
     """Every run of the plan that is not there yet and fits; each leaves `regime-<method>-s<seed>.json`.
 
     Args:
         weights_dir: where the policies of finished runs and the checkpoints of others are kept.
         tell: is called with a line a run.
+        at_once: runs side by side, in processes of their own where there are several.
 
     Returns:
-        `finished`, `left` and `failed` (name -> message): names of runs.
+        `finished`, `left` and `failed` (name -> message): names of runs; `side_by_side`, how many at a time.
     """
     weights, spent = Path(weights_dir), dict(EXPECTED)
     preset = dry_preset(weights) if dry else SMOLLM2
-    found: dict[str, Any] = {"finished": [], "left": [], "failed": {}}
-    for method, seed in plan(SEEDS[:1] if dry else SEEDS):
-        name = run_name(method, seed)
-        config = identity(preset, method, seed, dry)
-        if records.finished(name, results_dir, config) is not None:
-            found["finished"].append(name)
-            continue
-        if not budget.allows(spent[method]):
-            found["left"].append(name)
-            continue
-        began = time.monotonic()
-        options: dict[str, Any] = {"dry": dry, "results_dir": results_dir, "config": config}
-        try:
-            result = compute(preset, method, seed, weights)
-        except Exception as error:
-            found["failed"][name] = f"{type(error).__name__}: {error}"
-            records.write(name, {}, seconds=time.monotonic() - began, error=found["failed"][name], **options)
-            tell(f"{name}: failed, {found['failed'][name]}")
-            continue
-        seconds = time.monotonic() - began
-        spent[method] = seconds
-        records.write(name, result, seconds=seconds, **options)
-        found["finished"].append(name)
-        tell(f"{name}: {seconds:.0f} s")
-    return found
+    runs = {run_name(method, seed): (method, seed) for method, seed in plan(SEEDS[:1] if dry else SEEDS)}
+    missing, failed = [n for n, r in runs.items() if not _there(preset, *r, dry, results_dir)], dict[str, str]()
+
+    def ended(name: str, seconds: float, why: str) -> None:
+        spent[runs[name][0]] = seconds
+        said = records.read_all(results_dir).get(name, {}).get("error") or why if why else ""
+        if said:
+            failed[name] = said
+            records.write(name, {}, seconds=seconds, error=said, **_options(preset, *runs[name], dry, results_dir))
+        tell(f"{name}: failed, {said}" if said else f"{name}: {seconds:.0f} s")
+
+    if at_once == 1:
+        left = list[str]()
+        for name in missing:
+            if not budget.allows(spent[runs[name][0]]):
+                left.append(name)
+                continue
+            began = time.monotonic()
+            why = one_run(preset, *runs[name], dry, results_dir, weights)
+            ended(name, time.monotonic() - began, why)
+    else:
+        command = [sys.executable, "-m", MODULE, "--results-dir", str(results_dir)]
+        command += ["--weights-dir", str(weights), *(["--dry"] if dry else [])]
+        left = side_by_side(
+            missing,
+            at_once,
+            needs=lambda name: _parts(*runs[name]),
+            command=lambda name: [*command, "--method", runs[name][0], "--seed", str(runs[name][1])],
+            lasts=lambda name: spent[runs[name][0]],
+            succeeded=lambda name: _there(preset, *runs[name], dry, results_dir),
+            budget=budget,
+            ended=ended,
+        )
+    finished = [name for name in runs if name not in left and name not in failed]
+    return {"finished": finished, "left": left, "failed": failed, "side_by_side": at_once}
+
+
+def one_run(preset: ArithmeticPreset, method: str, seed: int, dry: bool, results_dir: str | Path, weights: Path) -> str:
+    """Computes a run and writes its file; why it failed, empty where it did not."""
+    options, began = _options(preset, method, seed, dry, results_dir), time.monotonic()
+    try:
+        result = compute(preset, method, seed, weights)
+    except Exception as error:
+        why = f"{type(error).__name__}: {error}"
+        records.write(run_name(method, seed), {}, seconds=time.monotonic() - began, error=why, **options)
+        return why
+    records.write(run_name(method, seed), result, seconds=time.monotonic() - began, **options)
+    return ""
+
+
+def _options(preset: ArithmeticPreset, method: str, seed: int, dry: bool, results_dir: str | Path) -> dict[str, Any]:
+    return {"dry": dry, "results_dir": results_dir, "config": identity(preset, method, seed, dry)}
+
+
+def _there(preset: ArithmeticPreset, method: str, seed: int, dry: bool, results_dir: str | Path) -> bool:
+    config = identity(preset, method, seed, dry)
+    return records.finished(run_name(method, seed), results_dir, config) is not None
+
+
+def _parts(method: str, seed: int) -> list[str]:
+    """The runs whose policies a run joins."""
+    return [run_name(part, seed) for part in ("mle", "bc")] if method == DECOUPLED else []
 
 
 def run_name(method: str, seed: int) -> str:
@@ -172,3 +215,20 @@ def _device() -> str:
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """One run, for a process of its own; the exit status, 1 where it failed."""
+    parser = argparse.ArgumentParser(description="One run of the regime study.")
+    parser.add_argument("--method", choices=sorted(EXPECTED), required=True)
+    parser.add_argument("--seed", type=int, choices=SEEDS, required=True)
+    parser.add_argument("--results-dir", default="results")
+    parser.add_argument("--weights-dir", type=Path, required=True)
+    parser.add_argument("--dry", action="store_true")
+    given = parser.parse_args(arguments)
+    preset = dry_preset(given.weights_dir) if given.dry else SMOLLM2
+    return 1 if one_run(preset, given.method, given.seed, given.dry, given.results_dir, given.weights_dir) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from smlib import bench
+from smlib.bench import peers
 from smlib.bench.steps import DenseAlgorithmA, GradientStep
 from smlib.bench.timing import in_turns, seconds_of
 from smlib.bench.workloads import (
@@ -29,7 +30,7 @@ from smlib.bench.workloads import (
 )
 from smlib.generation.sampling import sample
 from smlib.paper.items import over_mle
-from smlib.paper.results import Run, check_preset, get_item, run_cached, write_item
+from smlib.paper.results import Run, check_preset, finished_run, get_item, run_cached, write_item
 
 TITLES = {"tab3": ("text", "text1024"), "tab4": ("arithmetic", "arithmetic")}
 KEYS = ("bench", "training", "sampling")
@@ -114,6 +115,25 @@ def run(preset: str, results_dir: str | Path = "results") -> dict[str, Run]:
     for item in ("tab3", "tab4"):
         _write(item, preset, found[item], found, results_dir)
     return found
+
+
+def beside_trl(preset: str, results_dir: str | Path = "results") -> Run | None:
+    """TRL's trainers beside ours (`smlib.bench.peers`): what `full` measured, and measured there where TRL is
+    installed; None where nobody has."""
+    check_preset(preset)
+    measured: dict[str, Any] = {
+        "item": "tab4",
+        "name": "peers",
+        "config": {"shape": peers.PEERS},
+        "preset": "full",
+        "seeds": (0,),
+        "version_key": KEYS,
+        "results_dir": results_dir,
+    }
+    there = finished_run(**measured)
+    if there is not None or preset != "full" or not peers.available():
+        return there
+    return run_cached(compute=lambda _: peers.run(), **measured)
 
 
 def as_trained(shape: Shape) -> Shape:

@@ -222,7 +222,7 @@ def measured(policy: Policy | DecoupledPolicy, task: Task, config: FineTuneConfi
     for split, examples in splits.items():
         answers = {d: answer(policy, task, examples, decoding=d, **limits) for d in config.decodings}
         result[split] = {
-            d: {"correct": _bits(a.correct), "accuracy": a.accuracy, "backspace_rate": a.backspace_rate}
+            d: {"correct": bits(a.correct), "accuracy": a.accuracy, "backspace_rate": a.backspace_rate}
             for d, a in answers.items()
         }
     if config.recovery_prompts and policy.config.backspace:
@@ -230,9 +230,9 @@ def measured(policy: Policy | DecoupledPolicy, task: Task, config: FineTuneConfi
         found = {depth: recovery(policy, task, examples, depth, **limits) for depth in config.recovery_depths}
         result["recovery"] = {
             str(depth): {
-                "first_backspace": _bits(r.first_backspace),
-                "all_removed": _bits(r.all_removed),
-                "correct": _bits(r.correct),
+                "first_backspace": bits(r.first_backspace),
+                "all_removed": bits(r.all_removed),
+                "correct": bits(r.correct),
             }
             for depth, (r, _) in found.items()
         }
@@ -271,7 +271,7 @@ def _curves(history: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
     return {n: [round(float(row[n]), 6) for row in rows if n in row] for n in names}
 
 
-def _bits(flags: Sequence[bool]) -> str:
+def bits(flags: Sequence[bool]) -> str:
     """A string of 0 and 1, one per question: compact, and paired tests can read it."""
     return "".join("1" if flag else "0" for flag in flags)
 

@@ -29,7 +29,7 @@ from smlib.paper.experiments.judging import scores
 from smlib.paper.experiments.judging.method_tables import METHODS, PAIRS, write_table
 from smlib.paper.experiments.runs.answers import Answers, answer
 from smlib.paper.experiments.runs.executor import in_parallel
-from smlib.paper.experiments.runs.finetuning import FineTuneConfig
+from smlib.paper.experiments.runs.finetuning import FineTuneConfig, bits
 from smlib.paper.experiments.runs.language_models import LanguageModel
 from smlib.paper.experiments.runs.pretraining import (
     BASE,
@@ -154,7 +154,7 @@ def translate(config: FineTuneConfig, name: str, *, preset: str, results_dir: st
                 "high": score.high,
                 "n_empty": score.n_empty,
                 "signature": score.signature,
-                "correct": "".join("1" if c else "0" for c in given.correct),
+                "correct": bits(given.correct),
                 "backspace_rate": given.backspace_rate,
             }
             if decoding == "t1" and get_method(config.training.objective.method).backspace:
