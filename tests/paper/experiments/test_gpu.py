@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import tarfile
 import time
 
 import pytest
@@ -210,6 +211,31 @@ def test_parcels_are_cut_and_joined(tmp_path):
         parcels.join(tmp_path / "parts", tmp_path / "again")
     with pytest.raises(ValueError, match="two files are called"):
         parcels.split([source, source], tmp_path / "twice", size=3_000)
+
+
+def test_installed_packages_are_packed_without_what_another_device_needs(tmp_path, monkeypatch):
+    """An invented package with two libraries and a script, which lies outside of it."""
+    where = tmp_path / "environment"
+    listed = ["thing/__init__.py", "thing/lib_cuda118.so", "thing/lib_cuda130.so", "thing/lib_cpu.so", "../bin/thing"]
+    for name in listed:
+        path = where / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(name)
+    record = where / "thing-1.0.dist-info"
+    record.mkdir()
+    (record / "METADATA").write_text("Metadata-Version: 2.1\nName: thing\nVersion: 1.0\n")
+    (record / "RECORD").write_text("".join(f"{name},,\n" for name in [*listed, "thing-1.0.dist-info/METADATA"]))
+    monkeypatch.syspath_prepend(str(where))
+    target = tmp_path / "parcels" / "site.tar.xz"
+    assert parcels.main(["site", "thing", "--cuda", "130", "--to", str(target)]) == 0
+    with tarfile.open(target) as archive:
+        packed = {member.name for member in archive}
+    assert packed == {
+        "thing/__init__.py", "thing/lib_cuda130.so", "thing/lib_cpu.so", "thing-1.0.dist-info/METADATA"
+    }  # fmt: skip
+    assert "thing/lib_cuda118.so" in parcels.site(["thing"], tmp_path / "all.tar.xz")
+    with pytest.raises(ValueError, match="no-such-thing is not installed in this environment"):
+        parcels.site(["no-such-thing"], target)
 
 
 def test_a_torn_record_is_named(tmp_path):

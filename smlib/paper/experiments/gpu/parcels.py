@@ -1,16 +1,20 @@
 """Wheels and weights for a machine that reaches nothing: cut into parts of a size that travels, and joined there.
 
+    python -m smlib.paper.experiments.gpu.parcels site peft bitsandbytes ... --cuda 130 --to site.tar.xz
     python -m smlib.paper.experiments.gpu.parcels split FILE... --to parcels
     python smlib/paper/experiments/gpu/parcels.py join parcels --to wheels
 
-It needs nothing but Python, so that the second line works before anything is installed.
+It needs nothing but Python, so that the last line works before anything is installed.
 """
 
 import argparse
 import hashlib
 import json
+import re
 import sys
+import tarfile
 from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
 
 MANIFEST = "parcels.json"
@@ -49,6 +53,49 @@ def split(files: Sequence[Path], target: Path, size: int = SIZE) -> list[Path]:
     return made
 
 
+def site(names: Sequence[str], target: Path, cuda: str | None = None) -> list[str]:
+    """Packs installed packages into one archive, to be unpacked anywhere on the other machine's `PYTHONPATH`.
+
+    Only what was compiled for this machine's Python stays useless there: take packages of plain Python, and
+    bitsandbytes, which loads its library by name.
+
+    Args:
+        names: of distributions. target: a `.tar.xz`.
+        cuda: such as `130` for CUDA 13.0: libraries for every other device are left out; None keeps all.
+
+    Returns:
+        the names of the packed files.
+
+    Raises:
+        ValueError: a package that is not installed here.
+    """
+    packed: dict[str, Path] = {}
+    for name in names:
+        try:
+            listed = files(name)
+        except PackageNotFoundError:
+            listed = None
+        if listed is None:
+            raise ValueError(f"{name} is not installed in this environment: pip install {name}, or leave it out")
+        for file in listed:
+            inside = not file.is_absolute() and ".." not in file.parts  # scripts lie elsewhere
+            if inside and "__pycache__" not in file.parts and not _for_another_device(file.name, cuda):
+                packed[str(file)] = Path(str(file.locate()))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    beside = target.with_name(target.name + ".packing")
+    with tarfile.open(beside, "w:xz") as archive:
+        for name, path in sorted(packed.items()):
+            archive.add(path, arcname=name, recursive=False)
+    beside.replace(target)
+    return sorted(packed)
+
+
+def _for_another_device(name: str, cuda: str | None) -> bool:
+    """Whether it is one of a package's libraries for CUDA, ROCm or XPU, and another one than `cuda`."""
+    of = re.search(r"_(cuda|rocm|xpu)(\d+)\.so$", name)
+    return of is not None and cuda is not None and of.groups() != ("cuda", cuda)
+
+
 def join(source: Path, target: Path) -> list[Path]:
     """Puts the parts in `source` together again in `target`, and compares each file with what was cut.
 
@@ -85,6 +132,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     cut.add_argument("files", nargs="+", type=Path)
     cut.add_argument("--to", type=Path, required=True, help="folder of the parts")
     cut.add_argument("--mb", type=float, default=SIZE / 1e6, help="millions of bytes a part; 55 by default")
+    pack = commands.add_parser("site", help="pack installed packages into one archive")
+    pack.add_argument("packages", nargs="+")
+    pack.add_argument("--to", type=Path, required=True, help="the archive, such as site.tar.xz")
+    pack.add_argument("--cuda", help="such as 130: leave out libraries for other devices")
     put = commands.add_parser("join", help="put parts together")
     put.add_argument("folder", type=Path, help="of the parts")
     put.add_argument("--to", type=Path, required=True, help="folder of the files")
@@ -92,6 +143,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if given.command == "split":
             made = split(given.files, given.to, int(given.mb * 1e6))
+        elif given.command == "site":
+            site(given.packages, given.to, given.cuda)
+            made = [given.to]
         else:
             made = join(given.folder, given.to)
     except (OSError, ValueError) as error:
