@@ -143,14 +143,14 @@ def pages(
 
     Args:
         words: of README's picture, from the result that it shows; None where there is no such result.
-        regime: what the learning regime says, a paragraph of README; None where its study was not written.
+        regime: what the learning regime says, a paragraph of both pages; None where no study was written.
 
     Raises:
         ResultError: a page that is missing or lacks its markers.
     """
     rewrites: dict[Path, Callable[[str], str]] = {
         readme: lambda text: with_learning(with_picture(with_replication_table(text, rows), words), regime),
-        readme.parent / "docs" / "results.md": lambda text: with_details(text, rows),
+        readme.parent / "docs" / "results.md": lambda text: with_learning(with_details(text, rows), regime),
         readme.parent / "docs" / "errata.md": lambda text: with_errata(text, errata),
     }
     found: dict[Path, tuple[str, str]] = {}

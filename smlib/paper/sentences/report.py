@@ -5,8 +5,9 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from smlib.files import ResultError
+from smlib.files import ResultError, read_json, resolve
 from smlib.paper.ledger import read_item
+from smlib.paper.sentences.learning import headline
 from smlib.paper.sentences.wording import bullets, percent, points, spread
 
 Details = Mapping[str, Any]
@@ -27,12 +28,22 @@ def adds_up(study: Details, preset: str, results_dir: str | os.PathLike[str] = "
             f"**Verdicts.** Of {sum(study['counts'].values())} items: {counts}.",
             divergences(theory) if theory else "",
             objective(theory) if theory else "",
+            learns(preset, results_dir),
             recovery(tab1) if tab1 else "",
-            f"**Figure 3.** {bc_against_mle(fig3)}" if fig3 else "",
+            f"**Figure 3, from a base model that knows the task.** {bc_against_mle(fig3)}" if fig3 else "",
             edits(fig3) if fig3 else "",
             elsewhere(tab5) if tab5 else "",
         ]
     )
+
+
+def learns(preset: str, results_dir: str | os.PathLike[str] = "results") -> str:
+    """What the learning regime says, committed runs first; empty where it was never run."""
+    for found in dict.fromkeys(("full", preset)):
+        path = resolve(results_dir) / found / "learning.json"
+        if path.is_file() and (study := read_json(path))["done"]:
+            return f"**A base model that has to learn the task.** {headline(study)}"
+    return ""
 
 
 def noise(preset: str, results_dir: str | os.PathLike[str] = "results") -> str:

@@ -70,7 +70,7 @@ def test_the_order_of_methods_is_that_of_their_values(repository: Path) -> None:
 def test_what_it_adds_up_to_is_read_from_the_items(repository: Path, tmp_path: Path) -> None:
     study = details(repository, "report")
     said = report.adds_up(study, "full", repository / "results")
-    assert said.count("\n- ") == 6
+    assert said.count("\n- ") == 7
     assert f"Of {sum(study['counts'].values())} items: " in said
     assert report.adds_up(study, "smoke", tmp_path).count("\n") == 0  # the verdicts alone: no item is there
     assert report.noise("full", tmp_path) == "This preset has no run of it."
