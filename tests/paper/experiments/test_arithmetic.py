@@ -200,7 +200,7 @@ def test_verdicts_follow_the_bits(accuracy, verdict, tmp_path, monkeypatch):
     monkeypatch.setattr(arithmetic_items, "write_item", lambda item, preset, **content: made.update({item: content}))
     made = {}
     arithmetic_items.write_fig3("full", runs, tmp_path)
-    arithmetic_items.write_tab1("full", runs, tmp_path)
+    arithmetic_items.write_tab1("full", runs, tmp_path, known=runs)
     assert made["fig3"]["verdict"] == verdict
     assert made["tab1"]["verdict"] == "direction only"  # less than half removed is nearer to none than to 4 of 4
     deleted = next(row["ours"] for row in made["tab1"]["rows"] if row["label"] == "mistake deleted, SM")
@@ -209,6 +209,8 @@ def test_verdicts_follow_the_bits(accuracy, verdict, tmp_path, monkeypatch):
     cloned = [runs[f"bc-ground_truth-0.2-s{s}"]["recovery"][d]["all_removed"] for s in range(3) for d in "13"]
     bc = np.mean([float(bit) for bits in cloned for bit in bits])
     assert f"(BC: {bc:.3f}, " in made["tab1"]["ours"]  # the line does not hide what cloning alone does
+    beside = [row["ours"] for row in made["tab1"]["rows"] if "knows the task, 3 wrong: all removed" in row["label"]]
+    assert beside == [made["tab1"]["details"]["rates"][m]["3"]["all_removed"]["value"] for m in ("bc", "sm")]
     assert 0 < float(made["tab1"]["error"].split()[2]) < 0.15
     assert len(made["fig3"]["details"]["comparisons"]) == 4 * len(chosen.levels) + 1
     ways = made["fig3"]["details"]["parts"]

@@ -81,6 +81,22 @@ def test_figure_3_rests_on_what_is_complete():
     assert learning.figure_3("quick") == learning.preset("quick")
 
 
+def test_table_1_rests_on_the_headline_of_this_regime(tmp_path, monkeypatch):
+    asked = {}
+
+    def note(work, calls, processes):
+        asked.update({call["name"]: call for call in calls})
+        raise InterruptedError("enough is known")
+
+    monkeypatch.setattr(grid, "in_parallel", note)
+    monkeypatch.setattr("smlib.paper.experiments.runs.finetuning.FineTuneConfig.prepare", lambda *_: None)
+    with pytest.raises(InterruptedError):
+        learning.table_1("full", tmp_path)
+    plan = learning.cells("full")
+    assert set(asked) == {f"{m}-ground_truth-0.2-s{seed}" for m in ("bc", "sm") for seed in range(5)}
+    assert all(call["config"] == plan[name] and call["item"] == "fig3" for name, call in asked.items())
+
+
 def test_the_old_regime_keeps_its_runs():
     assert grid.preset("full").base == PretrainConfig()
     assert len(grid.run("full", processes=1)) == 30  # read, not trained: the identities are what they were

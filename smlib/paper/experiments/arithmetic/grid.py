@@ -1,7 +1,7 @@
 """Figure 3 and Table 1: arithmetic accuracy against noise level for MLE, BC and SequenceMatch (Sec. 6.1)."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -161,13 +161,16 @@ def run(
     results_dir: str | Path = "results",
     processes: int | None = None,
     chosen: ArithmeticPreset | None = None,
+    only: Sequence[str] = (),
 ) -> dict[str, Run]:
     """Every run of the grid of a preset, computed or read; the base model first.
 
     Args:
         chosen: another grid in the place of the preset's (`learning`); the runs are kept under the preset's name.
+        only: names of cells, such as `mle`, with all of their seeds; the whole grid by default.
     """
     cells = (chosen or preset(name)).grid()
+    cells = {label: c for label, c in cells.items() if not only or label.rsplit("-s", 1)[0] in only}
     calls = [
         {"config": c, "name": label, "item": "fig3", "preset": name, "results_dir": results_dir}
         for label, c in cells.items()

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from smlib.evaluation import Estimate, clustered_interval, paired_difference
+from smlib.paper.experiments.arithmetic import learning
 from smlib.paper.experiments.arithmetic.grid import ArithmeticPreset
 from smlib.paper.experiments.arithmetic.learning import figure_3 as preset
 from smlib.paper.experiments.judging import scores
@@ -149,13 +150,28 @@ def _pooled(runs: Sequence[scores.Result], depths: Sequence[int]) -> dict[str, E
     }
 
 
-def write_tab1(name: str, runs: Mapping[str, scores.Result], results_dir: str | Path = "results") -> None:
-    """The ledger's line for Table 1: how often SequenceMatch removes all wrong tokens, mean over 1 and 3 of them."""
-    chosen = preset(name)
-    level = chosen.levels[len(chosen.levels) // 2]
+def write_tab1(
+    name: str,
+    runs: Mapping[str, scores.Result],
+    results_dir: str | Path = "results",
+    known: Mapping[str, scores.Result] | None = None,
+) -> None:
+    """The ledger's line for Table 1: how often SequenceMatch removes all wrong tokens, mean over 1 and 3 of them.
+
+    Args:
+        runs: of `learning.table_1`. known: runs from a base that knows the task, whose shares stand beside.
+    """
+    level = learning.headline_level(learning.preset(name))
     cells = {m: seeds_of(runs, f"{m}-ground_truth-{level}") for m in ("bc", "sm")}
     depths = sorted(int(d) for d in cells["sm"][0]["recovery"])
     table = {m: {str(d): rates(found, d) for d in depths} for m, found in cells.items()}
+    beside = {
+        f"{m}, base that knows the task": {
+            str(d): rates(seeds_of(known, f"{m}-ground_truth-{level}"), d) for d in depths
+        }
+        for m in cells
+        if known
+    }
     used = [d for d in DEPTHS_OF_TABLE_1 if d in depths]
     both = {method: _pooled(found, used) for method, found in cells.items()}
     pooled = both["sm"]
@@ -172,7 +188,7 @@ def write_tab1(name: str, runs: Mapping[str, scores.Result], results_dir: str | 
         scores.row("mistake deleted, SM", pooled["all_removed"], paper=1.0),
         scores.row("right answer, SM", pooled["correct"], paper=0.75),
     ]
-    for method, by_depth in table.items():
+    for method, by_depth in {**table, **beside}.items():
         for depth, shares in by_depth.items():
             for what, record in shares.items():
                 error = scores.number(max(record["high"] - record["value"], record["value"] - record["low"]))
@@ -193,6 +209,7 @@ def write_tab1(name: str, runs: Mapping[str, scores.Result], results_dir: str | 
             "rule": RULE_TAB1,
             "reached": reached,
             "rates": table,
+            "known": beside,
             "completions": {m: found[0]["completions"] for m, found in cells.items()},
         },
         sources=[run for found in cells.values() for run in found],
@@ -200,10 +217,20 @@ def write_tab1(name: str, runs: Mapping[str, scores.Result], results_dir: str | 
     )
 
 
-def summary(name: str, runs: Mapping[str, scores.Result], results_dir: str | Path = "results") -> dict[str, Any]:
-    """Writes both items of the notebook and returns what `smlib.paper.results.read_item` reads back."""
+def summary(
+    name: str,
+    runs: Mapping[str, scores.Result],
+    results_dir: str | Path = "results",
+    table_1: Mapping[str, scores.Result] | None = None,
+) -> dict[str, Any]:
+    """Writes both items of the notebook and returns what `smlib.paper.results.read_item` reads back.
+
+    Args:
+        table_1: runs of Table 1, where they are others than Figure 3's.
+    """
     from smlib.paper.results import read_item
 
+    others = table_1 is not None and learning.figure_3(name) != learning.preset(name)
     write_fig3(name, runs, results_dir)
-    write_tab1(name, runs, results_dir)
+    write_tab1(name, runs if table_1 is None else table_1, results_dir, runs if others else None)
     return {item: read_item(item, name, results_dir) for item in ("fig3", "tab1")}
