@@ -37,7 +37,7 @@ class LongOptions(HfArgumentParser):
         sections: Mapping[str, Sequence[str]],
         rest: str,
     ) -> None:
-        super().__init__(tuple(kinds), prog=prog, usage=usage, description=description)  # type: ignore[arg-type]
+        super().__init__(tuple(kinds), prog=prog, usage=usage, description=description)
         self.sections, self.rest = dict(sections), rest
 
     def error(self, message: str) -> NoReturn:
