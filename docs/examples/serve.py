@@ -126,7 +126,8 @@ class Model:
         seed = asked.get("seed")
         if seed is not None and (type(seed) is not int or not 0 <= seed < 1 << 63):
             raise Refused("seed: expected a whole number, not negative and below 2^63")
-        config = SamplingConfig(greedy=True) if cold else SamplingConfig(
+        config = SamplingConfig(limit, greedy=True) if cold else SamplingConfig(
+            limit,
             temperature=float(asked.get("temperature", 1.0)),
             top_p=float(asked.get("top_p", 1.0)),
             top_k=max(int(asked.get("top_k", -1)), 0),
