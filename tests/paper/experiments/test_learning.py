@@ -122,6 +122,9 @@ def test_nothing_is_decided_before_every_seed_is_there(tmp_path):
     assert not any(claim["decided"] for claim in single)  # one seed speaks of one trained model
     written = learning.write("full", tmp_path)
     assert read_json(written) == json.loads(json.dumps(study))
+    noted = (written.parent / "checksums.jsonl").read_bytes()
+    assert learning.write("full", tmp_path) == written  # the same once more
+    assert (written.parent / "checksums.jsonl").read_bytes() == noted
 
 
 def test_what_is_there_is_drawn_and_what_is_not_is_said(tmp_path):

@@ -181,6 +181,8 @@ def write(name: str, results_dir: str | Path = "results") -> Path:
     """Keeps the study in `results/<preset>/learning.json`, which is no item of the ledger while runs are missing."""
     folder = resolve(results_dir) / name
     path, text = folder / "learning.json", canonical_json(study(name, results_dir))
+    if path.is_file() and path.read_text(encoding="utf-8") == text:
+        return path  # a reader changes no file
     checksums.note(path, text, folder)
     return write_atomically(path, text)
 
