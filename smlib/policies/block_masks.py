@@ -23,7 +23,6 @@ from transformers.integrations.flex_attention import flex_attention_forward
 from smlib.edits.masking import dense_mask, visibility
 
 BLOCK = 128  # FlexAttention's own
-FLEX_FROM = 2_048  # slots of a row where nobody said how many: an estimate, `make gpu` measures it (docs/gpu.md)
 DROPOUTS = ("attention_dropout", "attn_pdrop", "attention_probs_dropout_prob")  # of attention, in configurations
 PACKED = "_smlib_packed"  # attribute of a BlockMask: what it was made from
 CHECKED: set[tuple[object, ...]] = set()  # kinds of layers whose first output was compared with the dense one
@@ -52,22 +51,14 @@ class PackedBlocks:
 
 
 def packed_mask(
-    expiry: Int[Tensor, "R S"], positions: Int[Tensor, "R S"], lm: Any, flex_from: int | None
+    expiry: Int[Tensor, "R S"], positions: Int[Tensor, "R S"], flex_from: int | None
 ) -> Bool[Tensor, "R 1 S S"] | BlockMask:
-    """The mask of a packed batch for a model: dense, or on a CUDA device a block mask from `flex_from` slots a row on.
+    """The mask of a packed batch: dense, or on a CUDA device a block mask from `flex_from` slots a row on.
 
     Args:
-        lm: the causal language model of transformers.
-        flex_from: 0 for never. None: `FLEX_FROM`, unless the model drops attention weights while it is trained or
-            computes in float64, which FlexAttention does not.
+        flex_from: 0 or None for never. None was a length until a GPU tried it and its tests failed (docs/gpu.md).
     """
-    if expiry.device.type != "cuda":
-        return dense_mask(expiry)
-    if flex_from is None:
-        config = lm.config.get_text_config()
-        drops = lm.training and any(getattr(config, name, 0.0) for name in DROPOUTS)
-        flex_from = 0 if drops or lm.dtype == torch.float64 else FLEX_FROM
-    if not flex_from or expiry.shape[1] < flex_from:
+    if expiry.device.type != "cuda" or not flex_from or expiry.shape[1] < flex_from:
         return dense_mask(expiry)
     return with_packed(expiry, positions)
 

@@ -147,7 +147,7 @@ class Policy(nn.Module):
 
     def state_hidden(self, batch: PackedBatch) -> tuple[Float[Tensor, "U d"], Int[Tensor, " U"]]:
         """One forward pass over a packed batch: hidden vector and position of each needed state."""
-        mask = packed_mask(batch.expiry, batch.positions, self.lm, self.flex_from)
+        mask = packed_mask(batch.expiry, batch.positions, self.flex_from)
         hidden = self.hidden(batch.tokens, batch.positions, mask)
         return hidden.flatten(0, 1)[batch.slots], batch.positions.flatten()[batch.slots]
 

@@ -44,7 +44,7 @@ class TrainConfig:
         row_len: slots of a packed row; None for the longest block. chunk: states whose logits are held at a time.
         vocabulary_tile: rows of the head whose logits are held at a time (`smlib.policies.vocabulary_tiles`); 0 for
             all, None for what the device does by itself. flex_from: slots of a row from which FlexAttention takes over
-            on a CUDA device (`smlib.policies.block_masks`); 0 for never, None for its default there.
+            on a CUDA device (`smlib.policies.block_masks`); 0 or None for never.
         accumulation: the batch is processed in this many parts.
         log_every, eval_every, checkpoint_every: steps; `eval_every` is 0 without `evaluate`, and only then.
         seed: of everything.

@@ -131,7 +131,7 @@ class SequenceMatchConfig(TrainingArguments):
         None, "Rows of the head whose logits are held at a time; 0: all; left out: the device decides (docs/gpu.md)."
     )
     flex_from: int | None = _option(
-        None, "Slots of a row from which a GPU uses FlexAttention; 0: never; left out: 2,048 (docs/gpu.md)."
+        None, "Slots of a row from which a GPU uses FlexAttention; 0, or left out: never (docs/gpu.md)."
     )
     dtype: str | None = _option(
         None, "Of the weights, when the model is loaded here; left out: float32, or as a policy was saved.", DTYPES
