@@ -45,6 +45,12 @@ class OwnKernelManager(AsyncKernelManager):
         argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
         return KernelSpec(argv=argv, display_name="Python 3", language="python", interrupt_mode="signal")
 
+    async def _async_interrupt_kernel(self) -> None:
+        # A kernel that is being shut down would be interrupted first. Between two messages it says so on the terminal,
+        # "KeyboardInterrupt caught in kernel", as if something had failed. The message that ends it is enough.
+        if not self.shutting_down:
+            await super()._async_interrupt_kernel()
+
 
 class KernelEngine(NBClientEngine):
     """Papermill's own engine, plus an environment of its own for each kernel and a handle to stop it by."""

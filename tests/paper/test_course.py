@@ -67,6 +67,14 @@ def error_rates() -> list[float]:
     return found
 
 
+def kept_tokens() -> list[float]:
+    """By a chain over `writing`, `right`, `wrong` and the two ends, solved as it stands."""
+    step = np.array([[0, 0.8, 0.2], [0.05, 0, 0], [0.6, 0, 0]])  # from each of the three to each of the three
+    visits = np.linalg.inv(np.eye(3) - step)[0]
+    stays = visits * [0, 0.95, 0.4]
+    return [stays[1] / stays.sum(), visits[0]]
+
+
 def needed_questions() -> float:
     return (2.8 / 0.02) ** 2 * (0.06 * 0.94 + 0.08 * 0.92)
 
@@ -91,6 +99,7 @@ DERIVED = {
     "09.1": lambda: [2 * 0.5**30, binomtest(190, 350).pvalue],
     "10.1": needed_questions,
     "12.1": verdicts,
+    "15.1": kept_tokens,
 }
 """Each answer that can be computed, computed in another way than it was written down."""
 

@@ -1,5 +1,6 @@
 """The notebooks' driver, on tiny notebooks: what counts as success, and what is said about a failure."""
 
+import asyncio
 import json
 import os
 import re
@@ -14,6 +15,7 @@ import pytest
 
 from smlib.files import ResultError
 from smlib.paper import reproduce
+from smlib.paper.execution import OwnKernelManager
 from smlib.paper.items import ITEMS, READ_ONLY_NOTEBOOKS
 from smlib.paper.reproduce import Outcome, Reproduction, Task, plan
 from tests.support.notebook_maker import write_notebook
@@ -225,6 +227,29 @@ def test_bad_options_are_refused() -> None:
         Reproduction("fast")
     with pytest.raises(ResultError, match="jobs is 0"):
         Reproduction("smoke", jobs=0)
+
+
+def test_a_kernel_that_is_shut_down_is_not_interrupted_first() -> None:
+    # It would say "KeyboardInterrupt caught in kernel" on the terminal whenever it is still busy with its last message.
+    async def signals() -> tuple[list[int], list[int]]:
+        manager, sent = OwnKernelManager(), []
+        await manager.start_kernel(stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        assert manager.provisioner is not None
+        send = manager.provisioner.send_signal
+
+        async def recorded(number: int) -> None:
+            sent.append(number)
+            await send(number)
+
+        manager.provisioner.send_signal = recorded  # type: ignore[method-assign]
+        await manager.interrupt_kernel()
+        running = list(sent)
+        await manager.shutdown_kernel()
+        return running, sent
+
+    running, sent = asyncio.run(signals())
+    assert running == [signal.SIGINT]
+    assert sent.count(signal.SIGINT) == 1
 
 
 def test_read_only_notebooks_belong_to_known_items() -> None:

@@ -16,6 +16,7 @@ import torch
 from smlib.edits.noise import NoiseLaw
 from smlib.files import plain
 from smlib.generation.sampling import SamplingConfig
+from smlib.objectives.methods import METHODS
 from smlib.policies.adapters import with_adapters
 from smlib.policies.policy import Policy
 from smlib.policies.sources import Lora
@@ -44,7 +45,7 @@ def beside(method="sm", **changes):
     """A run of 20 steps whose rollouts are of weights that are 2 or 3 steps old."""
     usual = {"rollout_engine": "background", "rollout_staleness": 3, "rollout_refresh": 2}
     asked = config(method, steps=20, log_every=1, checkpoint_every=0, **{**usual, **changes})
-    return asked.on_policy() if method == "gail" else asked
+    return asked.on_policy(2 if method == "exact" else None) if METHODS[method].on_policy else asked
 
 
 def trained(asked, folder, monkeypatch=None, data=None, **options):
@@ -63,8 +64,8 @@ def same(one, other):
     assert torch.equal(weights(one), weights(other))
 
 
-@pytest.mark.filterwarnings("ignore:gail needs rollouts of the present policy")
-@pytest.mark.parametrize("method", ["sm", "dagger", "gail"])
+@pytest.mark.filterwarnings("ignore:(gail|exact) needs rollouts of the present policy")
+@pytest.mark.parametrize("method", ["sm", "dagger", "gail", "exact"])  # exact: in groups of two from a prompt
 def test_a_process_beside_training_gives_the_bits_of_copies_that_are_kept(method, tmp_path, monkeypatch):
     asked = beside(method, rollout_noise=0.3)
     found = trained(asked, tmp_path / "a")

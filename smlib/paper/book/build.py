@@ -24,7 +24,7 @@ from smlib.paper.book import badges, methods, reference
 from smlib.paper.book.pages import on_site
 from smlib.paper.notebooks import notebook_files
 
-CHAPTERS = ("00", "13", "01", "03", "14", "07", "04", "08", "09", "10", "05", "06", "02", "11", "12")
+CHAPTERS = ("00", "13", "01", "03", "14", "07", "04", "15", "08", "09", "10", "05", "06", "02", "11", "12")
 """The notebooks in the order of `docs/course.md`."""
 SETTINGS = Path(__file__).with_name("conf.py.txt")
 STYLE = Path(__file__).with_name("book.css")

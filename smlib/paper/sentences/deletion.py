@@ -1,9 +1,13 @@
-"""What the confirmation of decoupled deletion says (`04_arithmetic`), in sentences."""
+"""What the studies of deletion say (`15_deletion`), in sentences: the confirmation, the rivals, late mistakes."""
 
 from collections.abc import Mapping
 from typing import Any
 
+from smlib.paper.figures.rivals import ORDERS, WAYS, answered
 from smlib.paper.sentences.wording import among, bullets, percent, spread
+
+DEEP = "3"
+"""Wrong tokens, of the recovery that is spoken of: more than any demonstration has in a row."""
 
 
 def confirmation(study: Mapping[str, Any]) -> str:
@@ -35,4 +39,70 @@ def confirmation(study: Mapping[str, Any]) -> str:
         f"It reads {passes[study['ours']]:.1f} tokens an answer with each of its two networks, BC {passes['bc']:.1f} "
         f"and MLE {passes['mle']:.1f} with one."
     )
+    return bullets(said)
+
+
+def rivals(study: Mapping[str, Any]) -> str:
+    """Which way of dealing with a wrong token is ahead of MLE at temperature 1, which recovers, and what was not run.
+
+    Args:
+        study: of `experiments.arithmetic.rivals_of_deletion.latest`.
+    """
+    rows = {row["way"]: row for row in answered(study) if row["decoding"] == "t1"}
+    if not rows:
+        return "No run of this study is there."
+    said: list[str] = []
+    groups: dict[str, list[str]] = {"ahead": [], "behind": [], "open": []}
+    for way, row in rows.items():
+        if way == "mle" or "over_mle" not in row:
+            continue
+        lead = row["over_mle"]
+        group = "ahead" if lead["low"] > 0 else "behind" if lead["high"] < 0 else "open"
+        seeds = "1 seed" if row["n_seeds"] == 1 else f"{row['n_seeds']} seeds"
+        groups[group].append(f"{WAYS[way]} ({spread(lead)}, {seeds})")
+    if "mle" in rows:
+        said.append(f"MLE answers {percent(rows['mle']['accuracy']['value'], 1)} of the validation questions.")
+    said.append(f"Ahead of it: {among(groups['ahead'])}." if groups["ahead"] else "")
+    said.append(f"Behind it: {among(groups['behind'])}." if groups["behind"] else "")
+    said.append(f"Not told apart from it: {among(groups['open'])}." if groups["open"] else "")
+    deep = {way: row["recovery"][DEEP] for way, row in rows.items() if DEEP in row.get("recovery", {})}
+    if deep:
+        best = max(deep, key=lambda way: float(deep[way]["correct"]))
+        said.append(
+            f"After three wrong tokens in a row {WAYS[best]} is right most often, {percent(deep[best]['correct'])}; "
+            f"it deletes all three in {percent(deep[best]['all_removed'])} of the cases."
+        )
+    missing = [WAYS[row["way"]] for row in study["rows"] if row["status"] != "run"]
+    said.append(f"Not run: {among(list(dict.fromkeys(missing)))}." if missing else "")
+    return bullets(said)
+
+
+def late(study: Mapping[str, Any]) -> str:
+    """How soon each order of the digits lets a mistake be noticed, and what that does to the methods' accuracies.
+
+    Args:
+        study: of `experiments.arithmetic.late_mistakes.latest`.
+    """
+    rows = {(row["order"], row["method"]): row for row in answered(study)}
+    if not rows:
+        return "No run of this study is there."
+    said: list[str] = []
+    for order, words in ORDERS.items():
+        if (order, "bc") in rows:
+            at = {
+                kind: {r["distance"]: r for r in records} for kind, records in rows[order, "bc"]["visible"].items()
+            }
+            first, second = at["carry"][1], at["carry"].get(2)
+            later = f", and {percent(second['bkspc'])} one token later" if second else ""
+            said.append(
+                f"{words.capitalize()}: BC deletes with probability {percent(at['any'][1]['bkspc'])} right after any "
+                f"wrong digit. Where it is one more or less than the right one, {percent(first['bkspc'])}{later}; "
+                f"after a right digit {percent(first['bkspc_clean'])}."
+            )
+        answers = {name: row["accuracy"]["value"] for (o, name), row in rows.items() if o == order}
+        if answers:
+            each = [f"{WAYS.get(name, name)} {percent(value, 1)}" for name, value in answers.items()]
+            said.append(f"{words.capitalize()}, accuracy at temperature 1: {among(each)}.")
+    missing = [f"{row['method']} ({ORDERS[row['order']]})" for row in study["rows"] if row["status"] != "run"]
+    said.append(f"Not run: {among(missing)}." if missing else "")
     return bullets(said)

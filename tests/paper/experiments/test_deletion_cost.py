@@ -25,6 +25,9 @@ def test_the_ways_differ_in_the_objective_alone():
     assert ways[0].training == learning.cells("full")["bc-ground_truth-0.2-s0"].training
     with pytest.raises(ValueError, match="unknown shape 9x9; known: 8x96"):
         deletion_cost.cells("full", ("9x9",))
+    assert list(deletion_cost.cells("full", ways=("mle", "left out"))) == ["cost-8x96-mle-s0", "cost-8x96-left_out-s0"]
+    with pytest.raises(ValueError, match="unknown way head; known: mle, shared"):
+        deletion_cost.cells("full", ways=("head",))
 
 
 def test_shapes_have_the_parameters_that_are_said():

@@ -58,15 +58,17 @@ Cell = tuple[str, str, bool, FineTuneConfig]
 """Item that keeps the run, its name there, whether it saw the test questions, its configuration."""
 
 
-def cells(preset: str, shapes: Sequence[str] = ("8x96",), seeds: Sequence[int] = (0,)) -> dict[str, Cell]:
+def cells(
+    preset: str, shapes: Sequence[str] = ("8x96",), seeds: Sequence[int] = (0,), ways: Sequence[str] = tuple(WAYS)
+) -> dict[str, Cell]:
     """`cost-<shape>-<way>-s<seed>` -> its run, seeds outermost. What the plan has already is shared with it.
 
     Raises:
-        ValueError: an unknown shape.
+        ValueError: an unknown shape or way.
     """
-    unknown = sorted(set(shapes) - set(SHAPES))
-    if unknown:
-        raise ValueError(f"unknown shape {', '.join(unknown)}; known: {', '.join(SHAPES)}")
+    for given, known, what in ((shapes, SHAPES, "shape"), (ways, WAYS, "way")):
+        if unknown := sorted(set(given) - set(known)):
+            raise ValueError(f"unknown {what} {', '.join(unknown)}; known: {', '.join(known)}")
     made: dict[str, Cell] = {}
     plan = learning.cells(preset)
     for seed in seeds:
@@ -75,7 +77,7 @@ def cells(preset: str, shapes: Sequence[str] = ("8x96",), seeds: Sequence[int] =
             assert isinstance(chosen.base, PretrainConfig)
             if model is not None:
                 chosen = dataclasses.replace(chosen, base=dataclasses.replace(chosen.base, model=model))
-            for way, (method, changes) in WAYS.items():
+            for way, (method, changes) in ((way, WAYS[way]) for way in ways):
                 kind, eta = ("none", 0.0) if method == "mle" else (learning.KIND, learning.headline_level(chosen))
                 config = chosen.run(method, kind, eta, seed, **changes)
                 rules = tuple(d for d in DECODINGS if method != "mle" or d != "no_backspace")
@@ -143,10 +145,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--preset", choices=PRESETS, default="full")
     parser.add_argument("--results-dir", default="results")
     parser.add_argument("--shape", choices=SHAPES, action="append", help="8x96 by default; others train a base first")
+    parser.add_argument("--way", choices=WAYS, action="append", help="all by default; may be repeated")
     parser.add_argument("--seed", type=int, action="append", help="0 by default")
     given = parser.parse_args(arguments)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    wanted = cells(given.preset, given.shape or ("8x96",), given.seed or (0,))
+    wanted = cells(given.preset, given.shape or ("8x96",), given.seed or (0,), given.way or tuple(WAYS))
     for config in {c.base: c for *_, c in wanted.values()}.values():
         config.prepare(given.preset, given.results_dir)
     for item, name, test, config in wanted.values():

@@ -109,6 +109,12 @@ def study(preset: str, seeds: Sequence[int] = (0,), results_dir: str | Path = "r
     return {"preset": preset, "rows": rows, "sources": sorted(r.path.name for runs in grouped.values() for r in runs)}
 
 
+def latest(preset: str, results_dir: str | Path = "results") -> dict[str, Any]:
+    """The study of a preset over all its seeds, or that of `full` where the preset has no run: what is committed."""
+    own = study(preset, learning.preset(preset).seeds, results_dir)
+    return own if own["sources"] else study("full", learning.preset("full").seeds, results_dir)
+
+
 def _pooled(records: Sequence[Sequence[Mapping[str, float]]]) -> list[dict[str, float]]:
     """By distance, over runs."""
     made: list[dict[str, float]] = []

@@ -171,6 +171,12 @@ def study(preset: str, seeds: Sequence[int] = (0,), results_dir: str | Path = "r
     return {"preset": preset, "rows": rows, "sources": sources}
 
 
+def latest(preset: str, results_dir: str | Path = "results") -> dict[str, Any]:
+    """The table of a preset over all its seeds, or that of `full` where the preset has no run: what is committed."""
+    own = study(preset, learning.preset(preset).seeds, results_dir)
+    return own if own["sources"] else study("full", learning.preset("full").seeds, results_dir)
+
+
 def _row(runs: Mapping[int, Any], writer: Mapping[int, Any], rule: str) -> dict[str, Any]:
     there = [runs[seed] for seed in sorted(runs)]
     both = sorted(set(runs) & set(writer))
