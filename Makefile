@@ -87,7 +87,7 @@ parcels:  ## cut FILES="..." into parts below 60 MB in parcels/, for a machine t
 
 # Of runs/, only what `smlib reproduce` wrote: policies of one's own are trained into the same folder.
 clean:  ## remove caches, executed notebooks, quick and smoke results; policies in runs/ stay
-	rm -rf $(foreach preset,smoke quick full paper,runs/$(preset)/markers runs/$(preset)/.ipython runs/$(preset)/[0-9][0-9]_*.ipynb)
+	rm -rf $(foreach preset,smoke quick full paper,runs/$(preset)/markers runs/$(preset)/.ipython runs/$(preset)/.compiled runs/$(preset)/[0-9][0-9]_*.ipynb)
 	-@rmdir runs/smoke runs/quick runs/full runs/paper runs 2>/dev/null || true
 	rm -rf results/quick results/smoke figures/quick figures/smoke
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

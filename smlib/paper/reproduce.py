@@ -7,6 +7,7 @@ asked. Executed notebooks land in `runs/<preset>/`.
 
 import os
 import signal
+import sys
 import tempfile
 import threading
 import time
@@ -270,6 +271,10 @@ class Reproduction:
         environment["SMLIB_HEADLESS"] = "1"
         # What a reader's own IPython and Python run at their start would run in every notebook.
         environment["IPYTHONDIR"] = str(self.folder / ".ipython")
+        if sys.dont_write_bytecode:
+            # Every kernel and every worker would compile torch and transformers anew, 20 s each.
+            environment.pop("PYTHONDONTWRITEBYTECODE", None)
+            environment["PYTHONPYCACHEPREFIX"] = str(self.folder / ".compiled")
         for name in ("PYTHONSTARTUP", ROUND):
             environment.pop(name, None)
         if self.fresh_name is not None:

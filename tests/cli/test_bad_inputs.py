@@ -281,7 +281,7 @@ def test_make_clean_leaves_what_the_user_made(tmp_path: Path, repository: Path) 
     ]
     gone = [
         "runs/quick/01_chain_toy_model.ipynb", "runs/quick/markers/01.json", "runs/quick/.ipython/history",
-        "results/quick/fig1.json", "figures/smoke/fig1.png",
+        "runs/quick/.compiled/torch.pyc", "results/quick/fig1.json", "figures/smoke/fig1.png",
     ]  # fmt: skip
     for name in (*kept, *gone, "smlib/x", "tests/x"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)

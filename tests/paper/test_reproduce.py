@@ -252,5 +252,20 @@ def test_a_kernel_that_is_shut_down_is_not_interrupted_first() -> None:
     assert sent.count(signal.SIGINT) == 1
 
 
+def test_kernels_keep_what_they_compile_where_python_was_told_to_keep_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cell = (
+        "import pathlib, subprocess, sys\n"
+        "shown = subprocess.check_output([sys.executable, '-c', 'import sys; print(sys.pycache_prefix)'], text=True)\n"
+        f"pathlib.Path({str(tmp_path / 'said')!r}).write_text(f'{{sys.pycache_prefix}} {{shown}}')"
+    )
+    for told, prefix in ((True, str(tmp_path / "runs" / "smoke" / ".compiled")), (False, "None")):
+        monkeypatch.setattr(sys, "dont_write_bytecode", told)
+        monkeypatch.delenv("PYTHONPYCACHEPREFIX", raising=False)
+        assert execute(tmp_path, WRITE, cell, FINISH).status == "done"
+        assert (tmp_path / "said").read_text().split() == [prefix, prefix]
+
+
 def test_read_only_notebooks_belong_to_known_items() -> None:
     assert set(READ_ONLY_NOTEBOOKS.values()) <= set(ITEMS)

@@ -73,7 +73,7 @@ def accuracy_and_recovery(study: Study) -> Figure:
     writer = next((row for row in rows if row["way"] == "mle" and row["decoding"] == "t1"), None)
     if writer is not None:
         axes[0].axvline(writer["accuracy"]["value"], color=PALETTE["black"], linestyle=":", lw=1)
-    axes[0].set_yticks(range(len(rows)), [label(row) for row in rows])
+    axes[0].set_yticks(range(len(rows)), [named(row) for row in rows])
     axes[0].invert_yaxis()
     axes[0].set_xlabel("accuracy; bars are 95 % intervals")
     axes[1].set_xlabel("right answer after wrong tokens")
@@ -83,7 +83,7 @@ def accuracy_and_recovery(study: Study) -> Figure:
     return made
 
 
-def label(row: Mapping[str, Any]) -> str:
+def named(row: Mapping[str, Any]) -> str:
     """A row's way, its rule where that is not temperature 1, and its seeds."""
     by = "" if row["decoding"] == "t1" else f", {rule(row['decoding'])}"
     return f"{WAYS[row['way']]}{by} ({row['n_seeds']})"
@@ -131,7 +131,7 @@ def table(study: Study) -> pd.DataFrame:
 def visible(study: Study, deletes: str = "bc", writes: str = "mle") -> Figure:
     """What a policy notices of a wrong digit, by how many tokens it has written since: 2 x 2 panels.
 
-    Above, P(`<bkspc>`) of the policy `deletes`; below, the probability that `writes` gives the right answer's next token.
+    Above, P(`<bkspc>`) of the policy `deletes`; below, the probability that `writes` gives the right next token.
     Dotted: the same states without the mistake. A column a kind of mistake, a colour an order of the digits.
 
     Args:

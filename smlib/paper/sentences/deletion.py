@@ -89,9 +89,7 @@ def late(study: Mapping[str, Any]) -> str:
     said: list[str] = []
     for order, words in ORDERS.items():
         if (order, "bc") in rows:
-            at = {
-                kind: {r["distance"]: r for r in records} for kind, records in rows[order, "bc"]["visible"].items()
-            }
+            at = {kind: {r["distance"]: r for r in records} for kind, records in rows[order, "bc"]["visible"].items()}
             first, second = at["carry"][1], at["carry"].get(2)
             later = f", and {percent(second['bkspc'])} one token later" if second else ""
             said.append(
