@@ -30,6 +30,7 @@ STUDY = {
         row("mle", 0.71, 0.0),
         row("mle", 0.73, 0.02, decoding="greedy"),
         row("mle", 0.72, 0.01, decoding="delete_0.1", after={"1": (0.9, 0.6), "3": (0.5, 0.3)}),
+        row("mle", 0.72, 0.01, decoding="resample_0.1", after={"1": (0.9, 0.6), "3": (0.5, 0.3)}),  # drawn nowhere
         row("bc", 0.75, 0.04, after={"1": (0.99, 0.75), "3": (0.8, 0.62)}),
         row("soft", 0.65, -0.06, after={"1": (0.9, 0.7), "3": (0.9, 0.64)}),
         row("sm", 0.715, 0.005),
@@ -69,6 +70,7 @@ def test_the_sentences_group_the_ways_by_their_intervals():
     assert "Behind it: soft deletion (−6.0 points" in said
     assert "Not told apart from it: SequenceMatch" in said
     assert "three wrong tokens in a row soft deletion is right most often, 64 %; it deletes all three in 90 %" in said
+    assert "MLE that deletes below p = 0.1 is right after one wrong token in 60 % and after three in 30 %" in said
     assert "Not run: masked errors." in said
     assert said_of_rivals({"rows": []}) == "No run of this study is there."
 

@@ -53,12 +53,17 @@ def accuracy_and_recovery(study: Study) -> Figure:
     Raises:
         ValueError: no run.
     """
-    rows = [row for row in answered(study) if row["decoding"] != "greedy" or row["way"] == "mle"]
+    # Greedy answers of the others and drawing again, which answers what deleting answers, stand in the table.
+    rows = [
+        row
+        for row in answered(study)
+        if not row["decoding"].startswith("resample_") and (row["decoding"] != "greedy" or row["way"] == "mle")
+    ]
     if not rows:
         raise ValueError("no run of the study is there: nothing to draw")
     made, axes = figure(1, 2, height=1.8 + 0.34 * len(rows), width=10.0, sharey=True)
-    colours = dict(zip(("1", "2", "3", "4"), ("blue", "sky", "orange", "vermilion"), strict=True))
-    markers = dict(zip(colours, "osD^", strict=True))
+    greys = dict(zip(("1", "2", "3", "4"), ("#000000", "#505050", "#808080", "#a8a8a8"), strict=True))  # no method's
+    markers = dict(zip(greys, "osD^", strict=True))
     drawn: set[str] = set()
     for place, row in enumerate(rows):
         found = row["accuracy"]
@@ -68,7 +73,7 @@ def accuracy_and_recovery(study: Study) -> Figure:
         for depth, share in row.get("recovery", {}).items():
             label = f"{counted(int(depth), 'wrong token')}" if depth not in drawn else None
             drawn.add(depth)
-            axes[1].plot([share["correct"]], [place], linestyle="none", color=PALETTE[colours[depth]],
+            axes[1].plot([share["correct"]], [place], linestyle="none", color=greys[depth],
                          marker=markers[depth], label=label)  # fmt: skip
     writer = next((row for row in rows if row["way"] == "mle" and row["decoding"] == "t1"), None)
     if writer is not None:
@@ -148,7 +153,7 @@ def visible(study: Study, deletes: str = "bc", writes: str = "mle") -> Figure:
     for line, (name, what, title) in enumerate(panels):
         for column, (kind, said) in enumerate(KINDS.items()):
             ax = axes[line, column]
-            for (order, words), colour, marker in zip(ORDERS.items(), ("blue", "orange"), "os", strict=True):
+            for (order, words), colour, marker in zip(ORDERS.items(), ("green", "purple"), "os", strict=True):
                 if (order, name) not in rows:
                     continue
                 found = [r for r in rows[order, name]["visible"][kind] if r["distance"] <= FARTHEST]

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from smlib.paper.figures.rivals import ORDERS, WAYS, answered
+from smlib.paper.figures.rivals import ORDERS, WAYS, answered, rule
 from smlib.paper.sentences.wording import among, bullets, percent, spread
 
 DEEP = "3"
@@ -71,6 +71,16 @@ def rivals(study: Mapping[str, Any]) -> str:
         said.append(
             f"After three wrong tokens in a row {WAYS[best]} is right most often, {percent(deep[best]['correct'])}; "
             f"it deletes all three in {percent(deep[best]['all_removed'])} of the cases."
+        )
+    operators = [row for row in answered(study) if row["decoding"].startswith("delete_")]
+    if operators:
+        most = max(operators, key=lambda row: float(row["recovery"][DEEP]["correct"]))
+        once, often = most["recovery"]["1"], most["recovery"][DEEP]
+        said.append(
+            f"No training is needed to notice much of it: MLE that {rule(most['decoding'])} is right after one wrong token "
+            f"in {percent(once['correct'])} and after three in {percent(often['correct'])}, deletes them in "
+            f"{percent(once['all_removed'])} and {percent(often['all_removed'])}, and answers "
+            f"{percent(most['accuracy']['value'], 1)} of the questions."
         )
     missing = [WAYS[row["way"]] for row in study["rows"] if row["status"] != "run"]
     said.append(f"Not run: {among(list(dict.fromkeys(missing)))}." if missing else "")
