@@ -77,8 +77,8 @@ def rivals(study: Mapping[str, Any]) -> str:
         most = max(operators, key=lambda row: float(row["recovery"][DEEP]["correct"]))
         once, often = most["recovery"]["1"], most["recovery"][DEEP]
         said.append(
-            f"No training is needed to notice much of it: MLE that {rule(most['decoding'])} is right after one wrong token "
-            f"in {percent(once['correct'])} and after three in {percent(often['correct'])}, deletes them in "
+            f"No training is needed to notice much of it: MLE that {rule(most['decoding'])} is right after one wrong "
+            f"token in {percent(once['correct'])} and after three in {percent(often['correct'])}, deletes them in "
             f"{percent(once['all_removed'])} and {percent(often['all_removed'])}, and answers "
             f"{percent(most['accuracy']['value'], 1)} of the questions."
         )

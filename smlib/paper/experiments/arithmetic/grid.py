@@ -125,7 +125,7 @@ PRESETS: Mapping[str, ArithmeticPreset] = MappingProxyType(
             n_test=40,
             recovery_prompts=20,
         ),
-        "quick": ArithmeticPreset(levels=(0.1,), seeds=(0,), steps=300, warmup_steps=30, n_test=500),
+        "quick": ArithmeticPreset(levels=(0.1,), seeds=(0,), steps=200, warmup_steps=20, n_test=500),
         "full": ArithmeticPreset(),
         # Llama-2-7b with QLoRA and a trained unembedding, for a GPU; steps, batch and schedule of App. E. The paper
         # states neither the learning rate nor, for arithmetic, alpha and gamma: these are its values for text. It has
