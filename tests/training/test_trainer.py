@@ -78,6 +78,23 @@ def test_running_text_too(base, tmp_path):
     assert losses(trainer) == pytest.approx([row["loss"] for row in made.history], abs=1e-9)
 
 
+def test_a_stream_too_and_it_is_resumed(base, tmp_path):
+    import datasets
+
+    stream = datasets.Dataset.from_list(prompted()).to_iterable_dataset()
+    args = arguments(tmp_path / "run")
+    trainer = SequenceMatchTrainer(str(base), args, stream)
+    assert trainer.data.in_order
+    trainer.train()
+    policy, tokenizer = load_policy(base, dtype=torch.float64, seed=args.seed)
+    data = from_columns(stream, tokenizer, max_length=32, places=len(trainer.data))
+    made = train(policy, data, trainer.train_config, tmp_path / "train", progress=False)
+    assert losses(trainer) == pytest.approx([row["loss"] for row in made.history], abs=1e-9)
+    resumed = SequenceMatchTrainer(str(base), arguments(tmp_path / "run"), stream)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-8"))
+    assert losses(resumed) == losses(trainer)
+
+
 class Killed(TrainerCallback):
     """Ends the process in the middle of step 14, as a machine that goes down does."""
 
@@ -163,6 +180,20 @@ def test_evaluation_best_checkpoint_and_saved_policy(base, tmp_path):
         assert torch.equal(trainable(policy)[name], value.to(trainable(policy)[name].dtype))
     assert tokenizer.vocab_size == 48
     trainer.save_model()  # over itself
+
+
+def test_several_data_sets_are_evaluated_by_name(base, tmp_path):
+    args = arguments(tmp_path / "run", max_steps=8, method="bc", eval_strategy="steps", eval_steps=8)
+    held = {"seen": prompted(), "unseen": prompted(16)[12:]}
+    trainer = SequenceMatchTrainer(str(base), args, prompted(), eval_dataset=held)
+    trainer.train()
+    (row,) = (row for row in trainer.state.log_history if "eval_seen_loss" in row)
+    again = trainer.evaluate()
+    for name, rows in held.items():
+        alone = trainer.evaluate(rows)
+        assert alone["eval_loss"] == again[f"eval_{name}_loss"]
+    assert row["eval_seen_loss"] == pytest.approx(again["eval_seen_loss"], rel=1e-12)
+    assert again["eval_seen_loss"] != again["eval_unseen_loss"]
 
 
 def test_the_model_may_be_a_module_with_adapters_of_peft(base, tmp_path):
