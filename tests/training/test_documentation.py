@@ -4,10 +4,12 @@ import json
 import re
 
 from smlib.cli.finetune import FinetuneArguments
+from smlib.data.columns import from_columns
+from smlib.data.tokenizers import PretrainedTokenizer
 from smlib.edits.actions import final_state
 from smlib.training.trainer_config import SequenceMatchConfig
-from tests.support.finetuning import explained, prompted
-from tests.support.models import saved_model
+from tests.support.finetuning import CHAT, explained, prompted
+from tests.support.models import saved_model, words_tokenizer
 
 
 def blocks(text, kind):
@@ -38,6 +40,18 @@ def test_the_ten_lines_train_and_generate(repository, tmp_path, monkeypatch, cap
     assert capsys.readouterr().out.splitlines()[-1] == stands
     assert policy.config.backspace
     assert policy.space.bkspc == 48
+
+
+def test_a_conversation_is_asked_for_as_it_was_learned(repository):
+    (line,) = re.findall(r"`(prompt = .*?)`", (repository / "docs" / "your-own-model.md").read_text())
+    backend = words_tokenizer()
+    backend.chat_template = CHAT
+    tokenizer = PretrainedTokenizer(backend, 48)
+    asked = [{"role": "user", "content": "w5"}]
+    data = from_columns([{"messages": [*asked, {"role": "assistant", "content": "w6"}]}], tokenizer, max_length=32)
+    scope = {"tokenizer": tokenizer, "messages": asked}
+    exec(line, scope)
+    assert scope["prompt"] == data.examples[0].prompt.tolist()
 
 
 def test_options_and_links_of_the_documents_exist(repository):
