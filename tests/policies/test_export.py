@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 import sys
+from abc import ABC, abstractmethod
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,6 +18,7 @@ from smlib.edits.actions import ActionSpace
 from smlib.policies import export
 from smlib.policies.export import action_logits, export_policy, standalone_source
 from smlib.policies.exported_tokenizer import with_bkspc, without_bkspc
+from smlib.policies.kv_cache import SlotCache, SlotLayer
 from smlib.policies.loading import Lora, load_policy, load_tokenizer, save_policy
 from smlib.policies.model_card import Card, render
 from smlib.policies.policy import Policy, PolicyConfig, tiny_policy
@@ -368,6 +370,18 @@ def test_the_decoding_loop_stands_alone_and_names_a_transformers_that_is_too_old
         ImportError, match=r"needs transformers 5\.0\.0 or newer, found 4\.57\.3: pip install --upgrade"
     ):
         exec(source, {"__name__": "generate"})
+
+
+def test_the_cache_is_whole_under_the_names_of_older_versions_too():
+    """Before 5.14 transformers' layers were abstract in `get_max_cache_shape`, and since then in `get_max_length`."""
+
+    class Before(ABC):
+        @abstractmethod
+        def get_max_cache_shape(self) -> int: ...
+
+    cache = SlotCache(2, 7)
+    layer = type("Layer", (SlotLayer, Before), {})(cache.window)
+    assert layer.get_max_cache_shape() == layer.get_max_length() == 7
 
 
 def test_folders_are_paths_or_strings(tmp_path):

@@ -3,6 +3,8 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -223,6 +225,34 @@ def test_the_model_may_be_a_module_with_adapters_of_peft(base, tmp_path):
         loaded = load_policy(run.args.output_dir)[0]
         assert {n for n in trainable(loaded) if "lora_" in n} == names
     assert losses(runs[0]) == losses(runs[1])
+
+
+FROM_THE_CACHE = """
+import json, sys
+from pathlib import Path
+from smlib import Lora, SequenceMatchConfig, SequenceMatchTrainer, load_policy
+
+args = SequenceMatchConfig(output_dir="run", method="bc", max_steps=2, max_length=32, edits_steps=0, disable_tqdm=True)
+rows = json.loads(sys.argv[1])
+trainer = SequenceMatchTrainer("someone/tiny", args, rows, peft_config=Lora(2, 4))
+trainer.train()
+trainer.save_model()
+trainer.create_model_card("mine")
+assert load_policy("run")[0].lm.smlib_source.name == "someone/tiny"
+assert "base_model: someone/tiny" in Path("run/README.md").read_text()
+"""
+
+
+@pytest.mark.slow
+def test_the_model_may_be_an_id_of_the_hub_that_is_in_its_cache(repository, tmp_path):
+    """As a download leaves it; the hub itself is not asked."""
+    cached = tmp_path / "home" / "hub" / "models--someone--tiny"
+    saved_model(cached / "snapshots" / "0123")
+    (cached / "refs").mkdir()
+    (cached / "refs" / "main").write_text("0123")
+    environment = {**os.environ, "HF_HOME": str(tmp_path / "home"), "PYTHONPATH": str(repository)}
+    command = [sys.executable, "-c", FROM_THE_CACHE, json.dumps(prompted())]
+    subprocess.run(command, check=True, cwd=tmp_path, env=environment)
 
 
 def test_a_loss_that_is_none_stops_the_run_with_its_batch(base, tmp_path):
