@@ -306,8 +306,9 @@ def test_the_beginning_is_said_where_the_tokeniser_does_not_write_it(tmp_path):
     assert words(ast.literal_eval(shown.replace(" + ", " "))).input_ids[0] == tokenizer.bos
 
 
-ALONE = """
-import importlib.util, sys
+ALONE = r"""
+import importlib.util, re, sys
+from pathlib import Path
 import transformers
 for name in ("smlib", "peft", "accelerate", "datasets", "jaxtyping", "beartype"):
     assert importlib.util.find_spec(name) is None, name + " can be imported"
@@ -323,6 +324,10 @@ options.pop("trust_remote_code")
 print(trusted.generate(**inputs, **options).tolist())
 greedy = dict(max_new_tokens=8, do_sample=False, trust_remote_code=True)
 print(model.generate(**inputs, custom_generate=folder, **greedy).tolist())
+(card,) = re.findall(r"```python\n(.*?)```", Path(folder, "README.md").read_text(), re.DOTALL)
+scope = {"folder": folder}
+exec(card, scope)
+assert scope["out"].shape[0] == 1
 """
 
 
@@ -344,7 +349,7 @@ def test_a_copied_folder_generates_with_deletion_where_there_is_no_smlib(tmp_pat
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    by_call, by_loading, greedy = (json.loads(line) for line in done.stdout.splitlines()[-3:])
+    by_call, by_loading, greedy = (json.loads(line) for line in done.stdout.splitlines()[:3])
     inputs = tokenizer(["w1 w2 w3", "w5", "w7 w8 w9 w10 w1"], return_tensors="pt", padding=True)
     options = {"max_new_tokens": 8, "custom_generate": with_deletion}
     assert by_call == by_loading == model.generate(**inputs, seeds=[1, 2, 3], skip_deleted=False, **options).tolist()
