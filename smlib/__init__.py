@@ -31,12 +31,15 @@ if TYPE_CHECKING:
     from smlib.objectives.divergences import get as get_divergence
     from smlib.objectives.losses import sequencematch
     from smlib.objectives.methods import ObjectiveConfig
+    from smlib.policies.export import export_policy
     from smlib.policies.loading import load_policy, save_policy
     from smlib.policies.policy import Policy, tiny_policy
     from smlib.policies.shipped import load as load_shipped
     from smlib.policies.shipped import names as shipped_policies
     from smlib.policies.sources import Lora
     from smlib.training.algorithm_1 import TrainConfig, train
+    from smlib.training.trainer import SequenceMatchTrainer
+    from smlib.training.trainer_config import SequenceMatchConfig
 
 __version__ = "0.1.0"
 
@@ -50,11 +53,14 @@ __all__ = [
     "ObjectiveConfig",
     "Policy",
     "SamplingConfig",
+    "SequenceMatchConfig",
+    "SequenceMatchTrainer",
     "TaskDemonstrations",
     "TrainConfig",
     "Trajectory",
     "contrastive_search",
     "expert_trajectory",
+    "export_policy",
     "final_state",
     "get_divergence",
     "load_policy",
@@ -87,11 +93,14 @@ _HOMES = MappingProxyType(
         "smlib.objectives.divergences": ("get_divergence",),
         "smlib.objectives.losses": ("sequencematch",),
         "smlib.objectives.methods": ("ObjectiveConfig",),
+        "smlib.policies.export": ("export_policy",),
         "smlib.policies.loading": ("load_policy", "save_policy"),
         "smlib.policies.policy": ("Policy", "tiny_policy"),
         "smlib.policies.shipped": ("load_shipped", "shipped_policies"),
         "smlib.policies.sources": ("Lora",),
         "smlib.training.algorithm_1": ("TrainConfig", "train"),
+        "smlib.training.trainer": ("SequenceMatchTrainer",),
+        "smlib.training.trainer_config": ("SequenceMatchConfig",),
     }
 )
 _OWN_NAMES = MappingProxyType({"get_divergence": "get", "load_shipped": "load", "shipped_policies": "names"})

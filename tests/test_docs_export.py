@@ -8,12 +8,19 @@ import sys
 import urllib.error
 import urllib.parse
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from smlib import load_shipped
+from smlib.cli.app import app
 from smlib.edits.actions import final_state
 from smlib.generation.sampling import SamplingConfig, sample
+from smlib.policies.loading import save_policy
+from smlib.policies.policy import Policy
 from tests.support.append_only_server import Backend, serving
 from tests.support.exported import deleting_policy, exported
 from tests.support.models import saved_model
@@ -36,24 +43,30 @@ def test_the_page_on_export(repository, tmp_path, capsys):
     assert "w1 w2 w3" in capsys.readouterr().out
 
 
+def greedy_actions(policy: Policy, prompt: list[int]) -> list[int]:
+    """What our own sampler writes with the settings of the page on serving."""
+    config = SamplingConfig(max_new_tokens=24, greedy=True, exclude_deleted=True)
+    (expected,) = sample(policy, [prompt], config, [0]).trajectories
+    return expected.realised.tolist()
+
+
 def test_the_page_on_serving(repository, tmp_path):
     policy, model, _ = exported(tmp_path)
     with serving(Backend(model)) as url:
-        names = run(repository / "docs" / "serving.md", {"url": url, "space": policy.space, "prompt": [1, 4, 5]})
-    config = SamplingConfig(max_new_tokens=8, greedy=True, exclude_deleted=True)
-    (expected,) = sample(policy, [[1, 4, 5]], config, [0]).trajectories
-    assert names["served"].trajectory.realised.tolist() == expected.realised.tolist()
+        names = run(repository / "docs" / "serving.md", {"url": url, "folder": str(tmp_path / "out")})
+    assert names["space"] == policy.space
+    assert names["served"].trajectory.realised.tolist() == greedy_actions(policy, names["prompt"])
 
 
-@pytest.fixture
-def small_server(repository, tmp_path):
-    """The policy, and the address of the server of docs/serving.md with its export, as its command starts it."""
-    policy, _, _ = exported(tmp_path)
-    command = [sys.executable, str(repository / "docs" / "examples" / "serve.py"), str(tmp_path / "out"), "--port", "0"]
+@contextmanager
+def small_server(repository: Path, folder: Path) -> Iterator[str]:
+    """The address of the server of docs/serving.md, started as the page does it, on a free port."""
+    command = [sys.executable, str(repository / "docs" / "examples" / "serve.py"), str(folder), "--port", "0"]
     environment = {**os.environ, "PYTHONPATH": str(repository), "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as server:
         try:
-            yield policy, re.match(r"(http://127.0.0.1:\d+)/ until Ctrl-C", server.stdout.readline())[1]
+            found = re.match(r"(http://127.0.0.1:\d+)/ until Ctrl-C", server.stdout.readline())
+            yield found[1]
         finally:
             server.terminate()
 
@@ -68,16 +81,42 @@ def asked(url: str, body: bytes | None = None, kind: str = "application/json", *
         return error.code, error.read().decode()
 
 
-def test_the_small_server_of_the_page_on_serving(repository, small_server):
-    policy, url = small_server
-    text = (repository / "docs" / "serving.md").read_text()
-    assert "smlib export sm-arithmetic runs/served && python docs/examples/serve.py runs/served" in text
+@pytest.mark.slow
+def test_the_command_of_the_page_on_serving(repository, tmp_path, capsys):
+    """With the policy that it names: it exports, serves, answers on the page, and the block gives our sampler's text."""
+    page = repository / "docs" / "serving.md"
+    export, serve = blocks(page, "bash")[0].strip().split(" && ")
+    assert (export, serve) == (
+        "smlib export sm-arithmetic runs/served", "python docs/examples/serve.py runs/served"
+    )  # fmt: skip
+    folder = tmp_path / "runs" / "served"
+    CliRunner().invoke(app, ["export", "sm-arithmetic", str(folder)], catch_exceptions=False)
+    policy, tokenizer = load_shipped("sm-arithmetic")
+    with small_server(repository, folder) as url:
+        text = re.search(r"takes a prompt, such as `(.*?)`", page.read_text())[1]
+        status, answer = asked(f"{url}/?" + urllib.parse.urlencode({"prompt": text, "seed": 0}))
+        capsys.readouterr()
+        names = {"url": url, "folder": str(folder)}
+        exec(compile(blocks(page)[0], "serving.md", "exec"), names)
+    assert status == 200
+    assert text in answer
+    assert names["prompt"] == [tokenizer.bos, *tokenizer.encode(text)]
+    actions = greedy_actions(policy, names["prompt"])
+    assert names["served"].trajectory.realised.tolist() == actions
+    assert capsys.readouterr().out.startswith(tokenizer.decode(final_state(names["served"].trajectory, policy.space)))
+
+
+def test_the_small_server_of_the_page_on_serving(repository, tmp_path):
+    policy, _, _ = exported(tmp_path)
+    with small_server(repository, tmp_path / "out") as url:
+        check_small_server(repository, policy, url, tmp_path / "out")
+
+
+def check_small_server(repository: Path, policy: Policy, url: str, folder: Path) -> None:
     # The block of the page runs against it: greedy actions are those of our sampler.
-    names = {"url": url, "space": policy.space, "prompt": [1, 4, 5]}
+    names = {"url": url, "folder": str(folder)}
     exec(compile(blocks(repository / "docs" / "serving.md")[0], "serving.md", "exec"), names)
-    config = SamplingConfig(max_new_tokens=8, greedy=True, exclude_deleted=True)
-    (expected,) = sample(policy, [[1, 4, 5]], config, [0]).trajectories
-    assert names["served"].trajectory.realised.tolist() == expected.realised.tolist()
+    assert names["served"].trajectory.realised.tolist() == greedy_actions(policy, names["prompt"])
     # The page: a form; with a prompt what was written, with deletions struck out, markup shown and not obeyed.
     assert "<form>" in asked(f"{url}/")[1]
     pages = [asked(f"{url}/?" + urllib.parse.urlencode({"prompt": "w1 w2", "seed": seed})) for seed in (0, 0, 1)]
@@ -132,7 +171,8 @@ def test_the_page_on_the_harness(repository, tmp_path, capsys):
         "metric_list": [{"metric": "exact_match", "aggregation": "mean", "higher_is_better": True}],
     }
     page = repository / "docs" / "evaluation_harness.md"
-    names = run(page, {"policy": policy, "tokenizer": tokenizer, "tasks": [task]})
+    save_policy(policy, tokenizer, tmp_path / "mine")
+    names = run(page, {"folder": str(tmp_path / "mine"), "tasks": [task]})
     assert names["row"]["value"] == 1.0
     assert "value_per_pass" in capsys.readouterr().out
 

@@ -235,7 +235,11 @@ def _text(value: Any, number: int, column: str) -> str:
 
 
 def _empty(number: int, column: str, value: Any) -> str:
+    name = column.partition(",")[0]
+    kept = f"row['{name}']" + (".strip()" if isinstance(value, str) else "")
+    if name == "messages":
+        kept = "all(turn['content'] for turn in row['messages'])"
     return (
         f"row {number}, column {column} is empty ({value!r}): there is nothing to learn from it. Leave such rows out, "
-        "as by dataset.filter(lambda row: row['completion'].strip())"
+        f"as by dataset.filter(lambda row: {kept})"
     )

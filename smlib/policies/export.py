@@ -76,6 +76,9 @@ def export_policy(
     Raises:
         FileExistsError: something is at `folder`. ModelError: weights that cannot be written out, or logits that differ
             after loading. ValueError: a name that a token has already, a policy without `<bkspc>`.
+
+    >>> export_policy(*smlib.load_shipped("sm-arithmetic"), "mine-hf")
+    PosixPath('mine-hf')
     """
     check_dtype(dtype)
     check_switch("merge", merge)

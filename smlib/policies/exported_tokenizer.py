@@ -45,7 +45,7 @@ def with_bkspc(tokenizer: TextTokenizer, vocab_size: int, name: str = BKSPC_TEXT
         at = f" (id {known[name]})" if name in known else ""
         raise ValueError(
             f"the tokeniser has a token {name!r} already{at}: choose another name for the deletion, "
-            "for instance --bkspc-token '<|bkspc|>'"
+            "for instance --bkspc-token '<|bkspc|>' (in Python bkspc='<|bkspc|>')"
         )
     if backend.pad_token is None:
         backend.pad_token = backend.eos_token

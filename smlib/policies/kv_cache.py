@@ -65,6 +65,10 @@ class SlotLayer(CacheLayerMixin):
     def get_max_length(self) -> int:
         return self.window.slots
 
+    def get_max_cache_shape(self) -> int:
+        """The same by the name before transformers 5.14: an exported checkpoint is opened by older ones too."""
+        return self.window.slots
+
 
 class SlotCache(Cache):
     """One `SlotLayer` per layer. Call `point` before each forward pass; a pass over R sequences uses rows

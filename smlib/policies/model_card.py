@@ -123,7 +123,7 @@ folder, so it has to be allowed by `trust_remote_code=True`; read `custom_genera
 ```python
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-tokenizer = AutoTokenizer.from_pretrained(folder)
+tokenizer = AutoTokenizer.from_pretrained(folder)  # the folder in which this file is
 model = AutoModelForCausalLM.from_pretrained(folder)
 inputs = tokenizer([{prompt}], return_tensors="pt", padding=True)
 out = model.generate(**inputs, max_new_tokens=32, custom_generate=folder, trust_remote_code=True)

@@ -1,9 +1,5 @@
 """Algorithm 1 in the conventions of transformers and TRL: `SequenceMatchTrainer`.
 
-    trainer = SequenceMatchTrainer("my/model", SequenceMatchConfig(method="sm"), train_dataset=dataset)
-    trainer.train()
-    trainer.save_model()
-
 It is a `transformers.Trainer`: callbacks, trackers, checkpoints, resuming and the hub are transformers'. What is
 trained on and towards is that of `smlib.training.algorithm_1.train`, which is the one to read: batches, rollouts and
 replay buffer (`smlib.training.batches`), packing, objective and optimiser are the same code, and a test pins both to
@@ -67,6 +63,13 @@ class SequenceMatchTrainer(SplitTrainer):
     Raises:
         ValueError, TypeError: what cannot be trained; the message names the value and the cure. What `load_policy` says
             of a model.
+
+    >>> policy, tokenizer = smlib.load_shipped("sm-arithmetic")
+    >>> rows = [{"prompt": "Work out 1 + 2. Solution: ", "completion": "3"}]
+    >>> args = SequenceMatchConfig(output_dir="mine", method="bc", max_steps=2, max_length=64, edits_steps=0)
+    >>> SequenceMatchTrainer(policy, args, rows, processing_class=tokenizer).train()  # doctest: +ELLIPSIS
+    {'train_runtime': ...}
+    TrainOutput(global_step=2, ...)
     """
 
     control: Any  # an attribute of transformers' Trainer that is set here too
@@ -101,9 +104,8 @@ class SequenceMatchTrainer(SplitTrainer):
         )
         check_backspace_name(self.tokenizer, args.backspace_token)
         self.data = read_data(train_dataset, self.tokenizer, self.policy.max_positions, args)
-        steps_an_epoch = math.ceil(
-            len(self.data) / (args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size)
-        )
+        batch = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
+        steps_an_epoch = math.ceil(len(self.data) / batch)
         self._steps_an_epoch = max(1, args.max_steps if getattr(self.data, "in_order", False) else steps_an_epoch)
         steps = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * self._steps_an_epoch)
         self.train_config = args.train_config(steps, eta=getattr(self.data, "eta", None))
@@ -163,8 +165,6 @@ class SequenceMatchTrainer(SplitTrainer):
         batch = self.batches.draw(step, self.args.device)
         last = len(batch.packed) - 1
         return [{"part": i, "last": i == last, "batch": batch} for i in range(last + 1)], None
-
-    # How
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """The optimiser that `args` name, with Algorithm 1's groups of parameters."""

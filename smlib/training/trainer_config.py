@@ -53,6 +53,10 @@ class SequenceMatchConfig(TrainingArguments):
 
     Raises:
         ValueError: a value out of range, an unknown method or divergence, an argument that has no meaning here.
+
+    >>> args = SequenceMatchConfig(output_dir="mine", method="sm", max_steps=1_000, bc_steps=0.4)
+    >>> args.train_config(args.max_steps).objective.bc_steps
+    400
     """
 
     output_dir: str | None = _option("runs/finetune", "Where checkpoints and the policy go.")

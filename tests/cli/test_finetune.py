@@ -113,6 +113,12 @@ def test_options_and_a_file_are_the_same_run(case, tmp_path, capsys):
     assert tokenizer.encode("w3") == [6]
 
 
+def test_a_file_is_read_as_a_stream(case, tmp_path):
+    run(options(case, output_dir=tmp_path / "run", streaming=True))
+    assert [row["step"] for row in history(tmp_path / "run") if "loss" in row] == list(range(1, 9))
+    assert load_policy(tmp_path / "run")[0].config.backspace
+
+
 def test_the_run_leaves_what_the_card_of_an_export_says(case, tmp_path, monkeypatch):
     given = options(case, output_dir=tmp_path / "run", method="bc", eval_strategy="steps", eval_steps=8)
     given += ["--eval_dataset", case["dataset"]]

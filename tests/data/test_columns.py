@@ -103,16 +103,32 @@ def test_running_text_is_cut_into_passages_and_says_so():
     assert all(len(data.demonstration(i, RNG, 0.0, 1).prompt) == 1 for i in range(len(data)))
 
 
-def test_what_is_cut_off_is_said():
-    rows = [*prompted(4), {"prompt": " ".join(["w1"] * 30), "completion": " ".join(["w2"] * 30)}]
-    with pytest.warns(
-        UserWarning, match=r"1 of 5 examples are longer than max_length=32.*max_prompt_length=16: 30 tokens"
-    ):
-        data = read(rows)
-    last = data.examples[-1]
-    assert last.prompt.tolist() == [1, *words(*[1] * 15)]
+LONG = " ".join(["w2"] * 30)
+TOO_LONG = {
+    "completion": ({"prompt": "w1 " * 30, "completion": LONG}, {"prompt": "w1", "completion": "w2"}, 30),
+    "actions": ({"prompt": "w1 " * 30, "actions": "w3<bkspc>" + LONG}, {"prompt": "w1", "actions": "w2"}, 30),
+    "messages": (
+        {"messages": [{"role": "user", "content": "w1 " * 30}, {"role": "assistant", "content": LONG}]},
+        {"messages": [{"role": "user", "content": "w1"}, {"role": "assistant", "content": "w2"}]},
+        31,
+    ),
+}
+
+
+@pytest.mark.parametrize("form", TOO_LONG)
+def test_what_is_cut_off_is_said(form):
+    long, short, lost = TOO_LONG[form]
+    said = rf"1 of 5 examples are longer than max_length=32.*max_prompt_length=16: {lost} tokens"
+    with pytest.warns(UserWarning, match=said):
+        data = read([short] * 4 + [long], tokenizer(chat_template=CHAT))
+    assert (data.cut, data.lost) == (1, lost)
     shown = data.demonstration(4, RNG, 0.0, 1)
-    assert shown.prompt.size + len(shown) == 32
+    assert shown.prompt.size == 16
+    assert shown.prompt[-1] == words(1)[0]
+    if form == "completion":
+        assert shown.prompt.tolist() == [1, *words(*[1] * 15)]
+    standing = final_state(shown, data.space)
+    assert shown.prompt.size + len(standing) + 1 == 32  # <eos> is read too
     assert (shown.labels[-1], shown.realised[-1]) == (words(2)[0], 2)
 
 
@@ -229,12 +245,12 @@ def test_columns_that_are_none_or_several_are_named():
         ({"prompt": "w1", "completion": " "}, r"row 1, column completion is empty \(' '\).*dataset.filter"),
         ({"prompt": "w1", "completion": None}, "row 1, column completion: expected a string, got None"),
         ({"prompt": 7, "completion": "w1"}, "row 1, column prompt: expected a string, messages or token ids, got 7"),
-        ({"prompt": "w1", "actions": ""}, "row 1, column actions is empty"),
+        ({"prompt": "w1", "actions": ""}, r"row 1, column actions is empty.*lambda row: row\['actions'\]"),
         ({"prompt": "w1", "actions": [5, 49]}, r"49 is no action: expected token ids below 48, and 48 for <bkspc>"),
         ({"prompt": "w1", "actions": ["w1", 3]}, "'w1' is no action"),
         ({"prompt": [1, 99], "actions": [5]}, r"column prompt: ids lie in 0..47"),
         ({"messages": [{"role": "user", "content": "w1"}]}, "no turn of the assistant"),
-        ({"messages": [{"role": "assistant", "content": ""}]}, "turn 0 of the assistant is empty"),
+        ({"messages": [{"role": "assistant", "content": ""}]}, r"turn 0 of the assistant is empty.*row\['messages'\]"),
         ({"messages": "w1"}, "expected a list of"),
         ({"text": ""}, "row 1, column text is empty"),
         ({"text": "w1"}, "row 1, column text has one token"),

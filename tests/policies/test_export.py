@@ -2,10 +2,10 @@
 
 import ast
 import json
-import os
 import re
 import subprocess
 import sys
+from abc import ABC, abstractmethod
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,11 +18,13 @@ from smlib.edits.actions import ActionSpace
 from smlib.policies import export
 from smlib.policies.export import action_logits, export_policy, standalone_source
 from smlib.policies.exported_tokenizer import with_bkspc, without_bkspc
+from smlib.policies.kv_cache import SlotCache, SlotLayer
 from smlib.policies.loading import Lora, load_policy, load_tokenizer, save_policy
 from smlib.policies.model_card import Card, render
 from smlib.policies.policy import Policy, PolicyConfig, tiny_policy
 from smlib.policies.probing import ModelError
 from tests.support.exported import deleting_policy, exported, opened
+from tests.support.isolated import environment
 from tests.support.models import KINDS, SMALL, saved_model, words_tokenizer
 
 TOKENS = torch.tensor([[1, 5, 9, 13, 7, 30, 44]])  # 44 is a row of the head beyond the tokeniser
@@ -304,15 +306,12 @@ def test_the_beginning_is_said_where_the_tokeniser_does_not_write_it(tmp_path):
     assert words(ast.literal_eval(shown.replace(" + ", " "))).input_ids[0] == tokenizer.bos
 
 
-ALONE = """
-import sys, warnings
-import transformers, torch
-try:
-    import smlib
-except ModuleNotFoundError as error:
-    assert "kept out" in str(error), error
-else:
-    raise SystemExit("smlib can be imported")
+ALONE = r"""
+import importlib.util, re, sys
+from pathlib import Path
+import transformers
+for name in ("smlib", "peft", "accelerate", "datasets", "jaxtyping", "beartype"):
+    assert importlib.util.find_spec(name) is None, name + " can be imported"
 transformers.utils.logging.disable_progress_bar()
 folder = sys.argv[1]
 model = transformers.AutoModelForCausalLM.from_pretrained(folder)
@@ -325,45 +324,32 @@ options.pop("trust_remote_code")
 print(trusted.generate(**inputs, **options).tolist())
 greedy = dict(max_new_tokens=8, do_sample=False, trust_remote_code=True)
 print(model.generate(**inputs, custom_generate=folder, **greedy).tolist())
-assert not any(name.split(".")[0] in ("smlib", "jaxtyping", "beartype") for name in sys.modules)
-"""
-
-KEPT_OUT = """
-import sys
-
-
-class KeptOut:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] == "smlib":
-            raise ModuleNotFoundError(f"{name} is kept out of this process")
-
-
-sys.meta_path.insert(0, KeptOut())
+(card,) = re.findall(r"```python\n(.*?)```", Path(folder, "README.md").read_text(), re.DOTALL)
+scope = {"folder": folder}
+exec(card, scope)
+assert scope["out"].shape[0] == 1
 """
 
 
 @pytest.mark.slow
 def test_a_copied_folder_generates_with_deletion_where_there_is_no_smlib(tmp_path):
-    """Another process, from an empty working directory, in which `import smlib` fails."""
+    """In an environment of its own, with transformers and torch and what these two require, and nothing else."""
     from smlib.generation.custom_generate import with_deletion
 
     _, model, tokenizer = exported(tmp_path / "here")
-    (tmp_path / "away" / "site").mkdir(parents=True)
+    (tmp_path / "away").mkdir()
     (tmp_path / "here" / "out").rename(tmp_path / "away" / "model")
-    (tmp_path / "away" / "site" / "sitecustomize.py").write_text(KEPT_OUT)
-    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
-    environment |= {"PYTHONPATH": str(tmp_path / "away" / "site"), "HF_HOME": str(tmp_path / "away" / "cache")}
-    environment |= {"HF_HUB_OFFLINE": "1"}
+    python = environment(tmp_path / "away" / "venv", "transformers", "torch")
     done = subprocess.run(
-        [sys.executable, "-c", ALONE, str(tmp_path / "away" / "model")],
+        [str(python), "-I", "-c", ALONE, str(tmp_path / "away" / "model")],
         cwd=tmp_path / "away",
-        env=environment,
+        env={"HF_HOME": str(tmp_path / "away" / "cache"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    by_call, by_loading, greedy = (json.loads(line) for line in done.stdout.splitlines()[-3:])
+    by_call, by_loading, greedy = (json.loads(line) for line in done.stdout.splitlines()[:3])
     inputs = tokenizer(["w1 w2 w3", "w5", "w7 w8 w9 w10 w1"], return_tensors="pt", padding=True)
     options = {"max_new_tokens": 8, "custom_generate": with_deletion}
     assert by_call == by_loading == model.generate(**inputs, seeds=[1, 2, 3], skip_deleted=False, **options).tolist()
@@ -389,6 +375,18 @@ def test_the_decoding_loop_stands_alone_and_names_a_transformers_that_is_too_old
         ImportError, match=r"needs transformers 5\.0\.0 or newer, found 4\.57\.3: pip install --upgrade"
     ):
         exec(source, {"__name__": "generate"})
+
+
+def test_the_cache_is_whole_under_the_names_of_older_versions_too():
+    """Before 5.14 transformers' layers were abstract in `get_max_cache_shape`, and since then in `get_max_length`."""
+
+    class Before(ABC):
+        @abstractmethod
+        def get_max_cache_shape(self) -> int: ...
+
+    cache = SlotCache(2, 7)
+    layer = type("Layer", (SlotLayer, Before), {})(cache.window)
+    assert layer.get_max_cache_shape() == layer.get_max_length() == 7
 
 
 def test_folders_are_paths_or_strings(tmp_path):

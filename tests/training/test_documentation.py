@@ -3,12 +3,13 @@
 import json
 import re
 
-import numpy as np
-
 from smlib.cli.finetune import FinetuneArguments
+from smlib.data.columns import from_columns
+from smlib.data.tokenizers import PretrainedTokenizer
+from smlib.edits.actions import final_state
 from smlib.training.trainer_config import SequenceMatchConfig
-from tests.support.finetuning import explained, prompted
-from tests.support.models import saved_model
+from tests.support.finetuning import CHAT, explained, prompted
+from tests.support.models import saved_model, words_tokenizer
 
 
 def blocks(text, kind):
@@ -16,13 +17,16 @@ def blocks(text, kind):
 
 
 def test_the_ten_lines_train_and_generate(repository, tmp_path, monkeypatch, capsys):
-    train, generate = blocks((repository / "docs" / "your-own-model.md").read_text(), "python")
+    page = (repository / "docs" / "your-own-model.md").read_text()
+    train, generate = blocks(page, "python")
     lines = [line for line in train.splitlines() if line.strip()]
     assert len(lines) <= 10
     readme = (repository / "README.md").read_text().split("## Your own model and text")[1]
     assert blocks(readme, "python")[0] == train
     monkeypatch.chdir(tmp_path)
     saved_model(tmp_path / "base")
+    (shown,) = re.findall(r"holds one row a line, such as `(.*?)` or", page)
+    assert set(json.loads(shown)) == set(prompted()[0])
     (tmp_path / "my.jsonl").write_text("\n".join(json.dumps(row) for row in prompted()))
     small = "max_steps=4, max_length=32, rollout_tokens=6, buffer_size=4, refill=4, bc_steps=1, use_cpu=True, "
     train = train.replace('"smollm2"', '"base"').replace("max_steps=200, ", small)
@@ -31,8 +35,23 @@ def test_the_ten_lines_train_and_generate(repository, tmp_path, monkeypatch, cap
     assert scope["trainer"].state.global_step == 4
     assert list((tmp_path / "runs" / "mine").rglob("events.*"))
     exec(generate.replace("max_new_tokens=32", "max_new_tokens=6"), scope)
-    assert isinstance(scope["written"].trajectories[0].realised, np.ndarray)
-    assert capsys.readouterr().out.strip()
+    written, policy = scope["written"], scope["policy"]
+    stands = scope["tokenizer"].decode(final_state(written, policy.space))
+    assert capsys.readouterr().out.splitlines()[-1] == stands
+    assert policy.config.backspace
+    assert policy.space.bkspc == 48
+
+
+def test_a_conversation_is_asked_for_as_it_was_learned(repository):
+    (line,) = re.findall(r"`(prompt = .*?)`", (repository / "docs" / "your-own-model.md").read_text())
+    backend = words_tokenizer()
+    backend.chat_template = CHAT
+    tokenizer = PretrainedTokenizer(backend, 48)
+    asked = [{"role": "user", "content": "w5"}]
+    data = from_columns([{"messages": [*asked, {"role": "assistant", "content": "w6"}]}], tokenizer, max_length=32)
+    scope = {"tokenizer": tokenizer, "messages": asked}
+    exec(line, scope)
+    assert scope["prompt"] == data.examples[0].prompt.tolist()
 
 
 def test_options_and_links_of_the_documents_exist(repository):

@@ -3,6 +3,8 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -76,6 +78,23 @@ def test_running_text_too(base, tmp_path):
     trainer, made = both(base, tmp_path, rows, max_prompt_length=16)
     assert trainer.data.branches
     assert losses(trainer) == pytest.approx([row["loss"] for row in made.history], abs=1e-9)
+
+
+def test_a_stream_too_and_it_is_resumed(base, tmp_path):
+    import datasets
+
+    stream = datasets.Dataset.from_list(prompted()).to_iterable_dataset()
+    args = arguments(tmp_path / "run")
+    trainer = SequenceMatchTrainer(str(base), args, stream)
+    assert trainer.data.in_order
+    trainer.train()
+    policy, tokenizer = load_policy(base, dtype=torch.float64, seed=args.seed)
+    data = from_columns(stream, tokenizer, max_length=32, places=len(trainer.data))
+    made = train(policy, data, trainer.train_config, tmp_path / "train", progress=False)
+    assert losses(trainer) == pytest.approx([row["loss"] for row in made.history], abs=1e-9)
+    resumed = SequenceMatchTrainer(str(base), arguments(tmp_path / "run"), stream)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-8"))
+    assert losses(resumed) == losses(trainer)
 
 
 class Killed(TrainerCallback):
@@ -165,6 +184,20 @@ def test_evaluation_best_checkpoint_and_saved_policy(base, tmp_path):
     trainer.save_model()  # over itself
 
 
+def test_several_data_sets_are_evaluated_by_name(base, tmp_path):
+    args = arguments(tmp_path / "run", max_steps=8, method="bc", eval_strategy="steps", eval_steps=8)
+    held = {"seen": prompted(), "unseen": prompted(16)[12:]}
+    trainer = SequenceMatchTrainer(str(base), args, prompted(), eval_dataset=held)
+    trainer.train()
+    (row,) = (row for row in trainer.state.log_history if "eval_seen_loss" in row)
+    again = trainer.evaluate()
+    for name, rows in held.items():
+        alone = trainer.evaluate(rows)
+        assert alone["eval_loss"] == again[f"eval_{name}_loss"]
+    assert row["eval_seen_loss"] == pytest.approx(again["eval_seen_loss"], rel=1e-12)
+    assert again["eval_seen_loss"] != again["eval_unseen_loss"]
+
+
 def test_the_model_may_be_a_module_with_adapters_of_peft(base, tmp_path):
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
@@ -192,6 +225,34 @@ def test_the_model_may_be_a_module_with_adapters_of_peft(base, tmp_path):
         loaded = load_policy(run.args.output_dir)[0]
         assert {n for n in trainable(loaded) if "lora_" in n} == names
     assert losses(runs[0]) == losses(runs[1])
+
+
+FROM_THE_CACHE = """
+import json, sys
+from pathlib import Path
+from smlib import Lora, SequenceMatchConfig, SequenceMatchTrainer, load_policy
+
+args = SequenceMatchConfig(output_dir="run", method="bc", max_steps=2, max_length=32, edits_steps=0, disable_tqdm=True)
+rows = json.loads(sys.argv[1])
+trainer = SequenceMatchTrainer("someone/tiny", args, rows, peft_config=Lora(2, 4))
+trainer.train()
+trainer.save_model()
+trainer.create_model_card("mine")
+assert load_policy("run")[0].lm.smlib_source.name == "someone/tiny"
+assert "base_model: someone/tiny" in Path("run/README.md").read_text()
+"""
+
+
+@pytest.mark.slow
+def test_the_model_may_be_an_id_of_the_hub_that_is_in_its_cache(repository, tmp_path):
+    """As a download leaves it; the hub itself is not asked."""
+    cached = tmp_path / "home" / "hub" / "models--someone--tiny"
+    saved_model(cached / "snapshots" / "0123")
+    (cached / "refs").mkdir()
+    (cached / "refs" / "main").write_text("0123")
+    environment = {**os.environ, "HF_HOME": str(tmp_path / "home"), "PYTHONPATH": str(repository)}
+    command = [sys.executable, "-c", FROM_THE_CACHE, json.dumps(prompted())]
+    subprocess.run(command, check=True, cwd=tmp_path, env=environment)
 
 
 def test_a_loss_that_is_none_stops_the_run_with_its_batch(base, tmp_path):
