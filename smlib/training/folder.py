@@ -40,7 +40,7 @@ def hold(folder: Path) -> bool:
     """Lets no other process train in the folder, until `release` or the end of this one, however it ends.
 
     Returns:
-        Whether it was held before, by this process: a cell that was interrupted and is run again holds it still.
+        Whether it was held before, by this process: `smlib train` holds it around `train`.
 
     Raises:
         FolderInUseError: another process holds it.
