@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from smlib.data.tokenizers import TextTokenizer
-from smlib.files import plain, write_atomically
+from smlib.files import differences, plain, write_atomically
 from smlib.policies.loading import save_policy
 from smlib.policies.policy import SAVED, Policy
 from smlib.training.checkpoints import CheckpointError, trainable
@@ -87,16 +87,15 @@ def check_same_run(folder: Path, identity: dict[str, Any]) -> None:
             f"{folder} is no checkpoint of SequenceMatchTrainer that can be resumed ({error}); save_only_model leaves "
             "none. Name another checkpoint, or start anew without resume_from_checkpoint"
         ) from error
-    before, now = _flat(found), _flat(identity)
-    changed = [f"{name} was {before.get(name)!r} and is {now.get(name)!r}"
-               for name in sorted(before.keys() | now.keys()) if before.get(name) != now.get(name)]  # fmt: skip
+    changed = differences(found, identity)
     if changed:
-        longer = "" if before.get(STEPS) == now.get(STEPS) else (
+        told = "; ".join(f"{name} was {before!r} and is {now!r}" for name, (before, now) in changed.items())
+        longer = "" if STEPS not in changed else (
             "A run cannot be made longer or shorter, since its schedule is laid out over its steps: train what it left "
             "by a run of its own, with its folder as the model and another output_dir. "
         )  # fmt: skip
         raise CheckpointError(
-            f"{folder} belongs to another run: {'; '.join(changed)}. {longer}Resume with the arguments, the data and "
+            f"{folder} belongs to another run: {told}. {longer}Resume with the arguments, the data and "
             "the model that it was started with (a model in memory that has been trained since is another one), or "
             "start anew in another output_dir"
         )
@@ -126,14 +125,6 @@ def _complete(path: Path) -> bool:
     except (OSError, json.JSONDecodeError):
         return False
     return True
-
-
-def _flat(value: Any, at: str = "") -> dict[str, Any]:
-    if not isinstance(value, dict):
-        return {at: value}
-    return {
-        name: leaf for key, item in value.items() for name, leaf in _flat(item, f"{at}.{key}" if at else key).items()
-    }
 
 
 def identity_of(config: object, start: str) -> dict[str, Any]:
