@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from smlib.locks import lock
 from smlib.training.algorithm_1 import train
 from smlib.training.checkpoints import CheckpointError
 from smlib.training.folder import LOCK, held
 from smlib.training.metrics import MetricsError, MetricsLog
 from tests.support.copying import Copying, config, policy
+from tests.support.processes_apart import free
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +95,7 @@ def test_a_run_lets_its_folder_go_however_it_ends(error: type[BaseException] | N
     asked: list[bool] = []
 
     def evaluate(_: object) -> dict[str, float]:
-        asked.append(free(tmp_path))
+        asked.append(free(tmp_path / LOCK))
         if error is not None:
             raise error
         return {}
@@ -108,21 +108,11 @@ def test_a_run_lets_its_folder_go_however_it_ends(error: type[BaseException] | N
             train(policy(), Copying(), settings, tmp_path, progress=False, evaluate=evaluate)
     assert not any(asked)
     assert asked
-    assert free(tmp_path)
+    assert free(tmp_path / LOCK)
     with held(tmp_path), pytest.raises(CheckpointError):  # who holds it around a run has it still after that run
         (tmp_path / "checkpoint").mkdir(exist_ok=True)
         (tmp_path / "checkpoint" / "run.json").write_text("torn")
         try:
             goes_on(tmp_path)
         finally:
-            assert not free(tmp_path)
-
-
-def free(folder: Path) -> bool:
-    """Whether another process would get the folder: a lock belongs to the file as it was opened, and not to us."""
-    with (folder / LOCK).open("r+") as again:
-        try:
-            lock(again.fileno(), wait=False)
-        except BlockingIOError:
-            return False
-        return True
+            assert not free(tmp_path / LOCK)
