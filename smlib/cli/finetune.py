@@ -140,8 +140,8 @@ def _train(what: FinetuneArguments, args: Any) -> None:
     from smlib.training.memory import for_loading, room
     from smlib.training.trainer import SequenceMatchTrainer
 
-    if what.model is None or what.dataset is None:
-        missing = "model" if what.model is None else "dataset"
+    if not (what.model and what.model.strip()) or not (what.dataset and what.dataset.strip()):
+        missing = "dataset" if what.model and what.model.strip() else "model"
         raise ValueError(
             f"there is no {missing}: name one with --{missing}, as in smlib finetune --model smollm2 --dataset my.jsonl"
         )

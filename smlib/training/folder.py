@@ -24,8 +24,10 @@ def usable_folder(folder: Path | str) -> Path:
     """The folder of a run, made if it is not there, in which a file can be made.
 
     Raises:
-        OSError: of the kind that the system raised, with the folder and the reason.
+        OSError: of the kind that the system raised, with the folder and the reason. ValueError: an empty name.
     """
+    if not str(folder).strip():
+        raise ValueError("the folder of a run is an empty name: name one, or `.` for the working directory")
     work = Path(folder)
     try:
         work.mkdir(parents=True, exist_ok=True)

@@ -14,6 +14,7 @@ from smlib.cli import app as cli
 from smlib.files import ResultError
 from smlib.paper import reproduce
 from smlib.paper.experiments.report.errata import ERRATA
+from smlib.paper.items import ITEMS
 from smlib.paper.ledger import LEDGER_FIELDS, write_item
 from smlib.paper.readme import (
     BEGIN,
@@ -25,6 +26,7 @@ from smlib.paper.readme import (
     brief_value,
     shown_value,
 )
+from smlib.policies import shipped
 from tests.support.notebook_maker import write_notebook
 
 runner = CliRunner()
@@ -234,3 +236,23 @@ def test_start_up_is_light() -> None:
         "import sys, smlib.cli.app; sys.exit(bool({'torch', 'pandas', 'papermill', 'transformers'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", program], check=False, env=os.environ).returncode == 0
+
+
+def test_names_that_are_typed_again_are_whole_in_80_columns(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lines(*command: str) -> list[str]:
+        shown = runner.invoke(cli.app, list(command), env={"COLUMNS": "80"}).stdout.splitlines()
+        assert max(map(len, shown)) <= 80
+        return shown
+
+    ledger = lines("status", "--results-dir", str(repository / "results"))
+    assert set(ITEMS) <= {line.split()[1] for line in ledger if line.startswith("│")}
+    assert set(shipped.names()) <= {line.split()[1] for line in lines("policies") if line.startswith("│")}
+    tasks = reproduce.plan([])
+    monkeypatch.setattr(reproduce.Reproduction, "execute", lambda self, task: reproduce.Outcome(task, "failed", 3600.0))
+    done = lines("reproduce", "--preset", "smoke", "--results-dir", str(tmp_path), "--runs-dir", str(tmp_path / "runs"))
+    for task in tasks:
+        (row,) = [line for line in done if line.startswith("│") and f" {task.name} " in line]
+        assert f" {task.label} " in row
+        assert " failed " in row
