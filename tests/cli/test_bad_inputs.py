@@ -62,6 +62,12 @@ def edited(folder: Path) -> list[str]:
     return command
 
 
+def edited_and_checked(folder: Path) -> list[str]:
+    edited(folder)
+    (folder / "README.md").write_text("")
+    return ["report-readme", "--check", "--readme", f"{folder}/README.md", "--results-dir", f"{folder}"]
+
+
 def unreadable(folder: Path) -> list[str]:
     command = items(folder)
     item_path("fig3", "full", folder).mkdir()
@@ -138,6 +144,7 @@ BAD: dict[str, tuple[Prepare, str]] = {
         lambda f: [(f / "R.md").write_text(""), "report-readme", "--readme", f"{f}/R.md", "--results-dir", f"{f}"][1:],
         "holds no results",
     ),
+    "README of an edited item": (edited_and_checked, "tab6.json is not what smlib wrote"),
     "fresh-since NaN": (fresh_since('{"round": "a", "since": NaN, "notebooks": []}'), ".fresh-since is no valid JSON"),
     "fresh-since of no time": (fresh_since('{"round": "a", "since": 1e300, "notebooks": []}'), "delete it"),
     "fresh where nothing can be written": (fresh_in_a_file, "cannot be written: "),
