@@ -17,8 +17,10 @@ from smlib.cli import screen
 from smlib.paper import checksums, fresh
 from smlib.paper.items import ITEMS
 from smlib.paper.ledger import item_path, write_item
+from smlib.policies.loading import load_policy, save_policy
 from smlib.training import folder as run_folder
 from tests.cli.test_workbench import SMALL, small_policy
+from tests.support.models import saved_model
 
 Prepare = Callable[[Path], list[str]]
 """Makes what is wrong in a folder, and returns the command."""
@@ -106,6 +108,28 @@ def tampered(**changes: Any) -> Prepare:
     return prepare
 
 
+def tampered_model(file: str, text: str | None = None, **changes: Any) -> Prepare:
+    """A language model of transformers one of whose files was changed, or holds another text."""
+
+    def prepare(folder: Path) -> list[str]:
+        path = saved_model(folder / "m") / file
+        path.write_text(json.dumps({**json.loads(path.read_text()), **changes}) if text is None else text)
+        return ["generate", "--model", f"{folder}/m", "--prompt", "w1", "--max-tokens", "2"]
+
+    return prepare
+
+
+def tampered_policy(file: str, text: str) -> Prepare:
+    """A policy of `save_policy` one of whose files holds another text."""
+
+    def prepare(folder: Path) -> list[str]:
+        save_policy(*load_policy(saved_model(folder / "base")), folder / "m")
+        (folder / "m" / file).write_text(text)
+        return ["generate", "--model", f"{folder}/m", "--prompt", "w1", "--max-tokens", "2"]
+
+    return prepare
+
+
 def sampling(*options: str) -> Prepare:
     def prepare(folder: Path) -> list[str]:
         small_policy(folder)
@@ -176,6 +200,19 @@ BAD: dict[str, tuple[Prepare, str]] = {
     "endless width": (tampered(hidden_size=10**13), "lm is damaged"),
     "a word for a width": (tampered(hidden_size="wide"), "policy in"),
     "no heads": (tampered(num_attention_heads=0), "policy in"),
+    "a word for a model's width": (tampered_model("config.json", hidden_size="wide"), "transformers can load: "),
+    "a model without heads": (tampered_model("config.json", num_attention_heads=0), "transformers can load: "),
+    "a model's torn configuration": (tampered_model("config.json", "{torn"), "m"),
+    "a model's torn tokeniser": (tampered_model("tokenizer.json", "{torn"), "the tokeniser in "),
+    "another file for a tokeniser": (tampered_model("tokenizer.json", "{}"), "the tokeniser in "),
+    "a policy's torn source": (tampered_policy("source.json", "{torn"), "source.json is damaged, or none of smlib's: "),
+    "a list for a source": (tampered_policy("source.json", "[]"), "source.json is damaged, or none of smlib's: "),
+    "a source without adapters": (tampered_policy("source.json", "{}"), "source.json is damaged, or none of smlib's: "),
+    "a source of no dtype": (
+        tampered_policy("source.json", '{"name": "", "lora": null, "dtype": "float17"}'), "dtype is 'float17', none of",
+    ),
+    "a number for a policy": (tampered_policy("policy.json", "3"), "m is a corrupt or foreign checkpoint: "),
+    "a deep policy": (tampered_policy("policy.json", DEEP), "m is a corrupt or foreign checkpoint: "),
 }  # fmt: skip
 
 
