@@ -52,12 +52,14 @@ def alone_in(folder: Path, leads: bool) -> Iterator[None]:
 
 
 @contextmanager
-def whole_checkpoint(folder: Path, step: int) -> Iterator[None]:
+def whole_checkpoint(folder: Path, step: int, leads: bool) -> Iterator[None]:
     """A checkpoint that cannot be written, as on a disk that is full, leaves no part of itself.
 
     Raises:
         CheckpointError: so, with the reason and what to do.
     """
+    if leads:
+        (folder / STATE).unlink(missing_ok=True)  # an older one of this step is not complete any more
     try:
         yield
     except (OSError, RuntimeError, SafetensorError) as error:  # each library has its own for a disk that is full

@@ -94,7 +94,8 @@ class SplitTrainer(Trainer):
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         step = self.state.global_step
-        with whole_checkpoint(Path(self._get_output_dir(trial)) / f"{PREFIX_CHECKPOINT_DIR}-{step}", step):
+        folder = Path(self._get_output_dir(trial)) / f"{PREFIX_CHECKPOINT_DIR}-{step}"
+        with whole_checkpoint(folder, step, self.processes.leads):
             super()._save_checkpoint(model, trial)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:

@@ -85,15 +85,18 @@ def test_a_full_disk_leaves_no_part_of_a_checkpoint(
 
 
 def test_what_fails_when_a_checkpoint_is_complete_takes_nothing_away(tmp_path: Path) -> None:
-    (tmp_path / run_files.STATE).write_text("{}")
-
-    def sends() -> None:
-        with run_files.whole_checkpoint(tmp_path, 8):
+    def saves(state: bool) -> None:
+        with run_files.whole_checkpoint(tmp_path, 8, True):
+            if state:
+                (tmp_path / run_files.STATE).write_text("{}")
             raise OSError("the hub does not answer")
 
     with pytest.raises(OSError, match="the hub does not answer"):
-        sends()
+        saves(state=True)
     assert (tmp_path / run_files.STATE).is_file()
+    with pytest.raises(CheckpointError, match="of step 8"):  # and an older one of the same step is not the new one
+        saves(state=False)
+    assert not tmp_path.exists()
 
 
 class Foreign:
