@@ -18,9 +18,7 @@ def export(
             parser=folder_name, metavar="POLICY", help="What `smlib train` or save_policy left, or a model's folder."
         ),
     ],
-    out: Annotated[
-        Path, typer.Argument(parser=folder_name, metavar="OUT", help="A new folder for the checkpoint.")
-    ],
+    out: Annotated[Path, typer.Argument(parser=folder_name, metavar="OUT", help="A new folder for the checkpoint.")],
     bkspc_token: Annotated[str, typer.Option(help="What the deletion is called in the tokeniser.")] = "<bkspc>",
     keep_adapters: Annotated[
         bool, typer.Option("--keep-adapters", help="Leave adapters beside the weights instead of adding them.")

@@ -24,7 +24,7 @@ def folder_name(given: str) -> Path:
 
 
 def file_name(given: str) -> Path:
-    """The path of a file that is written; an empty one is a slip too, and is found before there is anything to write."""
+    """The path of a file that is to be written; an empty one is found before there is anything to write."""
     if not given.strip():
         raise typer.BadParameter("an empty name; name a file, such as out.html")
     return Path(given)

@@ -47,8 +47,9 @@ def check_same(folder: Path, asked: str) -> None:
     # Nothing but what follows from options: another version of smlib derives it in another way.
     shown = named or {place.removeprefix("settings."): values for place, values in changed.items()}
     told = ", ".join(f"{name} was {_said(before)} and is {_said(now)}" for name, (before, now) in shown.items())
+    cure = _longer(folder) if STEPS in changed else ""
     raise ResultError(
-        f"{folder} holds a run with other settings, in {SETTINGS}: {told}. {_longer(folder) if STEPS in changed else ''}"
+        f"{folder} holds a run with other settings, in {SETTINGS}: {told}. {cure}"
         "Give the options that it was started with to go on with it, or name another folder"
     )
 

@@ -40,7 +40,15 @@ __all__ = ["FORMAT", "SAVED", "Policy", "PolicyConfig", "tiny_policy"]
 
 FORMAT = "smlib-policy-1"
 SAVED = "policy.json"  # in every saved policy
-DAMAGED = (json.JSONDecodeError, UnicodeDecodeError, RecursionError, KeyError, TypeError, AttributeError, SafetensorError)
+DAMAGED = (
+    json.JSONDecodeError,
+    UnicodeDecodeError,
+    RecursionError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    SafetensorError,
+)
 """What files that are torn, or are something else, lead to."""
 
 

@@ -264,8 +264,8 @@ def test_targets_are_shown_with_what_was_reached():
 @pytest.mark.parametrize("columns", ["80", "140"])
 def test_names_and_values_are_whole_in_80_columns(columns, monkeypatch):
     entry = {"value": 1.2345, "unit": "ratio", "baseline": "MLE", "n": 3, "target": "<= 1.35", "reached": True}
-    names = {**targets.TARGETS, **{floor: None for floor in targets.FLOORS.values()}}
-    monkeypatch.setattr(bench, "run", lambda quick, tell: dict.fromkeys(names, {**entry, "floor": 1.1}))
+    names = [*targets.TARGETS, *targets.FLOORS.values()]
+    monkeypatch.setattr(bench, "run", lambda quick, tell: {name: {**entry, "floor": 1.1} for name in names})
     shown = CliRunner().invoke(app, ["bench"], env={"COLUMNS": columns}, catch_exceptions=False).stdout
     assert max(map(len, shown.splitlines())) <= int(columns)
     for name in names:

@@ -109,10 +109,9 @@ def test_a_run_lets_its_folder_go_however_it_ends(error: type[BaseException] | N
     assert not any(asked)
     assert asked
     assert free(tmp_path / LOCK)
-    with held(tmp_path), pytest.raises(CheckpointError):  # who holds it around a run has it still after that run
-        (tmp_path / "checkpoint").mkdir(exist_ok=True)
-        (tmp_path / "checkpoint" / "run.json").write_text("torn")
-        try:
+    (tmp_path / "checkpoint").mkdir(exist_ok=True)
+    (tmp_path / "checkpoint" / "run.json").write_text("torn")
+    with held(tmp_path):
+        with pytest.raises(CheckpointError):
             goes_on(tmp_path)
-        finally:
-            assert not free(tmp_path / LOCK)
+        assert not free(tmp_path / LOCK), "who holds it around a run has it still after that run"

@@ -74,7 +74,9 @@ def test_a_full_disk_leaves_no_part_of_a_checkpoint(
         return writer(*given, **options)
 
     monkeypatch.setattr(owner, name, full)
-    with pytest.raises(CheckpointError, match=r"of step 16 cannot be written to .*-16: .*No space left on device.*go on"):
+    with pytest.raises(
+        CheckpointError, match=r"of step 16 cannot be written to .*-16: .*No space left on device.*go on"
+    ):
         trainer.train()
     assert not (tmp_path / "run" / "checkpoint-16").exists()
     assert newest_checkpoint(tmp_path / "run").name == "checkpoint-8"
