@@ -10,7 +10,9 @@ Variables that choose where files are kept, what is logged, or how a process is 
 """
 
 import os
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from types import MappingProxyType
 
 PASSED: Mapping[str, str] = MappingProxyType(
@@ -128,6 +130,27 @@ def check_environment(environment: Mapping[str, str] = os.environ, several: bool
                 f"`accelerate launch`, `torchrun` or mpirun, or `unset {name}`"
                 + (f". Several processes need {', '.join(LAUNCHED)}, which the first two set" if several else "")
             )
+
+
+@contextmanager
+def without(names: Iterable[str]) -> Iterator[None]:
+    """Hides variables of the environment from what is made inside."""
+    said = {name: os.environ.pop(name) for name in names if name in os.environ}
+    try:
+        yield
+    finally:
+        os.environ.update(said)
+
+
+def say_unheard(precision: str, environment: Mapping[str, str] = os.environ) -> None:
+    """Warns whoever asked a launcher for another `precision` (no, bf16, fp16) than the run's own settings say."""
+    asked = environment.get("ACCELERATE_MIXED_PRECISION", "no").lower()
+    if asked not in (*OFF, precision):
+        warnings.warn(
+            f"ACCELERATE_MIXED_PRECISION={asked} has no effect, since it would stand in no setting of the run: ask for "
+            "it by bf16=True (smlib finetune: --bf16 true), or launch with --mixed_precision no",
+            stacklevel=4,
+        )
 
 
 def recorded(environment: Mapping[str, str] = os.environ) -> dict[str, str]:

@@ -115,6 +115,25 @@ def config_hash(config: object) -> str:
     return hashlib.sha256(canonical_json(config, "config", indent=None).encode()).hexdigest()[:12]
 
 
+def differences(before: object, now: object) -> dict[str, tuple[object, object]]:
+    """Where two JSON values differ: the place, as `config.steps`, -> what was there and what is; None for nothing.
+
+    >>> differences({"config": {"steps": 8, "seed": 0}}, {"config": {"steps": 16, "seed": 0}})
+    {'config.steps': (8, 16)}
+    """
+    one, other = _leaves(before), _leaves(now)
+    places = sorted(one.keys() | other.keys())
+    return {place: (one.get(place), other.get(place)) for place in places if one.get(place) != other.get(place)}
+
+
+def _leaves(value: object, at: str = "") -> dict[str, object]:
+    """What is in nested mappings, by its place."""
+    if not isinstance(value, Mapping):
+        return {at: value}
+    parts = (_leaves(item, f"{at}.{key}" if at else str(key)) for key, item in value.items())
+    return {place: leaf for part in parts for place, leaf in part.items()}
+
+
 def write_atomically(path: str | os.PathLike[str], content: str | bytes) -> Path:
     """Write `content` to a file beside `path`, flush it to disk, and rename it into place."""
     target = Path(path)

@@ -1,6 +1,10 @@
 """Environment variables that would change what is computed: without effect, refused, or recorded."""
 
+import importlib.util
 import json
+import os
+import re
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +19,12 @@ from smlib.environment import (
     RefusedEnvironmentError,
     check_environment,
     recorded,
+    say_unheard,
+    without,
 )
 from smlib.paper.results import run_cached
 from smlib.screen import visible
+from tests.support.processes_apart import forget_accelerates_state
 
 
 @pytest.mark.parametrize("name", REFUSED)
@@ -51,6 +58,55 @@ def test_no_variable_is_dealt_with_twice() -> None:
     assert len(every) == len(set(every))
 
 
+BESIDE = {
+    r"ACCELERATE_(DEEPSPEED_\w+|CONFIG_DS_FIELDS|GRADIENT_CLIPPING)": "of DeepSpeed, whose switch is refused",
+    r"ACCELERATE_SAGEMAKER_\w+|ACCELERATE_IN_TPU_POD": "of a cloud whose switch is refused, or of TPUs",
+    r"ACCELERATE_FP8_\w*": "of 8-bit passes, which are asked for by a variable without effect",
+    r"ACCELERATE_DYNAMO_": "what the names of others begin with",
+    r"ACCELERATE_ALLOW_CP_STANDALONE": "of parallelism, whose switch is refused",
+    r"ACCELERATE_(DEBUG_MODE|DEBUG_RDV_FILE|LOG_LEVEL|ENABLE_RICH)": "how a process is watched",
+    r"ACCELERATE_CPU_AFFINITY": "on which cores it runs",
+    r"ACCELERATE_INIT_INCLUDE_BUFFERS": "where buffers are before a checkpoint is read",
+}
+"""Variables of accelerate that change no number of a run here, and why."""
+
+
+def test_every_variable_of_accelerate_is_dealt_with_or_known_to_be_harmless() -> None:
+    """So that a new release does not bring one that changes a run without a word."""
+    package = Path(importlib.util.find_spec("accelerate").origin).parent  # type: ignore[union-attr, arg-type]
+    found = {
+        name
+        for path in package.rglob("*.py")
+        for name in re.findall(r"\bACCELERATE_[A-Z0-9_]+", path.read_text(encoding="utf-8"))
+    }
+    assert len(found) > 30
+    dealt_with = {*PASSED, *REFUSED, *PROCESSES, *RECORDED}
+    assert {name for name in found - dealt_with if not any(re.fullmatch(known, name) for known in BESIDE)} == set()
+
+
+def test_what_is_hidden_comes_back_and_a_launchers_precision_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    seen = []
+
+    def fails() -> None:
+        with without(PASSED):
+            seen.extend(set(PASSED) & set(os.environ))
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fails()
+    assert not seen
+    assert os.environ["ACCELERATE_MIXED_PRECISION"] == "bf16"
+    with pytest.warns(UserWarning, match="ACCELERATE_MIXED_PRECISION=bf16 has no effect"):
+        say_unheard("no")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        say_unheard("bf16")
+        for nothing in ("", "no", "NO"):
+            say_unheard("no", {"ACCELERATE_MIXED_PRECISION": nothing})
+        say_unheard("no", {})
+
+
 def test_what_is_recorded_stands_in_a_runs_provenance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in RECORDED:
         monkeypatch.delenv(name, raising=False)
@@ -77,7 +133,7 @@ def test_accelerates_variables_change_no_byte_of_a_run(tmp_path: Path, monkeypat
     data = TaskDemonstrations(task, task.train, settings.noise)
 
     def history(folder: str) -> list[dict[str, object]]:
-        _forget_accelerates_state()
+        forget_accelerates_state()
         return train(_new(settings, task), data, settings.training, tmp_path / folder).history
 
     plain = history("plain")
@@ -92,14 +148,6 @@ def test_accelerates_variables_change_no_byte_of_a_run(tmp_path: Path, monkeypat
     again = history("again")
     assert json.dumps(plain) == json.dumps(again)
     assert np.isfinite([row["loss"] for row in plain]).all()
-
-
-def _forget_accelerates_state() -> None:
-    """A process keeps the first settings that it was given; a user's process has none yet."""
-    from accelerate.state import AcceleratorState, GradientState, PartialState
-
-    for state in (AcceleratorState, GradientState, PartialState):
-        state._shared_state.clear()
 
 
 def test_text_of_a_file_is_shown_and_not_obeyed() -> None:

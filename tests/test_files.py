@@ -22,6 +22,7 @@ from smlib.files import (
     added_later,
     append_line,
     canonical_json,
+    differences,
     exchanged,
     plain,
     project_root,
@@ -45,6 +46,15 @@ def test_canonical_json_reads_back_the_same(value: object) -> None:
 
 def test_canonical_json_does_not_depend_on_the_order_of_keys() -> None:
     assert canonical_json({"b": 1, "a": {"y": 1, "x": 2}}) == canonical_json({"a": {"x": 2, "y": 1}, "b": 1})
+
+
+@given(JSON, JSON)
+def test_nothing_differs_from_itself_and_what_differs_is_what_one_sees(before: object, now: object) -> None:
+    assert differences(before, before) == {}
+    assert differences({"a": before, "b": 1}, {"a": before, "b": 2}) == {"b": (1, 2)}
+    assert all(one != other for one, other in differences(before, now).values())
+    both = {"same": 0, "gone": {"x": 1}, "kind": {"y": 1}}, {"same": 0, "new": [1], "kind": 3}
+    assert differences(*both) == {"gone.x": (1, None), "kind": (None, 3), "kind.y": (1, None), "new": (None, [1])}
 
 
 def test_numpy_dataclasses_and_paths_become_plain() -> None:

@@ -5,14 +5,20 @@ from typing import Annotated
 
 import typer
 
+from smlib.cli.options import folder_name
 from smlib.files import ResultError
 
 DTYPES = ("float32", "bfloat16", "float16")
 
 
 def export(
-    policy: Annotated[Path, typer.Argument(help="What `smlib train` or save_policy left, or a model's folder.")],
-    out: Annotated[Path, typer.Argument(help="A new folder for the checkpoint.")],
+    policy: Annotated[
+        Path,
+        typer.Argument(
+            parser=folder_name, metavar="POLICY", help="What `smlib train` or save_policy left, or a model's folder."
+        ),
+    ],
+    out: Annotated[Path, typer.Argument(parser=folder_name, metavar="OUT", help="A new folder for the checkpoint.")],
     bkspc_token: Annotated[str, typer.Option(help="What the deletion is called in the tokeniser.")] = "<bkspc>",
     keep_adapters: Annotated[
         bool, typer.Option("--keep-adapters", help="Leave adapters beside the weights instead of adding them.")

@@ -21,6 +21,9 @@ from smlib.files import ResultError
 PASSED_ON = {"ignore_unknown_options": True, "help_option_names": []}
 """Settings of the command: its options are none of typer's, and neither is its help."""
 
+ABOUT_THE_INPUT = (ValueError, TypeError, OSError, ModuleNotFoundError, RuntimeError)
+"""What the library raises of options, data, models and folders, each with one line that says what to do."""
+
 OFTEN = (
     "output_dir",
     "max_steps",
@@ -95,6 +98,8 @@ def finetune(
 
 def run(arguments: Sequence[str]) -> None:
     """Trains and saves, as the arguments say; raises `ResultError` for what cannot be done."""
+    from safetensors import SafetensorError
+
     from smlib.cli.long_options import LongOptions
     from smlib.training.algorithm_1 import NonFiniteLossError
     from smlib.training.trainer_config import SequenceMatchConfig
@@ -125,7 +130,7 @@ def run(arguments: Sequence[str]) -> None:
         what, args, *rest = parser.parse_args_into_dataclasses(options, return_remaining_strings=True)
         parser.check_known([word for words in rest for word in words], known)
         _train(what, args)
-    except (ValueError, TypeError, OSError, ModuleNotFoundError, RuntimeError, NonFiniteLossError) as error:
+    except (SafetensorError, NonFiniteLossError, *ABOUT_THE_INPUT) as error:
         raise ResultError(str(error)) from error
 
 
@@ -135,8 +140,8 @@ def _train(what: FinetuneArguments, args: Any) -> None:
     from smlib.training.memory import for_loading, room
     from smlib.training.trainer import SequenceMatchTrainer
 
-    if what.model is None or what.dataset is None:
-        missing = "model" if what.model is None else "dataset"
+    if not (what.model and what.model.strip()) or not (what.dataset and what.dataset.strip()):
+        missing = "dataset" if what.model and what.model.strip() else "model"
         raise ValueError(
             f"there is no {missing}: name one with --{missing}, as in smlib finetune --model smollm2 --dataset my.jsonl"
         )

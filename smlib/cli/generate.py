@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from smlib.cli.options import folder_name, one_of
+from smlib.cli.options import file_name, folder_name, one_of
 from smlib.files import ResultError
 
 
@@ -66,6 +66,8 @@ def generate(
     html: Annotated[
         Path | None,
         typer.Option(
+            parser=file_name,
+            metavar="FILE",
             help="Also write a page on which the completion can be stepped through, such as out.html; of several, each "
             "gets its seed in its name.",
             show_default=False,
@@ -115,7 +117,7 @@ def generate(
     elif model is not None:
         from smlib.cli.workbench import write_text
 
-        write_text(model, prompt, config, seeds, download=download, html=html)
+        write_text(str(folder_name(model)), prompt, config, seeds, download=download, html=html)
     elif policy in shipped.names():
         from smlib.cli.showcase import write_shipped
 

@@ -23,6 +23,13 @@ def folder_name(given: str) -> Path:
     return Path(given)
 
 
+def file_name(given: str) -> Path:
+    """The path of a file that is to be written; an empty one is found before there is anything to write."""
+    if not given.strip():
+        raise typer.BadParameter("an empty name; name a file, such as out.html")
+    return Path(given)
+
+
 def place(given: str | None, default: str) -> str:
     """A folder that the user named, from where the user stands; `default`, from the repository, if there is none."""
     return default if given is None else str(Path.cwd() / folder_name(given))

@@ -25,7 +25,7 @@ def policies(
         return
     table = Table(title="policies that come with smlib", show_lines=True)
     for column in ("name", "what it is", "right answers", "3 wrong digits deleted"):
-        table.add_column(column, overflow="fold")
+        table.add_column(column, overflow="fold", no_wrap=column == "name")  # which is typed again
     for card in cards:
         accuracy, recovery = card.measured["accuracy"], card.measured["recovery"]
         table.add_row(

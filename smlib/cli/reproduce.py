@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from smlib.cli.options import FiguresDir, ResultsDir, one_of, place
+from smlib.cli.options import FiguresDir, ResultsDir, folder_name, one_of, place
 from smlib.cli.screen import cell, print_json
 from smlib.files import ResultError
 
@@ -67,6 +67,8 @@ def reproduce(
     runs_dir: Annotated[
         Path | None,
         typer.Option(
+            parser=folder_name,
+            metavar="FOLDER",
             help="Where executed notebooks go. Default: the repository's folder `runs`. With --results-dir and "
             "--figures-dir a checkout that cannot be written to can be reproduced.",
             show_default=False,

@@ -11,13 +11,19 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from smlib.cli.options import folder_name
 from smlib.files import ResultError
 from smlib.screen import visible
 
 
 def watch(
     run: Annotated[
-        Path, typer.Argument(help="The folder that `smlib train` or `smlib.train` writes to, or a metrics.jsonl.")
+        Path,
+        typer.Argument(
+            parser=folder_name,
+            metavar="RUN",
+            help="The folder that `smlib train` or `smlib.train` writes to, or a metrics.jsonl.",
+        ),
     ],
     every: Annotated[float, typer.Option(help="Seconds between two looks, above 0, such as 2.")] = 1.0,
     once: Annotated[bool, typer.Option("--once", help="Draw the curves as they are now, and end.")] = False,

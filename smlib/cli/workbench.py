@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 
 from smlib.cli.checks import check_sampling, check_seed, told
 from smlib.cli.completions import complete
+from smlib.cli.started import SETTINGS, check_same
 from smlib.data.continuations import inner_decoder
 from smlib.data.demonstrations import TaskDemonstrations
 from smlib.data.encoding import lost_characters
@@ -158,17 +159,15 @@ def fit(settings: Settings, folder: Path, init: Path | None = None) -> Mapping[s
         check_environment()
     task = settings.load_task()
     record = canonical_json({"settings": settings, "init": None if init is None else str(init)})
-    described = folder / "settings.json"
     with told(OSError):
-        if described.exists() and described.read_bytes() != record.encode():
-            raise ResultError(f"{folder} holds a run with other settings, in settings.json; name another folder")
+        check_same(folder, record)
     # All this before anything is written: a folder belongs to the settings in it.
     with told(ValueError, after="; --noise says which"):
         data = TaskDemonstrations(task, task.train, settings.noise)
     policy = _new(settings, task) if init is None else _earlier(init, settings, task)
     with _folder_of_its_own(folder):
         with told(OSError, before=f"{folder} cannot be written: "):
-            write_atomically(described, record)
+            write_atomically(folder / SETTINGS, record)
         stops = (CheckpointError, NonFiniteLossError, MetricsError, RolloutWorkerError)
         with told(*stops), told(DeviceMemoryError, after=NO_OPTION):
             trained = train(policy, data, settings.training, folder).policy
@@ -248,7 +247,7 @@ def write(
 def finished(folder: Path) -> tuple[Policy, Task, Mapping[str, object]]:
     """The policy that `smlib train` left in `folder`, its task without questions, its settings; or `ResultError`."""
     task = _task_of(folder)
-    settings = read_json(folder / "settings.json")["settings"]
+    settings = read_json(folder / SETTINGS)["settings"]
     assert isinstance(settings, Mapping)  # `_task_of` has looked
     return _load(folder, task.space), task, settings
 
@@ -256,7 +255,7 @@ def finished(folder: Path) -> tuple[Policy, Task, Mapping[str, object]]:
 def _task_of(folder: Path) -> Task:
     """The task that the policy in `folder` was trained on, without questions."""
     _weights(folder)
-    described = folder / "settings.json"
+    described = folder / SETTINGS
     settings = read_json(described).get("settings")
     if not isinstance(settings, Mapping) or not {"task", "difficulty"} <= set(settings):
         raise ResultError(f"{described} is none of `smlib train`: it does not name the task")

@@ -162,7 +162,9 @@ class FixedTokenizer:
         try:
             state = json.loads(path.read_text(encoding="utf-8"))
             return cls(Tokenizer.from_str(json.dumps(state["backend"])), byte_level=bool(state["byte_level"]))
-        except (KeyError, TypeError, json.JSONDecodeError) as error:
+        except OSError:
+            raise
+        except Exception as error:  # what the package tokenizers raises is no more than that
             raise ValueError(f"{path} is no tokeniser saved by FixedTokenizer.save: {error}") from error
 
     def id(self, token: str) -> int:

@@ -41,8 +41,10 @@ def configuration(name: str, local_files_only: bool) -> Any:
         return AutoConfig.from_pretrained(location(name), local_files_only=local_files_only, trust_remote_code=False)
     except OSError as error:
         raise FileNotFoundError(_missing(name, local_files_only, error)) from error
-    except ValueError as error:
-        raise ModelError(f"{name} is no model that transformers can load: {error}") from error
+    except ImportError:
+        raise  # a package that holds the weights is not installed: its own message names the command
+    except Exception as error:  # a configuration that was changed by hand fails in any of a dozen ways
+        raise ModelError(f"{name} is no model that transformers can load: {_said(error)}") from error
 
 
 def read_base(source: Source, device: torch.device | str, local_files_only: bool) -> Any:
@@ -71,15 +73,16 @@ def read_base(source: Source, device: torch.device | str, local_files_only: bool
         raise ModelError(str(error)) from error
     except SafetensorError as error:
         raise ModelError(f"the weights of {source.name} are corrupt: {error}") from error
-    except ModuleNotFoundError:
+    except (ModuleNotFoundError, torch.OutOfMemoryError, MemoryError):
         raise  # a package that holds the weights is not installed: its own message names the command
-    except (ValueError, TypeError, ImportError, RuntimeError, AttributeError, KeyError) as error:
+    except Exception as error:
         if "scaled_dot_product_attention" in str(error) or "sdpa" in str(error):
             raise ModelError(
                 f"{source.name} has no attention through torch's scaled_dot_product_attention, which the packed masks "
                 f"need: {error}"
             ) from error
-        raise ModelError(f"{source.name} is no causal language model that transformers can load: {error}") from error
+        told = f"{source.name} is no causal language model that transformers can load: {_said(error)}"
+        raise ModelError(told) from error
     # On CPUs with AVX512-BF16 bitsandbytes repacks 4-bit weights the first time that they are evaluated. They stay so:
     # later products with them have no gradients, and they are other weights to `run_identity`.
     for module in lm.modules():
@@ -142,7 +145,16 @@ def read_tokenizer(name: str | Path, local_files_only: bool, vocab_size: int) ->
         backend = AutoTokenizer.from_pretrained(name, local_files_only=local_files_only, trust_remote_code=False)
     except OSError as error:
         raise FileNotFoundError(_missing(str(name), local_files_only, error)) from error
+    except ImportError:
+        raise
+    except Exception as error:  # a damaged file is a plain Exception to the package that reads it
+        raise ModelError(f"the tokeniser in {name} cannot be read: {_said(error)}") from error
     return PretrainedTokenizer(without_bkspc(backend), vocab_size)
+
+
+def _said(error: Exception) -> str:
+    """An error's words, with its kind where they say nothing by themselves, as "'rope'" or "float division by zero"."""
+    return str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
 
 
 def _missing(name: str, local_files_only: bool, error: Exception) -> str:

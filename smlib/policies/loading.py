@@ -36,13 +36,12 @@ from smlib.policies.fingerprints import fingerprint
 from smlib.policies.policy import SAVED, Policy, PolicyConfig
 from smlib.policies.probing import ModelError, probe
 from smlib.policies.reading import load_lm
-from smlib.policies.sources import Lora, Source, check_device, check_dtype, check_lora, check_switch
+from smlib.policies.sources import WEIGHTS, Lora, Source, check_device, check_dtype, check_lora, check_switch
 from smlib.policies.standard_form import BKSPC_ID
 
 __all__ = ["Lora", "ModelError", "Source", "load_policy", "load_tokenizer", "save_policy"]
 
 SOURCE = "source.json"
-WEIGHTS = "weights"  # in it: the fingerprint of what is under the adapters
 
 
 def load_policy(
@@ -178,9 +177,7 @@ def _load_saved(
 ) -> tuple[Policy, TextTokenizer]:
     source, frozen = Source(""), None
     if (folder / SOURCE).is_file():
-        stored = json.loads((folder / SOURCE).read_text())
-        frozen = stored.pop(WEIGHTS, None)
-        source = Source(**{**stored, "lora": Lora.stored(stored["lora"]) if stored["lora"] else None})
+        source, frozen = Source.read(folder / SOURCE)
     if gradient_checkpointing is not None:
         source = replace(source, gradient_checkpointing=gradient_checkpointing)
     if dtype is not None:

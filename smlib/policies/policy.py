@@ -40,6 +40,16 @@ __all__ = ["FORMAT", "SAVED", "Policy", "PolicyConfig", "tiny_policy"]
 
 FORMAT = "smlib-policy-1"
 SAVED = "policy.json"  # in every saved policy
+DAMAGED = (
+    json.JSONDecodeError,
+    UnicodeDecodeError,
+    RecursionError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    SafetensorError,
+)
+"""What files that are torn, or are something else, lead to."""
 
 
 class Policy(nn.Module):
@@ -213,7 +223,7 @@ class Policy(nn.Module):
                 raise ValueError(f"{meta} is not of the format {FORMAT!r}")
             config = PolicyConfig(**{**stored, "space": ActionSpace(**stored["space"])})
             extra = load_file(folder / "policy.safetensors")
-        except (json.JSONDecodeError, KeyError, TypeError, SafetensorError) as error:
+        except DAMAGED as error:
             raise ValueError(f"{folder} is a corrupt or foreign checkpoint: {error}") from error
         policy = cls((base or load_lm)(folder / "lm"), config)
         policy.load_extra_state(extra, folder)

@@ -1,11 +1,16 @@
 """Where a policy's language model comes from: a name, adapters, precision; and what of that nobody can mean."""
 
+import json
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from smlib.files import ADDED_LATER
+
+WEIGHTS = "weights"
+"""In a `source.json`: the fingerprint of what is under the adapters."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +71,26 @@ class Source:
     four_bit: bool = False
     gradient_checkpointing: bool = False
     dtype: str = "float32"
+
+    @classmethod
+    def read(cls, file: Path) -> tuple["Source", str | None]:
+        """What a saved policy's `source.json` says, and the fingerprint of the weights under its adapters.
+
+        Raises:
+            ValueError: it is torn, or says something else than smlib writes there.
+        """
+        try:
+            values = json.loads(file.read_text(encoding="utf-8"))
+            frozen = values.pop(WEIGHTS, None)
+            source = cls(**{**values, "lora": Lora.stored(values["lora"]) if values["lora"] else None})
+            if not isinstance(source.name, str):
+                raise TypeError(f"name is {source.name!r}, no text")
+            if not isinstance(getattr(torch, str(source.dtype), None), torch.dtype):
+                raise TypeError(f"dtype is {source.dtype!r}, none of torch's")
+        except (TypeError, ValueError, KeyError, AttributeError, RecursionError) as error:
+            why = f"there is no {error}" if isinstance(error, KeyError) else str(error)
+            raise ValueError(f"{file} is damaged, or none of smlib's: {why}") from error
+        return source, frozen
 
 
 def check_switch(name: str, value: object) -> None:

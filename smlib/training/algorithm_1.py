@@ -23,7 +23,7 @@ from smlib.training.batches import Batches, NonFiniteLossError, dropout_of_step,
 from smlib.training.checkpoints import TrainingState, load_checkpoint, run_identity, save_checkpoint
 from smlib.training.configuration import TrainConfig
 from smlib.training.dataset import Dataset
-from smlib.training.folder import hold, release, usable_folder
+from smlib.training.folder import held, usable_folder
 from smlib.training.memory import for_parts, for_weights, room
 from smlib.training.metrics import METRICS, MetricsLog
 from smlib.training.module import PolicyUnderTraining
@@ -121,7 +121,8 @@ def train(
         work = usable_folder(folder)
         if progress is not False and processes.leads:
             say_coverage(data)
-        within = hold(work) if processes.leads else True
+        if processes.leads:
+            at_end.enter_context(held(work))
         policy.critic = Critic(policy) if method.critic else None
         batches = Batches(policy, data, config, processes)
         at_end.callback(batches.close)
@@ -198,6 +199,4 @@ def train(
             shards.dissolve()
         policy.critic = None
         policy.eval()
-        if not within:
-            release(work)
         return TrainResult(policy, log.rows)

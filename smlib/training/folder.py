@@ -13,7 +13,7 @@ from smlib.locks import lock
 LOCK = ".lock"
 
 _held: dict[Path, int] = {}
-"""Folders that this process holds, with the descriptor of each lock."""
+"""Locks that this process holds, each with its descriptor."""
 
 
 class FolderInUseError(RuntimeError):
@@ -24,8 +24,10 @@ def usable_folder(folder: Path | str) -> Path:
     """The folder of a run, made if it is not there, in which a file can be made.
 
     Raises:
-        OSError: of the kind that the system raised, with the folder and the reason.
+        OSError: of the kind that the system raised, with the folder and the reason. ValueError: an empty name.
     """
+    if not str(folder).strip():
+        raise ValueError("the folder of a run is an empty name: name one, or `.` for the working directory")
     work = Path(folder)
     try:
         work.mkdir(parents=True, exist_ok=True)
@@ -36,19 +38,22 @@ def usable_folder(folder: Path | str) -> Path:
     return work
 
 
-def hold(folder: Path) -> bool:
+def hold(folder: Path, name: str = LOCK) -> bool:
     """Lets no other process train in the folder, until `release` or the end of this one, however it ends.
 
+    Args:
+        name: the file in it that is locked.
+
     Returns:
-        Whether it was held before, by this process: a cell that was interrupted and is run again holds it still.
+        Whether it was held before, by this process: `smlib train` holds it around `train`.
 
     Raises:
         FolderInUseError: another process holds it.
     """
-    key = folder.resolve()
+    key = folder.resolve() / name
     if key in _held:
         return True
-    handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+    handle = os.open(key, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         lock(handle, wait=False)
     except OSError as error:
@@ -69,23 +74,23 @@ def hold(folder: Path) -> bool:
     return False
 
 
-def release(folder: Path) -> None:
+def release(folder: Path, name: str = LOCK) -> None:
     """Lets others train in the folder again."""
-    handle = _held.pop(folder.resolve(), None)
+    handle = _held.pop(folder.resolve() / name, None)
     if handle is not None:
         os.close(handle)
 
 
 @contextmanager
-def held(folder: Path) -> Iterator[None]:
+def held(folder: Path, name: str = LOCK) -> Iterator[None]:
     """`hold` for the length of a block; one inside another does nothing.
 
     Raises:
         FolderInUseError: another process holds it.
     """
-    outer = hold(folder)
+    outer = hold(folder, name)
     try:
         yield
     finally:
         if not outer:
-            release(folder)
+            release(folder, name)

@@ -7,27 +7,91 @@ optimiser and the schedule, the replay buffer, and the run that they belong to. 
 
 import json
 import os
+import pickle
 import re
 import shutil
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 
 from smlib.data.tokenizers import TextTokenizer
-from smlib.files import plain, write_atomically
+from smlib.files import differences, plain, write_atomically
 from smlib.policies.loading import save_policy
 from smlib.policies.policy import SAVED, Policy
-from smlib.training.checkpoints import CheckpointError, trainable
+from smlib.training.checkpoints import CheckpointError, reason, trainable
+from smlib.training.folder import held, usable_folder
 from smlib.training.rollouts import ReplayBuffer
 from smlib.training.sharding import put
 
 WEIGHTS, BUFFER, RUN = "trainable.safetensors", "buffer.npz", "sequencematch.json"
 STEPS = "config.steps"  # where the identity of a run has their number
 STATE = "trainer_state.json"  # transformers' own, the last file of a checkpoint
+LOCK = "_lock"  # transformers sends no file to the hub whose name begins so
+
+
+@contextmanager
+def alone_in(folder: Path, leads: bool) -> Iterator[None]:
+    """Lets no other process train in the folder of a run; of several that train together, one asks for it.
+
+    Raises:
+        FolderInUseError: another run is in it. OSError: a folder that cannot be written to.
+    """
+    if not leads:
+        yield
+        return
+    with held(usable_folder(folder), LOCK):
+        yield
+
+
+@contextmanager
+def whole_checkpoint(folder: Path, step: int, leads: bool) -> Iterator[None]:
+    """A checkpoint that cannot be written, as on a disk that is full, leaves no part of itself.
+
+    Raises:
+        CheckpointError: so, with the reason and what to do.
+    """
+    if leads:
+        (folder / STATE).unlink(missing_ok=True)  # an older one of this step is not complete any more
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:  # each library has its own for a disk that is full
+        if isinstance(error, torch.OutOfMemoryError) or _complete(folder):  # what failed is sending it to the hub
+            raise
+        shutil.rmtree(folder, ignore_errors=True)
+        raise CheckpointError(
+            f"the checkpoint of step {step} cannot be written to {folder}: {reason(error)}. The one before it is kept: "
+            "free some space, and go on from there with resume_from_checkpoint=True"
+        ) from error
+
+
+@contextmanager
+def own_tensors(folder: Path) -> Iterator[None]:
+    """What transformers reads of a checkpoint inside by `torch.load`.
+
+    Raises:
+        CheckpointError: a file that is missing, torn, or holds something else than tensors and numbers. torch's own
+            message advises to load that nevertheless, which would run whatever code is in it.
+    """
+    missing = [name for name in (OPTIMIZER_NAME, SCHEDULER_NAME) if not (folder / name).is_file()]
+    if missing:  # transformers would begin with a new optimiser, without a word
+        raise CheckpointError(f"{folder} has no {' and no '.join(missing)}: name another checkpoint")
+    try:
+        yield
+    except (pickle.UnpicklingError, EOFError, RuntimeError) as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        raise CheckpointError(
+            f"the state of the optimiser or of random numbers in {folder} is torn, or holds something else than "
+            "tensors and numbers: name another checkpoint, or start anew without resume_from_checkpoint"
+        ) from None
 
 
 def place_policy(policy: Policy, tokenizer: TextTokenizer, folder: Path) -> None:
@@ -50,6 +114,7 @@ def save_run(folder: Path, policy: Policy, buffer: ReplayBuffer, identity: dict[
     """What a checkpoint holds beside the policy, the optimiser and the schedule."""
     folder.mkdir(parents=True, exist_ok=True)
     save_file({n: p.detach().cpu().contiguous() for n, p in trainable(policy).items()}, folder / WEIGHTS)
+    os.chmod(folder / WEIGHTS, 0o644)  # safetensors makes private files
     np.savez(folder / BUFFER, allow_pickle=False, **buffer.state_dict())
     write_atomically(folder / RUN, json.dumps(identity, indent=1, sort_keys=True))
 
@@ -87,16 +152,15 @@ def check_same_run(folder: Path, identity: dict[str, Any]) -> None:
             f"{folder} is no checkpoint of SequenceMatchTrainer that can be resumed ({error}); save_only_model leaves "
             "none. Name another checkpoint, or start anew without resume_from_checkpoint"
         ) from error
-    before, now = _flat(found), _flat(identity)
-    changed = [f"{name} was {before.get(name)!r} and is {now.get(name)!r}"
-               for name in sorted(before.keys() | now.keys()) if before.get(name) != now.get(name)]  # fmt: skip
+    changed = differences(found, identity)
     if changed:
-        longer = "" if before.get(STEPS) == now.get(STEPS) else (
+        told = "; ".join(f"{name} was {before!r} and is {now!r}" for name, (before, now) in changed.items())
+        longer = "" if STEPS not in changed else (
             "A run cannot be made longer or shorter, since its schedule is laid out over its steps: train what it left "
             "by a run of its own, with its folder as the model and another output_dir. "
         )  # fmt: skip
         raise CheckpointError(
-            f"{folder} belongs to another run: {'; '.join(changed)}. {longer}Resume with the arguments, the data and "
+            f"{folder} belongs to another run: {told}. {longer}Resume with the arguments, the data and "
             "the model that it was started with (a model in memory that has been trained since is another one), or "
             "start anew in another output_dir"
         )
@@ -126,14 +190,6 @@ def _complete(path: Path) -> bool:
     except (OSError, json.JSONDecodeError):
         return False
     return True
-
-
-def _flat(value: Any, at: str = "") -> dict[str, Any]:
-    if not isinstance(value, dict):
-        return {at: value}
-    return {
-        name: leaf for key, item in value.items() for name, leaf in _flat(item, f"{at}.{key}" if at else key).items()
-    }
 
 
 def identity_of(config: object, start: str) -> dict[str, Any]:

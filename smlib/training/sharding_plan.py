@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from smlib.environment import OFF, SPLIT
+from smlib.environment import OFF, PASSED, SPLIT, without
 from smlib.policies.decoder import decoder
 from smlib.policies.policy import Policy
 from smlib.training.processes import Processes
@@ -81,13 +81,9 @@ def asked(processes: Processes, environment: Mapping[str, str] = os.environ) -> 
 
 @contextlib.contextmanager
 def unsaid() -> Iterator[None]:
-    """Hides what was asked for from an `Accelerator` that is made inside."""
-    said = os.environ.pop(SPLIT, None)
-    try:
+    """Hides from an `Accelerator` that is made inside what was asked for, and what no setting of a run says."""
+    with without((SPLIT, *PASSED)):
         yield
-    finally:
-        if said is not None:
-            os.environ[SPLIT] = said
 
 
 def check_can_be_split(policy: Policy) -> None:

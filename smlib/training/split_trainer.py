@@ -5,6 +5,7 @@ splits in files of its own. Here the model is cut when the optimiser is made, Ac
 checkpoint holds whole tensors: it is that of one process, and any number of them goes on from it.
 """
 
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,11 @@ import torch
 from torch import nn
 from transformers import Trainer
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from smlib.policies.policy import Policy
 from smlib.training.processes import Processes
+from smlib.training.run_files import alone_in, own_tensors, whole_checkpoint
 from smlib.training.sharding import Shards, whole_state
 from smlib.training.sharding_plan import Sharding, check_can_be_split, unsaid
 
@@ -43,8 +46,12 @@ class SplitTrainer(Trainer):
         if not name.startswith("adamw_torch"):
             raise ValueError(f"optim={name!r} does not take the pieces of FSDP2: choose adamw_torch")
 
+    def alone(self) -> AbstractContextManager[None]:
+        """Lets no other process train in `output_dir`."""
+        return alone_in(Path(self.args.output_dir), self.processes.leads)
+
     def create_accelerator_and_postprocess(self) -> None:
-        """Accelerate is not told of the splitting."""
+        """Accelerate is not told of the splitting, nor by the environment of what no argument says."""
         with unsaid():
             super().create_accelerator_and_postprocess()
 
@@ -84,6 +91,20 @@ class SplitTrainer(Trainer):
         if self.args.should_save:
             torch.save(state, Path(output_dir) / OPTIMIZER_NAME)
             torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER_NAME)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        step = self.state.global_step
+        folder = Path(self._get_output_dir(trial)) / f"{PREFIX_CHECKPOINT_DIR}-{step}"
+        with whole_checkpoint(folder, step, self.processes.leads):
+            super()._save_checkpoint(model, trial)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        with nullcontext() if checkpoint is None else own_tensors(Path(checkpoint)):
+            super()._load_optimizer_and_scheduler(checkpoint)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        with nullcontext() if checkpoint is None else own_tensors(Path(checkpoint)):
+            super()._load_rng_state(checkpoint)
 
 
 class _Prepared(nn.Module):

@@ -219,8 +219,9 @@ class SequenceMatchTrainer(SplitTrainer):
         Raises:
             CheckpointError: a checkpoint of another run, with what differs; one that cannot be read.
             ValueError: True, and there is none. NonFiniteLossError: the loss is NaN or infinite. DeviceMemoryError: so.
+            FolderInUseError: another process trains in `output_dir`.
         """
-        with self.processes.together(), room("training", for_devices(self.args)):
+        with self.processes.together(), room("training", for_devices(self.args)), self.alone():
             return self._trained(resume_from_checkpoint, options)
 
     def _trained(self, resume_from_checkpoint: str | bool | None, options: dict[str, Any]) -> Any:
@@ -301,8 +302,7 @@ class SequenceMatchTrainer(SplitTrainer):
     ) -> dict[str, float]:
         """The loss on held-out data, see `smlib.training.evaluation.held_out`; several data sets one after another."""
         data = self.eval_dataset if eval_dataset is None else eval_dataset
-        if isinstance(data, str):
-            data = self.eval_dataset[data]
+        data = self.eval_dataset[data] if isinstance(data, str) else data
         if data is None:
             raise ValueError("there is nothing to evaluate on: give eval_dataset, or set eval_strategy='no'")
         if isinstance(data, Mapping):

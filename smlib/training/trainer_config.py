@@ -19,6 +19,7 @@ import torch
 from transformers import SchedulerType, TrainingArguments
 from transformers.training_args import OptimizerNames
 
+from smlib.environment import PASSED, say_unheard, without
 from smlib.objectives.methods import ObjectiveConfig, get_method
 from smlib.training.configuration import ENGINES, GROUP, TrainConfig
 
@@ -149,7 +150,11 @@ class SequenceMatchConfig(TrainingArguments):
     edits_prompts: int = _option(2, "How many prompts are looked at.")
 
     def __post_init__(self) -> None:
-        super().__post_init__()
+        with without(PASSED):  # transformers takes its mixed precision from there where no argument says it
+            super().__post_init__()
+        say_unheard(self.mixed_precision)
+        if not str(self.output_dir).strip():
+            raise ValueError("output_dir is an empty name: name a folder, or `.` for this one")
         if self.chunk is not None and self.chunk < 0:
             self.chunk = None
         if self.max_length is not None and self.max_length < 3:

@@ -7,12 +7,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from smlib import bench
 from smlib.bench import generation, resources, targets
 from smlib.bench.steps import AllLogits, BareStep, DenseAlgorithmA, GradientStep
 from smlib.bench.timing import Times, figure, in_turns
 from smlib.bench.workloads import ARITHMETIC, TEXT, Shape, dataset, groups, level_policy, policy_for, with_context
+from smlib.cli.app import app
 from smlib.objectives.methods import objective
 from smlib.paper.experiments.arithmetic import grid as arithmetic
 from smlib.paper.experiments.overhead import tables as overhead
@@ -257,3 +259,18 @@ def test_targets_are_shown_with_what_was_reached():
     table = pictures.targets({"a": {**entry, "target": "<= 1.35", "reached": True}, "b": entry})
     assert table.loc["a", "reached"] == "yes"
     assert table.loc["b", "target"] == table.loc["b", "floor"] == "—"
+
+
+@pytest.mark.parametrize("columns", ["80", "140"])
+def test_names_and_values_are_whole_in_80_columns(columns, monkeypatch):
+    entry = {"value": 1.2345, "unit": "ratio", "baseline": "MLE", "n": 3, "target": "<= 1.35", "reached": True}
+    names = [*targets.TARGETS, *targets.FLOORS.values()]
+    monkeypatch.setattr(bench, "run", lambda quick, tell: {name: {**entry, "floor": 1.1} for name in names})
+    shown = CliRunner().invoke(app, ["bench"], env={"COLUMNS": columns}, catch_exceptions=False).stdout
+    assert max(map(len, shown.splitlines())) <= int(columns)
+    for name in names:
+        (line,) = [line for line in shown.splitlines() if name in line.split()]
+        assert "1.2345" in line.split()
+        assert "<= 1.35" in line
+        assert ("ratio" in line) == (columns == "140")
+    assert ("--json, and a terminal of 110 columns" in " ".join(shown.split())) == (columns == "80")

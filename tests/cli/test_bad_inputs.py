@@ -17,8 +17,10 @@ from smlib.cli import screen
 from smlib.paper import checksums, fresh
 from smlib.paper.items import ITEMS
 from smlib.paper.ledger import item_path, write_item
+from smlib.policies.loading import load_policy, save_policy
 from smlib.training import folder as run_folder
 from tests.cli.test_workbench import SMALL, small_policy
+from tests.support.models import saved_model
 
 Prepare = Callable[[Path], list[str]]
 """Makes what is wrong in a folder, and returns the command."""
@@ -62,6 +64,12 @@ def edited(folder: Path) -> list[str]:
     return command
 
 
+def edited_and_checked(folder: Path) -> list[str]:
+    edited(folder)
+    (folder / "README.md").write_text("")
+    return ["report-readme", "--check", "--readme", f"{folder}/README.md", "--results-dir", f"{folder}"]
+
+
 def unreadable(folder: Path) -> list[str]:
     command = items(folder)
     item_path("fig3", "full", folder).mkdir()
@@ -96,6 +104,28 @@ def tampered(**changes: Any) -> Prepare:
         path = folder / "policy" / "lm" / "config.json"
         path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
         return ["generate", str(folder), "--prompt", "x"]
+
+    return prepare
+
+
+def tampered_model(file: str, text: str | None = None, **changes: Any) -> Prepare:
+    """A language model of transformers one of whose files was changed, or holds another text."""
+
+    def prepare(folder: Path) -> list[str]:
+        path = saved_model(folder / "m") / file
+        path.write_text(json.dumps({**json.loads(path.read_text()), **changes}) if text is None else text)
+        return ["generate", "--model", f"{folder}/m", "--prompt", "w1", "--max-tokens", "2"]
+
+    return prepare
+
+
+def tampered_policy(file: str, text: str) -> Prepare:
+    """A policy of `save_policy` one of whose files holds another text."""
+
+    def prepare(folder: Path) -> list[str]:
+        save_policy(*load_policy(saved_model(folder / "base")), folder / "m")
+        (folder / "m" / file).write_text(text)
+        return ["generate", "--model", f"{folder}/m", "--prompt", "w1", "--max-tokens", "2"]
 
     return prepare
 
@@ -138,6 +168,7 @@ BAD: dict[str, tuple[Prepare, str]] = {
         lambda f: [(f / "R.md").write_text(""), "report-readme", "--readme", f"{f}/R.md", "--results-dir", f"{f}"][1:],
         "holds no results",
     ),
+    "README of an edited item": (edited_and_checked, "tab6.json is not what smlib wrote"),
     "fresh-since NaN": (fresh_since('{"round": "a", "since": NaN, "notebooks": []}'), ".fresh-since is no valid JSON"),
     "fresh-since of no time": (fresh_since('{"round": "a", "since": 1e300, "notebooks": []}'), "delete it"),
     "fresh where nothing can be written": (fresh_in_a_file, "cannot be written: "),
@@ -147,6 +178,16 @@ BAD: dict[str, tuple[Prepare, str]] = {
     "empty folder": (always("train", ""), "an empty name"),
     "empty start": (always("train", "{folder}/p", "--init", ""), "an empty name"),
     "nothing to generate from": (always("generate", ""), "an empty name"),
+    "no model to generate from": (always("generate", "--model", ""), "an empty name"),
+    "no page to write": (always("generate", "sm-arithmetic", "--html", ""), "an empty name; name a file"),
+    "nothing to watch": (always("watch", ""), "an empty name"),
+    "nothing to export": (always("export", "", "{folder}/p"), "an empty name"),
+    "nowhere to export to": (always("export", "{folder}/p", ""), "an empty name"),
+    "nowhere for notebooks": (always("reproduce", "--runs-dir", ""), "an empty name"),
+    "no results to reproduce into": (always("reproduce", "--results-dir", ""), "an empty name"),
+    "nothing to fine-tune": (always("finetune", "--model", "", "--dataset", "x.jsonl"), "there is no model: name one"),
+    "nothing to fine-tune on": (always("finetune", "--model", "x", "--dataset", " "), "there is no dataset: name one"),
+    "nowhere to fine-tune": (always("finetune", "--output_dir", ""), "output_dir is an empty name"),
     "too many questions": (always("train", "{folder}/p", "--questions", "99999999999"), "value for '--questions'"),
     "a file for a folder": (
         lambda f: [(f / "p").write_text(""), "train", f"{f}/p", *SMALL][1:],
@@ -159,6 +200,19 @@ BAD: dict[str, tuple[Prepare, str]] = {
     "endless width": (tampered(hidden_size=10**13), "lm is damaged"),
     "a word for a width": (tampered(hidden_size="wide"), "policy in"),
     "no heads": (tampered(num_attention_heads=0), "policy in"),
+    "a word for a model's width": (tampered_model("config.json", hidden_size="wide"), "transformers can load: "),
+    "a model without heads": (tampered_model("config.json", num_attention_heads=0), "transformers can load: "),
+    "a model's torn configuration": (tampered_model("config.json", "{torn"), "m"),
+    "a model's torn tokeniser": (tampered_model("tokenizer.json", "{torn"), "the tokeniser in "),
+    "another file for a tokeniser": (tampered_model("tokenizer.json", "{}"), "the tokeniser in "),
+    "a policy's torn source": (tampered_policy("source.json", "{torn"), "source.json is damaged, or none of smlib's: "),
+    "a list for a source": (tampered_policy("source.json", "[]"), "source.json is damaged, or none of smlib's: "),
+    "a source without adapters": (tampered_policy("source.json", "{}"), "source.json is damaged, or none of smlib's: "),
+    "a source of no dtype": (
+        tampered_policy("source.json", '{"name": "", "lora": null, "dtype": "float17"}'), "dtype is 'float17', none of",
+    ),
+    "a number for a policy": (tampered_policy("policy.json", "3"), "m is a corrupt or foreign checkpoint: "),
+    "a deep policy": (tampered_policy("policy.json", DEEP), "m is a corrupt or foreign checkpoint: "),
 }  # fmt: skip
 
 
@@ -328,7 +382,7 @@ def test_only_one_process_trains_in_a_folder(
 ) -> None:
     folder = tmp_path / "shared"
     folder.mkdir()
-    before = dict(run_folder._held)  # a run that ended with an error holds its folder for the rest of its process
+    assert not run_folder._held
     program = (
         "import sys, time\nfrom pathlib import Path\nfrom smlib.training.folder import hold\n"
         f"hold(Path({str(folder)!r}))\nprint('held', flush=True)\ntime.sleep(600)\n"
@@ -342,7 +396,7 @@ def test_only_one_process_trains_in_a_folder(
     assert f"shared is being trained in by another process, number {other.pid}: name another folder" in said
     with run_folder.held(folder), run_folder.held(folder):  # the lock went with the process; ours is ours twice
         pass
-    assert run_folder._held == before
+    assert not run_folder._held
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from rich.cells import cell_len
 from typer.testing import CliRunner
 
 from smlib import __version__
@@ -14,6 +15,7 @@ from smlib.cli import app as cli
 from smlib.files import ResultError
 from smlib.paper import reproduce
 from smlib.paper.experiments.report.errata import ERRATA
+from smlib.paper.items import ITEMS
 from smlib.paper.ledger import LEDGER_FIELDS, write_item
 from smlib.paper.readme import (
     BEGIN,
@@ -25,6 +27,7 @@ from smlib.paper.readme import (
     brief_value,
     shown_value,
 )
+from smlib.policies import shipped
 from tests.support.notebook_maker import write_notebook
 
 runner = CliRunner()
@@ -234,3 +237,24 @@ def test_start_up_is_light() -> None:
         "import sys, smlib.cli.app; sys.exit(bool({'torch', 'pandas', 'papermill', 'transformers'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", program], check=False, env=os.environ).returncode == 0
+
+
+def test_names_that_are_typed_again_are_whole_in_80_columns(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lines(*command: str) -> list[str]:
+        shown = runner.invoke(cli.app, list(command), env={"COLUMNS": "80"}).stdout.splitlines()
+        rows = [line for line in shown if line.startswith("│")]
+        assert max(map(cell_len, rows)) <= 80
+        return rows
+
+    ledger = lines("status", "--results-dir", str(repository / "results"))
+    assert set(ITEMS) <= {row.split()[1] for row in ledger}
+    assert set(shipped.names()) <= {row.split()[1] for row in lines("policies")}
+    tasks = reproduce.plan([])
+    monkeypatch.setattr(reproduce.Reproduction, "execute", lambda self, task: reproduce.Outcome(task, "failed", 3600.0))
+    done = lines("reproduce", "--preset", "smoke", "--results-dir", str(tmp_path), "--runs-dir", str(tmp_path / "runs"))
+    for task in tasks:
+        (row,) = [row for row in done if f" {task.name} " in row]
+        assert f" {task.label} " in row
+        assert " failed " in row

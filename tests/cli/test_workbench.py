@@ -10,10 +10,10 @@ import pytest
 from typer.testing import CliRunner
 
 from smlib.cli import app as cli
-from smlib.cli import workbench
+from smlib.cli import started, workbench
 from smlib.data.tokenizers import arithmetic_tokenizer
 from smlib.edits.actions import ActionSpace
-from smlib.files import ResultError
+from smlib.files import ResultError, canonical_json, differences
 from smlib.paper.experiments.arithmetic import grid as arithmetic
 from smlib.policies.policy import Policy, tiny_policy
 from smlib.training.algorithm_1 import NonFiniteLossError
@@ -49,9 +49,41 @@ def test_train_then_generate(tmp_path: Path) -> None:
     first = runner.invoke(cli.app, asked, catch_exceptions=False).stdout
     assert first.count("In base 7, what is 1 + 2?") == 2
     assert first == runner.invoke(cli.app, asked, catch_exceptions=False).stdout  # the seed decides
-    other = workbench.settings_for("mle", steps=4, eta=0.1, alpha=0.1, gamma=0.9, seed=0, questions=40)
-    with pytest.raises(ResultError, match="other settings"):
-        workbench.fit(other, Path(folder))
+    longer = said("train", folder, "--steps", "8", "--questions", "40", "--method", "mle")
+    assert longer == (
+        f"{folder} holds a run with other settings, in settings.json: --noise was ground_truth and is none, --eta was "
+        "0.1 and is 0.0, --method was sm and is mle, --steps was 4 and is 8. A run cannot be made longer or shorter, "
+        "since its schedule is laid out over its steps: to train its policy further, start another with `--init "
+        f"{folder}`. Give the options that it was started with to go on with it, or name another folder"
+    )
+    assert "--init was left out and is base. Give the options" in said("train", folder, *SMALL, "--init", "base")
+    described = Path(folder) / "settings.json"
+    described.write_text(json.dumps(json.loads(described.read_text())))  # other bytes, the same settings
+    assert "validation accuracy" in runner.invoke(cli.app, ["train", folder, *SMALL], catch_exceptions=False).stdout
+
+
+def test_what_follows_from_no_option_is_named_as_it_stands(tmp_path: Path) -> None:
+    """As where another version of smlib derives a setting in another way; and a run that has not ended."""
+    settings = workbench.settings_for("sm", steps=4, eta=0.1, alpha=0.1, gamma=0.9, seed=0)
+    record = canonical_json({"settings": settings, "init": None})
+    (tmp_path / started.SETTINGS).write_text(record.replace('"row_len": 128', '"row_len": 64'))
+    with pytest.raises(ResultError, match=r"in settings\.json: training\.row_len was 64 and is 128\. Give the"):
+        started.check_same(tmp_path, record)
+    (tmp_path / started.SETTINGS).write_text(record.replace('"steps": 4', '"steps": 8'))
+    with pytest.raises(ResultError, match=r"--steps was 8 and is 4\..*: let it end, and start another"):
+        started.check_same(tmp_path, record)
+    (tmp_path / started.SETTINGS).write_text("torn")
+    with pytest.raises(ResultError, match="is no valid JSON"):
+        started.check_same(tmp_path, record)
+
+
+def test_every_option_of_train_is_told_by_its_name() -> None:
+    """All but the folder, which is what the others are told of."""
+    known = {f"--{name.replace('_', '-')}" for name in inspect.signature(cli.train).parameters}
+    assert set(started.OPTIONS.values()) == known - {"--folder"}
+    places = differences(json.loads(canonical_json({"settings": workbench.Settings(), "init": "x"})), {})
+    later = {place for place in started.OPTIONS if "rollout_" in place}  # they stand there where they are not left out
+    assert set(started.OPTIONS) - later <= set(places)
 
 
 def test_alpha_and_gamma_are_those_of_the_arithmetic_runs() -> None:

@@ -11,8 +11,10 @@ import torch
 
 from smlib.training.algorithm_1 import train
 from smlib.training.checkpoints import CheckpointError
+from smlib.training.folder import LOCK, held
 from smlib.training.metrics import MetricsError, MetricsLog
 from tests.support.copying import Copying, config, policy
+from tests.support.processes_apart import free
 
 
 @pytest.fixture(scope="module")
@@ -85,3 +87,31 @@ def test_a_checkpoint_that_cannot_be_written_leaves_no_part_of_one(
 def test_weights_of_a_checkpoint_are_as_readable_as_the_other_files(half_way: Path) -> None:
     files = [path for path in half_way.rglob("*") if path.is_file()]
     assert {oct(path.stat().st_mode & 0o777) for path in files} == {"0o644"}
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError, KeyboardInterrupt, None])
+def test_a_run_lets_its_folder_go_however_it_ends(error: type[BaseException] | None, tmp_path: Path) -> None:
+    """Another process may go on with it at once, though this one lasts, as a notebook's kernel does."""
+    asked: list[bool] = []
+
+    def evaluate(_: object) -> dict[str, float]:
+        asked.append(free(tmp_path / LOCK))
+        if error is not None:
+            raise error
+        return {}
+
+    settings = config("sm", eval_every=2)
+    if error is None:
+        train(policy(), Copying(), settings, tmp_path, progress=False, evaluate=evaluate)
+    else:
+        with pytest.raises(error):
+            train(policy(), Copying(), settings, tmp_path, progress=False, evaluate=evaluate)
+    assert not any(asked)
+    assert asked
+    assert free(tmp_path / LOCK)
+    (tmp_path / "checkpoint").mkdir(exist_ok=True)
+    (tmp_path / "checkpoint" / "run.json").write_text("torn")
+    with held(tmp_path):
+        with pytest.raises(CheckpointError):
+            goes_on(tmp_path)
+        assert not free(tmp_path / LOCK), "who holds it around a run has it still after that run"

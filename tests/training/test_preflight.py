@@ -219,6 +219,8 @@ def test_a_folder_that_cannot_be_one_is_found_before_the_first_step(tmp_path):
         with pytest.raises(kind, match=f"{taken} cannot be the folder of a run: {why}; name one"):
             train(policy(), Copying(), config(), taken, progress=False)
     assert (tmp_path / "file").read_text() == "mine"
+    with pytest.raises(ValueError, match="the folder of a run is an empty name: name one"):
+        train(policy(), Copying(), config(), "", progress=False)
 
 
 def test_a_read_only_folder_is_found_before_the_first_step(tmp_path, monkeypatch):
