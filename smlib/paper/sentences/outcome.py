@@ -44,7 +44,8 @@ def short(rows: Sequence[Record], results_dir: str | os.PathLike[str] = "results
         rows: of the ledger.
     """
     study = learning_study(results_dir)
-    paragraphs = [f"{verdicts(rows)} {decided(study)}".strip(), headline(study) if study else "", bases(results_dir)]
+    numbers = headline(study).replace("The base model", "That base model", 1) if study else ""
+    paragraphs = [f"{verdicts(rows)} {decided(study)}".strip(), numbers, bases(results_dir)]
     return "\n\n".join(paragraph for paragraph in paragraphs if paragraph)
 
 
