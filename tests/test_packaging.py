@@ -24,8 +24,18 @@ from smlib.files import ResultError, project_root
 from smlib.paper.experiments.report.errata import ERRATA
 from smlib.paper.items import ITEMS, PRESETS, VERDICTS
 from smlib.paper.ledger import COMMITTED_PRESETS, ledger
-from smlib.paper.readme import BEGIN, END, SAID, markers, pages, with_details, with_errata, with_replication_table
-from smlib.paper.readme import Generated, with_paragraphs
+from smlib.paper.readme import (
+    BEGIN,
+    END,
+    SAID,
+    Generated,
+    markers,
+    pages,
+    with_details,
+    with_errata,
+    with_paragraphs,
+    with_replication_table,
+)
 from smlib.paper.sentences.pages import generated
 from smlib.training.trainer_config import SequenceMatchConfig
 
@@ -272,7 +282,9 @@ def test_a_readme_without_markers_is_left_alone() -> None:
         with pytest.raises(ResultError, match="needs the two lines"):
             rewrite("# no markers", [])
     assert with_paragraphs("# no markers", SAID, "") == "# no markers"
-    with pytest.raises(ResultError, match="<!-- what came out: written by .* -->' and '<!-- end of what came out -->'"):
+    with pytest.raises(
+        ResultError, match=r"<!-- what came out: written by .*' and '<!-- end of what came out"
+    ):
         with_paragraphs("# no markers", SAID, "said")
 
 

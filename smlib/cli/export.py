@@ -14,8 +14,8 @@ def export(
     policy: Annotated[
         Path,
         typer.Argument(
-            help="A policy of `smlib policies`, a folder that `smlib train`, `smlib finetune` or save_policy left, or the "
-            "folder of a model."
+            help="A policy of `smlib policies`, or a folder: of `smlib train`, `smlib finetune`, save_policy, or of "
+            "any causal language model."
         ),
     ],
     out: Annotated[Path, typer.Argument(help="A new folder for the checkpoint, such as runs/exported.")],

@@ -71,9 +71,7 @@ def train(
         ),
     ] = None,
     alpha: Annotated[float, typer.Option(help="Entropy weight of eq. 4, above 0, such as 0.1.")] = 0.01,
-    gamma: Annotated[
-        float, typer.Option(help="Discount, between 0 and 1: step t counts gamma to the power t.")
-    ] = 0.95,
+    gamma: Annotated[float, typer.Option(help="Discount, between 0 and 1: step t counts gamma to the power t.")] = 0.95,
     steps: Annotated[
         int, typer.Option(min=4, help="Gradient steps; 2000 take about five minutes on two cores.")
     ] = 2000,
@@ -119,7 +117,9 @@ def train(
     ] = None,
     rollout_refresh: Annotated[
         int,
-        typer.Option(min=1, help="With rollouts beside training: how often these get new weights, in steps, such as 4."),
+        typer.Option(
+            min=1, help="With rollouts beside training: how often these get new weights, in steps, such as 4."
+        ),
     ] = 1,
 ) -> None:
     """Train a small policy on a task and report its accuracy on validation questions.

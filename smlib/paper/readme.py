@@ -6,7 +6,6 @@ stands between markers, so that it shows what `results/` holds.
 """
 
 import re
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +13,7 @@ from textwrap import fill
 from types import MappingProxyType
 
 from smlib.files import ResultError
-from smlib.paper.items import ITEMS, JUDGED, VERDICTS, error_bar, get_item
+from smlib.paper.items import ITEMS, JUDGED, error_bar, get_item
 
 BEGIN = "<!-- replication table: written by `smlib report-readme` -->"
 END = "<!-- end of the replication table -->"
@@ -71,14 +70,14 @@ CLAUSES: Mapping[str, tuple[int, ...]] = MappingProxyType({"fig1": (0, -1), "g1"
 
 
 def replication_table(rows: Sequence[Mapping[str, object]]) -> str:
-    """README's Markdown table, a line a judged item: title, the paper's value, ours, the verdict; then the count."""
+    """README's Markdown table, a line a judged item: title, the paper's value, ours, the verdict."""
     lines = ["| item | paper | ours | verdict |", "|---|---|---|---|"]
     judged = [row for row in rows if row["id"] in JUDGED]
     for row in judged:
         item = get_item(str(row["id"]))
         name = f"[`{item.id}`](notebooks/{item.notebook}.ipynb) {item.title}"
         lines.append(_line((name, BRIEF_PAPER.get(item.id, item.paper), brief_value(row), row["verdict"])))
-    return "\n".join([*lines, "", f"{counted(rows)}."])
+    return "\n".join(lines)
 
 
 def details(rows: Sequence[Mapping[str, object]]) -> str:
@@ -91,12 +90,6 @@ def details(rows: Sequence[Mapping[str, object]]) -> str:
             name = f"`{item.id}` {item.title} ({item.section})"
             lines.append(_line((name, notebook, row["preset"] or "—", row["paper"], shown_value(row), row["verdict"])))
     return "\n".join(lines)
-
-
-def counted(rows: Sequence[Mapping[str, object]]) -> str:
-    """How many of the judged items have which verdict, such as `4 reproduced, 10 not run, of 14 items`."""
-    count = Counter(str(row["verdict"]) for row in rows if row["id"] in JUDGED)
-    return ", ".join(f"{count[v]} {v}" for v in VERDICTS if count[v]) + f", of {sum(count.values())} items"
 
 
 def shown_value(row: Mapping[str, object]) -> str:
@@ -152,8 +145,10 @@ def with_paragraphs(text: str, name: str, said: str) -> str:
 
 
 def _folded(line: str) -> str:
-    """A paragraph or a bullet in lines of at most 120 characters."""
-    return fill(line, 120, subsequent_indent="  " if line.startswith("- ") else "", break_on_hyphens=False)
+    """A paragraph or a bullet in lines of at most 120 characters; no line begins with a `%`."""
+    held = line.replace(" %", "\N{NO-BREAK SPACE}%")
+    indent = "  " if line.startswith("- ") else ""
+    return fill(held, 120, subsequent_indent=indent, break_on_hyphens=False).replace("\N{NO-BREAK SPACE}%", " %")
 
 
 def with_details(text: str, rows: Sequence[Mapping[str, object]]) -> str:
@@ -175,7 +170,7 @@ def pages(
     readme: Path,
     rows: Sequence[Mapping[str, object]],
     errata: Sequence[Mapping[str, str]],
-    said: Generated = Generated(),  # noqa: B008 (frozen)
+    said: Generated = Generated(),
 ) -> dict[Path, tuple[str, str]]:
     """README and the generated pages of the `docs` folder beside it: what each holds, and what it should hold.
 

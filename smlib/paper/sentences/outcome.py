@@ -57,14 +57,14 @@ def full(rows: Sequence[Record], results_dir: str | os.PathLike[str] = "results"
         recovery(tab1) if tab1 else "",
         f"**Recovery by other means.** {ablations.recovery(study)}" if study else "",
         cost(results_dir),
-        ablations.critic(study) if study else "",
+        ablations.critic(study).replace("$D$", "the divergence") if study else "",
         text(tab2) if tab2 else "",
     ]
     parts = [short(rows, results_dir), bullets(said)]
     if study:
         parts += [
             "Where a question has one answer, the occupancies of data and policy can be matched in closed form, at the "
-            "price of MLE (`method=\"direct\"`). The first runs of it, on validation questions, were exploratory:",
+            'price of MLE (`method="direct"`). The first runs of it, on validation questions, were exploratory:',
             ablations.direct(study),
             "The claim was then tested on test questions, with new seeds and a plan that was fixed beforehand:",
             ablations.confirmation(study),
@@ -143,8 +143,8 @@ def behind(results_dir: str | os.PathLike[str] = "results") -> str:
     ahead, less = sum(low > 0 for low, _ in ends), sum(high < 0 for _, high in ends)
     return (
         f"**A base model that knows the task** ({among([f'`{item}`' for item in used])}). SequenceMatch was compared "
-        f"{len(ends)} times with MLE or BC. It is surely ahead {_times(ahead)} and surely behind {_times(less)}: the "
-        f"interval of 95 % excludes 0."
+        f"{len(ends)} times with MLE or BC. It is {_times(ahead)} surely ahead and {_times(less)} surely behind, which "
+        f"means that the interval of 95 % excludes 0."
     )
 
 
@@ -198,9 +198,9 @@ def sensitivities(report: Record) -> str:
     Args:
         report: details of the item.
     """
-    return bullets(
-        [f"{c['question']}. {c['sensitivity']}." for c in report["choices"] if c["sensitivity"] != "not measured"]
-    )
+    measured = [(c["question"], c["sensitivity"]) for c in report["choices"] if c["sensitivity"] != "not measured"]
+    # A finding begins with the name of its sweep, which is the question in other words.
+    return bullets([f"**{question}.** {found.partition(': ')[2] or found}." for question, found in measured])
 
 
 def learning_study(results_dir: str | os.PathLike[str] = "results") -> Record | None:

@@ -39,7 +39,9 @@ def changed(repository: Path, tmp_path: Path) -> Path:
 
 def test_the_count_of_verdicts_is_the_ledgers() -> None:
     rows = [{"id": name, "verdict": "reproduced"} for name in ("fig1", "theory", "fig2")]
-    assert outcome.verdicts(rows) == "Of 3 items 3 are reproduced; all three that are exact calculations are reproduced."
+    assert (
+        outcome.verdicts(rows) == "Of 3 items 3 are reproduced; all three that are exact calculations are reproduced."
+    )
     rows[0]["verdict"] = "direction only"
     rows.append({"id": "report", "verdict": "not reproduced"})  # which counts the others and not itself
     said = outcome.verdicts(rows)
@@ -68,15 +70,17 @@ def test_which_base_an_item_has_is_read_from_its_runs(changed: Path, tmp_path: P
     assert (outcome.has_to_learn("tab1", changed), outcome.has_to_learn("fig3", changed)) == (True, False)
     assert outcome.has_to_learn("fig1", changed) is None
     assert outcome.bases(changed) == (
-        "Of the items, `tab1` started from a base model that had to learn its task; `fig3` started from one that knew it "
-        "before, so that there was little to learn."
+        "Of the items, `tab1` started from a base model that had to learn its task; `fig3` started from one that knew "
+        "it before, so that there was little to learn."
     )
     for path in (changed / "full" / "fig3").glob("*.json"):
         record = json.loads(path.read_text())
         record["config"]["config"]["base"]["mixture"] = {"apart": 1}
         path.write_text(json.dumps(record))
     assert outcome.has_to_learn("fig3", changed) is True
-    assert outcome.bases(changed).startswith("Of the items, `fig3` and `tab1` started from a base model that had to learn")
+    assert outcome.bases(changed).startswith(
+        "Of the items, `fig3` and `tab1` started from a base model that had to learn"
+    )
     assert outcome.behind(changed) == ""  # there is no item of the other kind
     assert outcome.bases(tmp_path / "none") == ""
 
@@ -88,7 +92,7 @@ def test_the_comparisons_with_a_knowing_base_are_counted(changed: Path) -> None:
         claim["low"], claim["high"] = -0.1, 0.1
     record["details"]["comparisons"][0]["low"] = 0.05
     path.write_text(json.dumps(record))
-    assert "compared 8 times with MLE or BC. It is surely ahead once and surely behind never" in outcome.behind(changed)
+    assert "compared 8 times with MLE or BC. It is once surely ahead and never surely behind" in outcome.behind(changed)
 
 
 def test_nothing_is_said_of_what_was_not_run(tmp_path: Path) -> None:
