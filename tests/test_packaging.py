@@ -8,6 +8,7 @@ import sys
 import tarfile
 import tomllib
 from dataclasses import fields
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -19,13 +20,23 @@ import yaml
 import smlib
 from smlib.cli import app as cli
 from smlib.cli.finetune import FinetuneArguments
-from smlib.files import ResultError, read_json
+from smlib.files import ResultError, project_root
 from smlib.paper.experiments.report.errata import ERRATA
-from smlib.paper.figures.walkthrough import alt_text
 from smlib.paper.items import ITEMS, PRESETS, VERDICTS
-from smlib.paper.ledger import COMMITTED_PRESETS, ledger, read_item
-from smlib.paper.readme import BEGIN, END, pages, with_details, with_errata, with_learning, with_replication_table
-from smlib.paper.sentences.learning import headline
+from smlib.paper.ledger import COMMITTED_PRESETS, ledger
+from smlib.paper.readme import (
+    BEGIN,
+    END,
+    SAID,
+    Generated,
+    markers,
+    pages,
+    with_details,
+    with_errata,
+    with_paragraphs,
+    with_replication_table,
+)
+from smlib.paper.sentences.pages import generated
 from smlib.training.trainer_config import SequenceMatchConfig
 
 
@@ -223,23 +234,39 @@ def test_the_readme_answers_on_the_line_of_the_question(question: str, place: st
     assert place in line.split("|")[2]
 
 
-def test_the_picture_has_its_words(repository: Path, readme: str) -> None:
-    assert f"![{alt_text(read_item('tab1', 'full', repository / 'results'))}](figures/demo.png)" in readme
+@pytest.fixture(scope="module")
+def said() -> Generated:
+    """Every paragraph that is made from the committed results."""
+    results = project_root() / "results"
+    return generated(ledger(results, COMMITTED_PRESETS), results)
 
 
-def learning_regime(repository: Path) -> str | None:
-    path = repository / "results" / "full" / "learning.json"
-    return headline(read_json(path)) if path.is_file() else None
+def test_the_picture_has_its_words(readme: str, said: Generated) -> None:
+    assert said.picture is not None
+    assert f"![{said.picture}](figures/demo.png)" in readme
 
 
-def test_what_is_generated_is_the_ledger_and_the_errata(repository: Path) -> None:
+def test_what_is_generated_is_what_the_results_say(repository: Path, said: Generated) -> None:
     rows = ledger(repository / "results", COMMITTED_PRESETS)
-    words = alt_text(read_item("tab1", "full", repository / "results"))
-    errata = [vars(erratum) for erratum in ERRATA]
-    found = pages(repository / "README.md", rows, errata, words, learning_regime(repository))
-    assert len(found) == 3
+    found = pages(repository / "README.md", rows, [vars(erratum) for erratum in ERRATA], said)
+    assert {path.name for path in found} == {"README.md", "results.md", "errata.md", "choices.md", "diverging.md"}
     for path, (before, after) in found.items():
         assert before == after, f"{path.name}: run `smlib report-readme`"
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/results.md", "docs/diverging.md"])
+def test_no_share_is_typed_by_hand(page: str, repository: Path) -> None:
+    """A measured share or difference in prose stands between markers, where it is made from a result file."""
+    generated_parts = re.compile(r"<!-- [^>]*? by `smlib report-readme`.*?<!-- end of .*? -->", re.DOTALL)
+    text = generated_parts.sub("", prose(repository)[page])
+    text = re.sub(r"```.*?```", "", text, flags=re.DOTALL).replace("95 %", "")
+    assert re.findall(r"(?:^|[ (−+±])\.\d{3}\b|\b0\.\d{3}\b|\b\d[\d.]* (?:%|per cent|points)", text) == []
+
+
+def test_what_came_out_is_said_in_two_sentences(said: Generated) -> None:
+    brief = said.short.split("\n\n")[0]
+    assert len(re.findall(r"\.(?: |$)", brief)) == 2
+    assert "SequenceMatch" in brief
 
 
 def test_every_erratum_is_shown_in_a_notebook_that_names_its_place(repository: Path) -> None:
@@ -251,10 +278,24 @@ def test_every_erratum_is_shown_in_a_notebook_that_names_its_place(repository: P
 
 
 def test_a_readme_without_markers_is_left_alone() -> None:
-    assert with_learning("# no markers", None) == "# no markers"
-    for rewrite in (with_replication_table, with_details, with_errata, with_learning):
+    for rewrite in (with_replication_table, with_details, with_errata):
         with pytest.raises(ResultError, match="needs the two lines"):
-            rewrite("# no markers", "said" if rewrite is with_learning else [])
+            rewrite("# no markers", [])
+    assert with_paragraphs("# no markers", SAID, "") == "# no markers"
+    with pytest.raises(
+        ResultError, match=r"<!-- what came out: written by .*' and '<!-- end of what came out"
+    ):
+        with_paragraphs("# no markers", SAID, "said")
+
+
+def test_paragraphs_are_folded_between_their_markers() -> None:
+    begin, end = markers(SAID)
+    made = with_paragraphs(f"a\n{begin}\nold\n{end}\nz\n", SAID, f"{'one ' * 40}\n\n- {'two ' * 40}")
+    assert made.startswith(f"a\n{begin}\n\none ")
+    assert made.endswith(f"two\n\n{end}\nz\n")
+    assert max(map(len, made.splitlines())) <= 120
+    assert "\n  two" in made
+    assert "old" not in made
 
 
 def test_what_ships_is_package_data(repository: Path, pyproject: dict[str, Any]) -> None:
@@ -288,6 +329,36 @@ def test_make_names_a_python_that_is_too_old(repository: Path, tmp_path: Path) -
     assert done.returncode != 0
     assert "smlib needs Python 3.11 or newer" in done.stderr
     assert not (tmp_path / "venv").exists()
+
+
+FOLDERS = ("bench", "cli", "data", "edits", "evaluation", "generation", "objectives", "paper", "policies", "theory",
+           "training", "widgets")  # fmt: skip
+
+
+def test_tests_mirror_the_folders(repository: Path) -> None:
+    subjects = {path.parent.name for path in (repository / "smlib").glob("*/__init__.py")}
+    assert subjects == set(FOLDERS)
+    tested = {path.parent.name for path in (repository / "tests").glob("*/__init__.py")}
+    assert tested == {*FOLDERS, "browser", "support"}
+
+
+@pytest.mark.parametrize("old", ["smlib.losses", "smlib.training.training", "smlib.models", "smlib.experiments"])
+def test_an_old_import_path_fails_with_pythons_own_error(old: str) -> None:
+    with pytest.raises(ModuleNotFoundError, match=f"No module named '{re.escape(old)}'"):
+        import_module(old)
+
+
+def test_every_arrow_of_the_drawing_is_an_import(repository: Path) -> None:
+    """Of the library's folders in docs/architecture.md; and every folder of the package is in the drawing."""
+    drawing = (repository / "docs" / "architecture.md").read_text().split("```mermaid")[1].split("```")[0]
+    arrows = re.findall(r"^\s*(\w+)(?:\[.*?\])? --> (\w+)", drawing, re.MULTILINE)
+    assert len(arrows) > 10
+    for above, below in arrows:
+        if "library" not in (above, below):
+            sources = (path.read_text() for path in (repository / "smlib" / above).rglob("*.py"))
+            wanted = re.compile(rf"^\s*(?:from|import) smlib\.{below}\b", re.MULTILINE)
+            assert any(wanted.search(source) for source in sources), f"{above} --> {below}"
+    assert set(FOLDERS) <= set(re.findall(r"\b(\w+)\[\"", drawing))
 
 
 @pytest.mark.slow

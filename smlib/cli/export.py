@@ -15,16 +15,29 @@ def export(
     policy: Annotated[
         Path,
         typer.Argument(
-            parser=folder_name, metavar="POLICY", help="What `smlib train` or save_policy left, or a model's folder."
+            parser=folder_name,
+            metavar="POLICY",
+            help="A policy of `smlib policies`, or a folder: of `smlib train`, `smlib finetune`, save_policy, or of "
+            "any causal language model.",
         ),
     ],
-    out: Annotated[Path, typer.Argument(parser=folder_name, metavar="OUT", help="A new folder for the checkpoint.")],
-    bkspc_token: Annotated[str, typer.Option(help="What the deletion is called in the tokeniser.")] = "<bkspc>",
+    out: Annotated[
+        Path,
+        typer.Argument(
+            parser=folder_name, metavar="OUT", help="A new folder for the checkpoint, such as runs/exported."
+        ),
+    ],
+    bkspc_token: Annotated[
+        str,
+        typer.Option(
+            help="What the deletion is called in the tokeniser, such as <undo> where <bkspc> is a token already."
+        ),
+    ] = "<bkspc>",
     keep_adapters: Annotated[
         bool, typer.Option("--keep-adapters", help="Leave adapters beside the weights instead of adding them.")
     ] = False,
     dtype: Annotated[
-        str | None, typer.Option(help=f"Of the weights: {', '.join(DTYPES)}. Default: as they are.")
+        str | None, typer.Option(help=f"Number type of the weights: {', '.join(DTYPES)}. Default: as they are.")
     ] = None,
     check: Annotated[bool, typer.Option(help="Load the result and compare its logits with the policy's.")] = True,
     title: Annotated[str | None, typer.Option(help="Headline of the card, such as 'Arithmetic with deletion'.")] = None,

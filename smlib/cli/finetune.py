@@ -70,18 +70,23 @@ class FinetuneArguments:
             "prompt and completion, or messages, or prompt and actions.",
         },
     )
-    dataset_split: str = field(default="train", metadata={"help": "Of a data set on the hub."})
-    eval_dataset: str | None = field(default=None, metadata={"help": "Held-out data, the same way."})
-    eval_split: str = field(default="test", metadata={"help": "Of held-out data on the hub."})
+    dataset_split: str = field(default="train", metadata={"help": "Which split of a data set on the hub."})
+    eval_dataset: str | None = field(
+        default=None, metadata={"help": "Held-out data, named as --dataset is; left out: none."}
+    )
+    eval_split: str = field(default="test", metadata={"help": "Which split of held-out data on the hub."})
     streaming: bool = field(default=False, metadata={"help": "Read the data as they are needed; needs max_steps."})
     use_peft: bool = field(default=False, metadata={"help": "Train low-rank adapters and leave the weights alone."})
-    lora_r: int = field(default=16, metadata={"help": "Their rank."})
-    lora_alpha: int = field(default=16, metadata={"help": "They are scaled by this over their rank."})
-    lora_dropout: float = field(default=0.0, metadata={"help": "Dropout of their inputs."})
+    lora_r: int = field(default=16, metadata={"help": "Rank of the adapters, such as 64."})
+    lora_alpha: int = field(default=16, metadata={"help": "The adapters are scaled by this over their rank."})
+    lora_dropout: float = field(default=0.0, metadata={"help": "Dropout of the adapters' inputs, such as 0.05."})
     lora_target_modules: list[str] | None = field(
-        default=None, metadata={"help": "Names of the layers that get them; left out: every linear one."}
+        default=None,
+        metadata={"help": "Names of the layers that get adapters, such as q_proj v_proj; left out: every linear one."},
     )
-    lora_unembedding: bool = field(default=False, metadata={"help": "Train the unembedding as well (App. E)."})
+    lora_unembedding: bool = field(
+        default=False, metadata={"help": "Train the whole unembedding layer as well, as the paper does (App. E)."}
+    )
 
 
 def finetune(

@@ -43,18 +43,27 @@ def generate(
     ] = None,
     demo: Annotated[
         bool,
-        typer.Option("--demo", help="Show one completion in which a policy deletes what it wrote, then goes on."),
+        typer.Option(
+            "--demo",
+            help="Show one completion in which a policy deletes what it wrote and goes on: POLICY, or sm-arithmetic.",
+        ),
     ] = False,
     count: Annotated[int, typer.Option("--count", "-n", min=1, help="How many completions, such as 3.")] = 1,
     temperature: Annotated[
-        float, typer.Option(help="Divides the logits: above 0; 1 samples from the policy itself, 0.5 is bolder.")
+        float,
+        typer.Option(
+            help="What the logits are divided by, above 0: 1 samples from the policy itself, a lower one, such as 0.5, "
+            "keeps to likely actions."
+        ),
     ] = 1.0,
     top_p: Annotated[
         float, typer.Option(help="Keep the most probable actions up to this mass: above 0, at most 1, such as 0.9.")
     ] = 1.0,
     greedy: Annotated[
         bool,
-        typer.Option("--greedy", help="Take the most probable action, and never insert a deleted token again there."),
+        typer.Option(
+            "--greedy", help="Take the most probable action, and never insert a token again where it was deleted."
+        ),
     ] = False,
     max_tokens: Annotated[
         int | None,
@@ -62,7 +71,9 @@ def generate(
             min=1, help="Longest completion, such as 64. Default: 24 for a task, 128 for text.", show_default=False
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the first completion; the others count on from it.")] = 0,
+    seed: Annotated[
+        int, typer.Option(help="Seed of the first completion, such as 7; each further one takes the next number.")
+    ] = 0,
     html: Annotated[
         Path | None,
         typer.Option(
@@ -73,7 +84,9 @@ def generate(
             show_default=False,
         ),
     ] = None,
-    download: Annotated[bool, typer.Option("--download", help="Let --model ask the hub.")] = False,
+    download: Annotated[
+        bool, typer.Option("--download", help="Let --model ask the hub for a model that is not on this machine.")
+    ] = False,
 ) -> None:
     """Write completions action by action, with what was deleted struck out (in a pipe: with <bkspc> spelt out).
 

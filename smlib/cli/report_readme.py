@@ -13,26 +13,25 @@ def report_readme(
     readme: Annotated[
         Path | None,
         typer.Option(
-            help="README to rewrite between its markers; the pages are in the docs folder beside it. Default: the "
-            "repository's README.md.",
+            help="README to rewrite between its markers, such as copy/README.md; the pages are in the docs folder "
+            "beside it. Default: the repository's README.md.",
             show_default=False,
         ),
     ] = None,
     check: Annotated[bool, typer.Option("--check", help="Change nothing; fail if a page is out of date.")] = False,
     results_dir: ResultsDir = None,
 ) -> None:
-    """Write README.md's table and picture and the generated pages of docs/, from the committed results.
+    """Write the tables, the picture and the paragraphs with numbers of README.md and docs/, from the committed results.
 
     Example: smlib report-readme --check
     """
-    from smlib.files import read_json, resolve, write_atomically
+    from smlib.files import resolve, write_atomically
     from smlib.paper.experiments.report.errata import ERRATA
     from smlib.paper.figures import save
     from smlib.paper.figures.committed import redraw
-    from smlib.paper.figures.walkthrough import alt_text
-    from smlib.paper.ledger import COMMITTED_PRESETS, check_results, item_path, ledger, read_item
+    from smlib.paper.ledger import COMMITTED_PRESETS, check_results, item_path, ledger
     from smlib.paper.readme import pages
-    from smlib.paper.sentences.learning import headline
+    from smlib.paper.sentences.pages import generated
 
     path = resolve(place(None if readme is None else str(readme), "README.md"))
     folder = place(results_dir, "results")
@@ -43,13 +42,10 @@ def report_readme(
         )
     check_results(folder, COMMITTED_PRESETS)
     drawn = item_path("tab1", "full", folder).exists()
-    words = alt_text(read_item("tab1", "full", folder)) if drawn else None
-    study = resolve(folder) / "full" / "learning.json"
-    regime = headline(read_json(study)) if study.is_file() else None
     # quick results are this machine's own
     rows = ledger(folder, COMMITTED_PRESETS)
     try:
-        found = pages(path, rows, [vars(erratum) for erratum in ERRATA], words, regime)
+        found = pages(path, rows, [vars(erratum) for erratum in ERRATA], generated(rows, folder))
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "it is no UTF-8 text"
         raise ResultError(f"a page of {path.parent} cannot be read: {why}") from error

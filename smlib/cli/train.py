@@ -44,14 +44,14 @@ def train(
     task: Annotated[
         str,
         typer.Option(
-            help="add_or_sub_in_base, mul, list_prime_factors, translation or opus_books.",
+            help="What is asked: add_or_sub_in_base, mul, list_prime_factors, translation or opus_books.",
             autocompletion=one_of(_tasks),
         ),
     ] = "add_or_sub_in_base",
     method: Annotated[
         str,
         typer.Option(
-            help="mle, bc, sm, iqlearn, dagger, direct, exact, gail, unlikelihood, soft or masked.",
+            help="What is minimised: mle, bc, sm, iqlearn, dagger, direct, exact, gail, unlikelihood, soft or masked.",
             autocompletion=one_of(_methods),
         ),
     ] = "sm",
@@ -65,12 +65,13 @@ def train(
     eta: Annotated[
         float | None,
         typer.Option(
-            help="Noise level of the demonstrations, from 0 to below 1. Default: 0.1, or 0 with --noise none.",
+            help="Noise level: the rate of wrong tokens in the demonstrations, from 0 to below 1. Default: 0.1, or 0 "
+            "with --noise none.",
             show_default=False,
         ),
     ] = None,
-    alpha: Annotated[float, typer.Option(help="Entropy weight of eq. 4, above 0.")] = 0.01,
-    gamma: Annotated[float, typer.Option(help="Discount, between 0 and 1.")] = 0.95,
+    alpha: Annotated[float, typer.Option(help="Entropy weight of eq. 4, above 0, such as 0.1.")] = 0.01,
+    gamma: Annotated[float, typer.Option(help="Discount, between 0 and 1: step t counts gamma to the power t.")] = 0.95,
     steps: Annotated[
         int, typer.Option(min=4, help="Gradient steps; 2000 take about five minutes on two cores.")
     ] = 2000,
@@ -84,7 +85,9 @@ def train(
             autocompletion=one_of(lambda: ("easy", "medium", "hard", "all")),
         ),
     ] = "easy",
-    seed: Annotated[int, typer.Option(help="Of everything: weights, questions' order, noise.")] = 0,
+    seed: Annotated[
+        int, typer.Option(help="Seed of all that is random: first weights, order of the questions, noise; such as 1.")
+    ] = 0,
     init: Annotated[
         Path | None,
         typer.Option(
@@ -107,13 +110,16 @@ def train(
         int | None,
         typer.Option(
             min=0,
-            help="Of rollouts beside training: how many steps old their weights may be when they are first used. "
+            help="With rollouts beside training: how many steps old their weights may be when they are first used. "
             "Default: the steps between two refills.",
             show_default=False,
         ),
     ] = None,
     rollout_refresh: Annotated[
-        int, typer.Option(min=1, help="Of rollouts beside training: their weights are those of every so many steps.")
+        int,
+        typer.Option(
+            min=1, help="With rollouts beside training: how often these get new weights, in steps, such as 4."
+        ),
     ] = 1,
 ) -> None:
     """Train a small policy on a task and report its accuracy on validation questions.

@@ -139,6 +139,7 @@ def load_task(
 
     Args:
         name: one of `TASKS`.
+        n_train, n_val, n_test: how many questions for training, for validation and for the test.
         difficulty: `easy`, `medium`, `hard` or `all`; opus_books has `all` only.
         tokenizer: of a pretrained model; by default the fixed arithmetic vocabulary, or for translations a
             BPE trained on the first training pairs.

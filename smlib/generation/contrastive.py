@@ -58,6 +58,11 @@ def contrastive_search(
 ) -> list[Trajectory]:
     """One trajectory per prompt. `<bkspc>` is never chosen; the policy is renormalised over the vocabulary.
 
+    Args:
+        prompts: token ids of the root states, of any lengths.
+        config: number of candidates, weight of the penalty on repetition, length.
+        batch_size: largest number of rows in one forward pass; `ROWS` when omitted.
+
     Raises:
         ValueError: an empty or invalid prompt, or one where a list of them is expected; a prompt that leaves no room
             for `max_new_tokens` in the model's context; more candidates than tokens; a `batch_size` below 1.

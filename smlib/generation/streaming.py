@@ -134,6 +134,9 @@ def stream(
     All but the last have a final `<eos>` added, so that each of them is a trajectory. It is taken by
     `smlib.generation.steps.Stepper`, which also tells probabilities and values, and takes actions from the caller.
 
+    Args:
+        prompt: token ids of the root state. seed, noise_law, prefix: one each of what `sample` takes.
+
     Raises:
         ValueError: where `sample` does; when the first of them is asked for.
 

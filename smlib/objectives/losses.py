@@ -168,7 +168,7 @@ def sequencematch(
     mixture: bool = False,
     mixture_weight: float = 0.25,
 ) -> Loss:
-    """-J of eq. 4, term by term as printed, for any divergence.
+    """The loss of SequenceMatch: -J of eq. 4, term by term as printed, of `visit_values`, for any divergence.
 
     J = sum_data g^i phi(alpha r_i)/alpha - sum_data g^i/2 [V(s_i) - gamma V(s_{i+1})] - sum_model g^i/2 [...]
         + g^N/(alpha (1-gamma)) phi(alpha (1-gamma) V(s_N)) - g^N/2 V(s_N) - g^M/2 V(u_M),   g = gamma.

@@ -1,18 +1,19 @@
-"""What `smlib report-readme` writes: the replication table of README.md, and two pages of docs/ with the details.
+"""What `smlib report-readme` writes: the replication table of README.md, and four pages of docs/ with the details.
 
 README has a line an item, short enough to be read; `docs/results.md` has the whole of what an item says, and
-`docs/errata.md` the paper's errors. All three are generated between markers, so they show what `results/` holds.
+`docs/errata.md` the paper's errors. `docs/choices.md` and `docs/diverging.md` hold paragraphs with numbers. All of it
+stands between markers, so that it shows what `results/` holds.
 """
 
 import re
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from textwrap import fill
 from types import MappingProxyType
 
 from smlib.files import ResultError
-from smlib.paper.items import ITEMS, JUDGED, VERDICTS, error_bar, get_item
+from smlib.paper.items import ITEMS, JUDGED, error_bar, get_item
 
 BEGIN = "<!-- replication table: written by `smlib report-readme` -->"
 END = "<!-- end of the replication table -->"
@@ -21,10 +22,37 @@ DETAILS_END = "<!-- end of the items -->"
 ERRATA_BEGIN = "<!-- errata: written by `smlib report-readme` from smlib/paper/experiments/report/errata.py -->"
 ERRATA_END = "<!-- end of the errata -->"
 
-LEARNING_BEGIN = "<!-- the learning regime: written by `smlib report-readme` -->"
-LEARNING_END = "<!-- end of the learning regime -->"
-
 PICTURE = re.compile(r"!\[[^\]]*\]\((figures/demo\.png)\)")
+
+SAID = "what came out"
+CHOICES = "how much choices matter"
+
+
+def markers(name: str) -> tuple[str, str]:
+    """The two lines between which a paragraph is written.
+
+    >>> markers("what came out")[1]
+    '<!-- end of what came out -->'
+    """
+    return f"<!-- {name}: written by `smlib report-readme` -->", f"<!-- end of {name} -->"
+
+
+@dataclass(frozen=True)
+class Generated:
+    """Paragraphs that are made from results (`smlib.paper.sentences.pages`); what has no result is empty.
+
+    Attributes:
+        picture: words for those who cannot see README's picture.
+        short: of README. full: of `docs/results.md`. choices: of `docs/choices.md`.
+        failures: of `docs/diverging.md`, by the name in their markers.
+    """
+
+    picture: str | None = None
+    short: str = ""
+    full: str = ""
+    choices: str = ""
+    failures: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+
 
 BRIEF_PAPER: Mapping[str, str] = MappingProxyType(
     {
@@ -42,14 +70,14 @@ CLAUSES: Mapping[str, tuple[int, ...]] = MappingProxyType({"fig1": (0, -1), "g1"
 
 
 def replication_table(rows: Sequence[Mapping[str, object]]) -> str:
-    """README's Markdown table, a line a judged item: title, the paper's value, ours, the verdict; then the count."""
+    """README's Markdown table, a line a judged item: title, the paper's value, ours, the verdict."""
     lines = ["| item | paper | ours | verdict |", "|---|---|---|---|"]
     judged = [row for row in rows if row["id"] in JUDGED]
     for row in judged:
         item = get_item(str(row["id"]))
         name = f"[`{item.id}`](notebooks/{item.notebook}.ipynb) {item.title}"
         lines.append(_line((name, BRIEF_PAPER.get(item.id, item.paper), brief_value(row), row["verdict"])))
-    return "\n".join([*lines, "", f"{counted(rows)}."])
+    return "\n".join(lines)
 
 
 def details(rows: Sequence[Mapping[str, object]]) -> str:
@@ -62,12 +90,6 @@ def details(rows: Sequence[Mapping[str, object]]) -> str:
             name = f"`{item.id}` {item.title} ({item.section})"
             lines.append(_line((name, notebook, row["preset"] or "—", row["paper"], shown_value(row), row["verdict"])))
     return "\n".join(lines)
-
-
-def counted(rows: Sequence[Mapping[str, object]]) -> str:
-    """How many of the judged items have which verdict, such as `4 reproduced, 10 not run, of 14 items`."""
-    count = Counter(str(row["verdict"]) for row in rows if row["id"] in JUDGED)
-    return ", ".join(f"{count[v]} {v}" for v in VERDICTS if count[v]) + f", of {sum(count.values())} items"
 
 
 def shown_value(row: Mapping[str, object]) -> str:
@@ -88,6 +110,7 @@ def brief_value(row: Mapping[str, object]) -> str:
     parts = str(row["ours"]).split("; ")
     places = {i % len(parts) for i in CLAUSES.get(str(row["id"]), (0,)) if i < len(parts)}
     shown = "; ".join(parts[i] for i in sorted(places))
+    shown = shown.replace("refuted: ", "the paper errs in ")
     error = row["error"]
     if isinstance(error, str):
         words = error.split()
@@ -112,9 +135,20 @@ def with_replication_table(text: str, rows: Sequence[Mapping[str, object]]) -> s
     return _between(text, BEGIN, END, replication_table(rows))
 
 
-def with_learning(text: str, said: str | None) -> str:
-    """`text` with what the learning regime says between its markers; as it is where no study was written."""
-    return text if said is None else _between(text, LEARNING_BEGIN, LEARNING_END, fill(said, 120))
+def with_paragraphs(text: str, name: str, said: str) -> str:
+    """`text` with paragraphs between the markers of that name; as it is where nothing is said.
+
+    Raises:
+        ResultError: the markers are not there once.
+    """
+    return _between(text, *markers(name), "\n".join(_folded(line) for line in said.splitlines())) if said else text
+
+
+def _folded(line: str) -> str:
+    """A paragraph or a bullet in lines of at most 120 characters; no line begins with a `%`."""
+    held = line.replace(" %", "\N{NO-BREAK SPACE}%")
+    indent = "  " if line.startswith("- ") else ""
+    return fill(held, 120, subsequent_indent=indent, break_on_hyphens=False).replace("\N{NO-BREAK SPACE}%", " %")
 
 
 def with_details(text: str, rows: Sequence[Mapping[str, object]]) -> str:
@@ -136,23 +170,34 @@ def pages(
     readme: Path,
     rows: Sequence[Mapping[str, object]],
     errata: Sequence[Mapping[str, str]],
-    words: str | None = None,
-    regime: str | None = None,
+    said: Generated = Generated(),
 ) -> dict[Path, tuple[str, str]]:
-    """README and the two pages of the `docs` folder beside it: what each holds, and what it should hold.
+    """README and the generated pages of the `docs` folder beside it: what each holds, and what it should hold.
 
     Args:
-        words: of README's picture, from the result that it shows; None where there is no such result.
-        regime: what the learning regime says, a paragraph of both pages; None where no study was written.
+        said: the paragraphs; a page of which nothing is said is left out.
 
     Raises:
         ResultError: a page that is missing or lacks its markers.
     """
+    docs = readme.parent / "docs"
+
+    def failures(text: str) -> str:
+        for name, measured in said.failures.items():
+            text = with_paragraphs(text, name, measured)
+        return text
+
     rewrites: dict[Path, Callable[[str], str]] = {
-        readme: lambda text: with_learning(with_picture(with_replication_table(text, rows), words), regime),
-        readme.parent / "docs" / "results.md": lambda text: with_learning(with_details(text, rows), regime),
-        readme.parent / "docs" / "errata.md": lambda text: with_errata(text, errata),
+        readme: lambda text: with_paragraphs(
+            with_picture(with_replication_table(text, rows), said.picture), SAID, said.short
+        ),
+        docs / "results.md": lambda text: with_paragraphs(with_details(text, rows), SAID, said.full),
+        docs / "errata.md": lambda text: with_errata(text, errata),
     }
+    if said.choices:
+        rewrites[docs / "choices.md"] = lambda text: with_paragraphs(text, CHOICES, said.choices)
+    if said.failures:
+        rewrites[docs / "diverging.md"] = failures
     found: dict[Path, tuple[str, str]] = {}
     for path, rewrite in rewrites.items():
         if not path.is_file():

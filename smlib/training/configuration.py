@@ -47,7 +47,7 @@ class TrainConfig:
             on a CUDA device (`smlib.policies.block_masks`); 0 or None for never.
         accumulation: the batch is processed in this many parts.
         log_every, eval_every, checkpoint_every: steps; `eval_every` is 0 without `evaluate`, and only then.
-        seed: of everything.
+        seed: of all that is random in the run: order of the data, noise, rollouts, dropout.
 
     >>> TrainConfig(steps=100, warmup_steps=10, seed=1).batch_size
     32

@@ -49,8 +49,8 @@ class SequenceMatchConfig(TrainingArguments):
     """Parameters of a run. The help of `smlib finetune --help` and of each field below says what they mean.
 
     Other defaults than transformers': AdamW with betas (0.9, 0.95), weight decay 0.01, a cosine schedule after a
-    warm-up of a tenth of the steps, a row in the log every 10 steps (Appendix E, and README's list of what the paper
-    leaves open).
+    warm-up of a tenth of the steps, a row in the log every 10 steps (Appendix E, and docs/choices.md, which lists
+    what the paper leaves open).
 
     Raises:
         ValueError: a value out of range, an unknown method or divergence, an argument that has no meaning here.
@@ -60,41 +60,58 @@ class SequenceMatchConfig(TrainingArguments):
     400
     """
 
-    output_dir: str | None = _option("runs/finetune", "Where checkpoints and the policy go.")
-    learning_rate: float = _option(1e-4, "Of AdamW, after the warm-up.")
+    output_dir: str | None = _option("runs/finetune", "Folder for checkpoints and the policy.")
+    learning_rate: float = _option(1e-4, "Learning rate of AdamW after the warm-up.")
     lr_scheduler_type: SchedulerType | str = _option("cosine", "Shape of the learning rate.")
-    warmup_steps: float = _option(0.1, "Steps of linear warm-up; below 1 a share of all.")
-    weight_decay: float = _option(0.01, "Of matrices; norms, biases and the row of <bkspc> have none.")
+    warmup_steps: float = _option(0.1, "Steps of linear warm-up; below 1, a share of all steps.")
+    weight_decay: float = _option(0.01, "Weight decay of matrices; norms, biases and the row of <bkspc> have none.")
     adam_beta2: float = _option(0.95, "AdamW's second beta.")
     optim: OptimizerNames | str = _option("adamw_torch", "The optimiser.")
     logging_steps: float = _option(10, "Steps between two rows of the log.")
 
     # The objective
-    method: str = _option("sm", "mle, bc, sm, iqlearn, dagger, direct, exact, gail, unlikelihood, soft or masked.")
-    divergence: str = _option("chi2", "Of sm, direct and exact: chi2, js, forward_kl, reverse_kl, hellinger, tv.")
-    alpha: float = _option(0.01, "Entropy weight.")
-    gamma: float = _option(0.998, "Discount.")
+    method: str = _option(
+        "sm",
+        "What is minimised: mle, bc, sm, iqlearn, dagger, direct, exact, gail, unlikelihood, soft or masked.",
+    )
+    divergence: str = _option(
+        "chi2", "Divergence of sm, direct and exact: chi2, js, forward_kl, reverse_kl, hellinger or tv."
+    )
+    alpha: float = _option(0.01, "Entropy weight of eq. 4, above 0.")
+    gamma: float = _option(0.998, "Discount: step t counts gamma to the power t.")
     mixture: bool | None = _option(None, "The mixture regulariser over rollouts; left out: with chi2 and no other.")
-    mixture_weight: float = _option(0.25, "Its weight.")
-    bc_steps: float = _option(0.5, "Steps of behavioural cloning alone; below 1 a share of all.")
-    anneal_steps: float = _option(0.1, "Steps over which its weight then falls; below 1 a share of all.")
-    beta_floor: float = _option(0.2, "Where its weight ends.")
+    mixture_weight: float = _option(0.25, "Weight of the mixture regulariser.")
+    bc_steps: float = _option(0.5, "Steps of behavioural cloning alone, first; below 1, a share of all steps.")
+    anneal_steps: float = _option(
+        0.1, "Steps over which the weight of cloning then falls; below 1, a share of all steps."
+    )
+    beta_floor: float = _option(0.2, "Where the weight of cloning ends, from 0 to 1.")
     unlikelihood_weight: float = _option(1.0, "Weight of the unlikelihood term.")
-    without_backspace: bool = _option(False, "Train a method that deletes without <bkspc>, as an ablation; eta is 0.")
+    without_backspace: bool = _option(
+        False, "An ablation: train a method that deletes without <bkspc>, and without mistakes in the data."
+    )
 
     # Demonstrations and rollouts
     eta: float | None = _option(None, "Rate of mistakes in demonstrations; left out 0.1, or 0 for data with their own.")
-    burst: int = _option(1, "Tokens in a row that a mistake has.")
-    noise: str = _option("vocabulary", "Law of the mistakes' tokens.", ("vocabulary", "unigram"))
+    burst: int = _option(1, "How many tokens in a row a mistake has.")
+    noise: str = _option(
+        "vocabulary",
+        "How the tokens of mistakes are drawn: all alike, or as often as they stand in the data.",
+        ("vocabulary", "unigram"),
+    )
     buffer_size: int = _option(1_000, "Places of the replay buffer.")
     times_seen: float = _option(8.0, "How often a rollout is learned from, on average.")
     refill: int = _option(128, "Rollouts that are sampled at a time.")
     paired: bool = _option(False, "Take the data from the examples whose rollouts are drawn; they share their prompts.")
-    rollout_tokens: int = _option(128, "Longest rollout after its prompt.")
-    rollout_noise: float = _option(0.0, "Rate of execution noise in rollouts.")
-    rollout_burst: int = _option(1, "Tokens in a row that such a mistake has.")
+    rollout_tokens: int = _option(128, "Longest rollout in tokens, after its prompt.")
+    rollout_noise: float = _option(
+        0.0, "Rate of execution noise: how often a chosen token of a rollout is replaced by a random one."
+    )
+    rollout_burst: int = _option(1, "How many tokens in a row execution noise has.")
     group: int | None = _option(None, "Rollouts from each prompt; left out: 8 for exact, which compares them, or 1.")
-    rollout_batch: int | None = _option(None, "Rollouts side by side; left out: as many as 32,768 tokens make.")
+    rollout_batch: int | None = _option(
+        None, "Rollouts that are sampled side by side; left out: as many as 32,768 tokens make."
+    )
     rollout_engine: str = _option(
         "in_process",
         "Who samples rollouts: in_process, between two steps; background, a process beside training, with weights of "
@@ -102,12 +119,12 @@ class SequenceMatchConfig(TrainingArguments):
         ENGINES,
     )
     rollout_staleness: int | None = _option(
-        None, "Beside training: how many steps old a rollout's weights may be when it is first used; left out: the "
-        "steps between two refills.",
+        None, "With rollouts beside training: how many steps old a rollout's weights may be when it is first used; "
+        "left out: the steps between two refills.",
     )  # fmt: skip
-    rollout_refresh: int = _option(1, "Beside training: the copy's weights are those of every so many steps.")
+    rollout_refresh: int = _option(1, "With rollouts beside training: how often the copy gets new weights, in steps.")
     rollout_device: str | None = _option(
-        None, "Beside training: where the copy is, such as cuda:1; left out: there too."
+        None, "With rollouts beside training: device of the copy, such as cuda:1; left out: where training is."
     )
 
     # Data
@@ -129,9 +146,9 @@ class SequenceMatchConfig(TrainingArguments):
     chat_template_path: str | None = _option(None, "A Jinja file, for tokenisers without a chat template.")
 
     # Memory and loading
-    bkspc_rate: float = _option(10.0, "Learning rate of the row of <bkspc>, in multiples of the others'.")
+    bkspc_rate: float = _option(10.0, "Learning rate of the row of <bkspc>, as a multiple of the others'.")
     row_len: int | None = _option(None, "Slots of a packed row; left out: the longest block.")
-    chunk: int | None = _option(512, "States whose logits are held at a time; a negative number: all.")
+    chunk: int | None = _option(512, "How many states' logits are held at a time; a negative number: all.")
     vocabulary_tile: int | None = _option(
         None, "Rows of the head whose logits are held at a time; 0: all; left out: the device decides (docs/gpu.md)."
     )
@@ -139,7 +156,9 @@ class SequenceMatchConfig(TrainingArguments):
         None, "Slots of a row from which a GPU uses FlexAttention; 0, or left out: never (docs/gpu.md)."
     )
     dtype: str | None = _option(
-        None, "Of the weights, when the model is loaded here; left out: float32, or as a policy was saved.", DTYPES
+        None,
+        "Number type of the weights, when the model is loaded here; left out: float32, or as a policy was saved.",
+        DTYPES,
     )
     load_in_4bit: bool = _option(False, "Load the weights in 4 bits (NF4); needs adapters.")
     offset_head: bool = _option(True, "Add the offset head of Appendix E.")
@@ -147,7 +166,7 @@ class SequenceMatchConfig(TrainingArguments):
 
     # Trackers
     edits_steps: int = _option(100, "Steps between two looks at what the policy writes and deletes; 0 for none.")
-    edits_prompts: int = _option(2, "How many prompts are looked at.")
+    edits_prompts: int = _option(2, "How many prompts are looked at each time.")
 
     def __post_init__(self) -> None:
         with without(PASSED):  # transformers takes its mixed precision from there where no argument says it

@@ -24,7 +24,9 @@ from smlib.paper.readme import (
     END,
     ERRATA_BEGIN,
     ERRATA_END,
+    SAID,
     brief_value,
+    markers,
     shown_value,
 )
 from smlib.policies import shipped
@@ -178,14 +180,15 @@ def test_an_unfinished_fresh_call_is_named(tmp_path: Path, monkeypatch: pytest.M
 
 def test_report_readme_writes_between_the_markers(tmp_path: Path) -> None:
     readme, docs = tmp_path / "README.md", tmp_path / "docs"
-    readme.write_text(f"# Title\n\n{BEGIN}\nlast week's\n{END}\n\ntail\n")
+    words = "\n".join(markers(SAID))
+    readme.write_text(f"# Title\n\n{words}\n\n{BEGIN}\nlast week's\n{END}\n\ntail\n")
     write_item("fig1", "full", ours=1.0, error=0.5, n_seeds=3, verdict="reproduced", results_dir=tmp_path / "results")
     arguments = ["report-readme", "--readme", str(readme), "--results-dir", str(tmp_path / "results")]
     missing = runner.invoke(cli.app, arguments).exception
     assert isinstance(missing, ResultError)
     assert "results.md does not exist" in str(missing)
     docs.mkdir()
-    (docs / "results.md").write_text(f"# Results\n{DETAILS_BEGIN}\n{DETAILS_END}\n")
+    (docs / "results.md").write_text(f"# Results\n{DETAILS_BEGIN}\n{DETAILS_END}\n{words}\n")
     (docs / "errata.md").write_text(f"# Errata\n{ERRATA_BEGIN}\nnone\n{ERRATA_END}\n")
     assert runner.invoke(cli.app, [*arguments, "--check"]).exit_code != 0
     assert "last week's" in readme.read_text()
@@ -195,7 +198,7 @@ def test_report_readme_writes_between_the_markers(tmp_path: Path) -> None:
     assert text.endswith("tail\n")
     assert "last week's" not in text
     assert "| 1.0 ± 0.5 | reproduced |" in text
-    assert "1 reproduced, 13 not run, of 14 items." in text
+    assert "Of 14 items 1 is reproduced and 13 were not run; 1 of the three" in text
     assert "`report`" not in text
     assert "| 1.0 ± 0.5 (3 seeds) | reproduced |" in (docs / "results.md").read_text()
     errata = (docs / "errata.md").read_text()
@@ -223,7 +226,7 @@ def test_an_error_in_words_is_no_error_bar(error: float | str | None, n_seeds: i
     [
         ({"id": "fig3", "ours": "SM 0.6, BC 0.7", "error": "each ± 0.025 or less"}, "SM 0.6, BC 0.7 (± 0.025)"),
         ({"id": "fig2", "ours": "equal; and more", "error": "largest gap 8e-16"}, "equal"),
-        ({"id": "fig1", "ours": "KL; χ²; refuted: q²", "error": None}, "KL; refuted: q²"),
+        ({"id": "fig1", "ours": "KL; χ²; refuted: q²", "error": None}, "KL; the paper errs in q²"),
         ({"id": "tab6", "ours": 0.5, "error": 0.0244}, "0.5 ± 0.024"),
         ({"id": "tab6", "ours": None, "error": None}, "—"),
     ],

@@ -240,17 +240,18 @@ def reason(text: str, folder: Path) -> str:
 
 HEAD = """# Which models can be policies
 
-`load_policy` takes causal language models of transformers whose attention obeys packed masks and positions, which have
-a key/value cache, and whose logits are those of their head, scaled or capped. It looks at what a model does and not at
-its name, and refuses the others with the reason. This table shows what becomes of tiny random models of the families
-below, with transformers {version}. A family is accepted if the values, gradients and greedy actions of a policy, and a
-policy that is saved and loaded with all its weights or with adapters, are those of one clean forward pass for
-each state, by the model's own plain attention, in float64 (to {precision:g} of the largest number, since many models
-compute norms, routers or angles in float32). A checkpoint of an accepted family is looked at once more when it is
-loaded.
+Can your model be trained here? `load_policy` takes a causal language model of transformers if three things hold: its
+attention obeys packed masks and positions, it has a key/value cache, and its logits are those of its head, scaled or
+capped. It looks at what a model does and not at its name, and refuses the others with the reason. The table shows what
+becomes of tiny random models of each family, with transformers {version}.
 
-- *Logit scales and soft caps* are read from the configuration, and whether they are what happens is measured. The row
-  of `<bkspc>` is treated as every other row of the head.
+A family is accepted if a policy gives what one clean forward pass for each state gives, by the model's own plain
+attention: values, gradients and greedy actions, also after the policy was saved and loaded, with all its weights or
+with adapters. That is compared in float64, to {precision:g} of the largest number, since many models compute norms, routers
+or angles in float32. A checkpoint of an accepted family is looked at once more when it is loaded.
+
+- *Logit scales and soft caps* are read from the configuration, and compared with what the model does. The row of
+  `<bkspc>` is treated as every other row of the head.
 - *Sliding windows* are kept exactly, layer by layer, by the distance of positions. Where that cannot be had the context
   is bounded by the smallest window, and a longer state is an error.
 - *A state never depends on its neighbours in the batch*: a model with LongRoPE is accepted up to the context of its
@@ -258,8 +259,8 @@ loaded.
 - *Adapters* (`Lora`) are on every linear layer, dense or shared, and on the matrices of experts. Routers stay as they
   are, and so does the head unless `unembedding=True`.
 
-The table is written by `python -m tests.support.families docs/models.md`, and a test holds a part of it at each run,
-all of it with `SMLIB_FAMILIES=all`.
+`python -m tests.support.families docs/models.md` writes the table. A test checks a part of it at each run, and all of it
+with `SMLIB_FAMILIES=all`.
 
 | family | accepted | notes, or the reason for the refusal |
 | --- | --- | --- |

@@ -88,7 +88,7 @@ def test_impossible_sizes_are_refused():
 
 
 def test_how_many_questions_a_window_shows():
-    """The README's numbers for `paired=True`: 1,500 steps of 32 at the buffer's settings of Figure 3."""
+    """The numbers of docs/choices.md for `paired=True`: 1,500 steps of 32 at the buffer's settings of Figure 3."""
 
     def seen(n_examples):
         buffer, interval = ReplayBuffer(n_examples, 1_000, seed=0), refill_interval(32, 128, 8.0)

@@ -1,4 +1,4 @@
-"""Where the paper disagrees with its own definitions or with itself; shown by `12_report` and the README.
+"""Where the paper disagrees with its own definitions or with itself; shown by `12_report` and docs/errata.md.
 
 What merely is not said there, or follows from it unexpectedly, is no erratum: see `report.CHOICES` and `02`.
 """
