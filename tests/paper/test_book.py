@@ -45,9 +45,23 @@ def test_a_figure_says_its_file_its_commit_and_its_command() -> None:
     assert "from no result file" in shown.cells[3].source
 
 
+def test_a_picture_says_its_source_or_there_is_no_book() -> None:
+    drawn = nbformat.v4.new_output("display_data", {"image/png": "aaaa"})
+    for source, said in (
+        ("learning_figures.curves(study)", "runs in `results/full/fig3`, each of which names its commit"),
+        ("figures.peers(trl) if trl else None", "--only tab4\n"),
+        ("sliders.law()", "law, one setting"),
+    ):
+        cell = nbformat.v4.new_code_cell(source, outputs=[drawn])
+        assert said in badges.with_badges(nbformat.v4.new_notebook(cells=[cell])).cells[1].source
+    cell = nbformat.v4.new_code_cell("picture", outputs=[drawn])
+    with pytest.raises(ResultError, match="cell 0 has a picture of an unknown source"):
+        badges.with_badges(nbformat.v4.new_notebook(cells=[cell]))
+
+
 def test_every_committed_figure_of_the_notebooks_gets_its_line(repository: Path) -> None:
     line = badges.badge()
-    assert all(f"--only {item} " in line(name) for name, (item, _) in FIGURES.items())
+    assert all(f"--only {item}\n" in line(name) for name, (item, _) in FIGURES.items())
 
 
 @pytest.mark.parametrize("method", METHODS)
