@@ -1,5 +1,5 @@
 """JupyterLab in a browser: notebooks 00 and 04 run to their ends at `smoke`; the live stepper answers a click and a digit,
-and the sliders move their figure."""
+sliders move their figure, and the curves of a run grow."""
 
 import json
 import os
@@ -13,9 +13,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import nbformat
 import pytest
 
 from smlib.files import project_root
+from smlib.paper.notebooks import KERNELSPEC
 
 START = 120  # seconds for the server, and for the kernel
 OVERVIEW, ARITHMETIC = "00_overview.ipynb", "04_arithmetic.ipynb"
@@ -135,6 +137,27 @@ def test_the_main_experiment_runs_to_its_end_in_jupyterlab(
     page.keyboard.press("ArrowRight")
     page.wait_for_function("([img, was]) => img.src !== was", arg=[board.locator("img").element_handle(), before])
     page.screenshot(path=artefacts / "lab-sliders.png")
+    page.context.close()
+
+
+@pytest.mark.slow
+def test_the_curves_of_a_run_grow_in_jupyterlab(browser: Any, lab: tuple[str, Path], artefacts: Path) -> None:
+    address, folder = lab
+    log = folder / "run" / "metrics.jsonl"
+    log.parent.mkdir()
+    log.write_text('{"step": 1, "loss": 2.0}\n{"step": 2, "loss": 1.0}\n')
+    code = f"from smlib.widgets.curves import watch\n\nwatch({str(log.parent)!r}, every=0.2)"
+    cell = nbformat.v4.new_code_cell(code)
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell], metadata={"kernelspec": KERNELSPEC}), folder / "curves.ipynb")
+    page = _run_all(browser, f"{address}/lab/tree/curves.ipynb")
+    page.get_by_text("run: step 2", exact=False).wait_for()
+    page.locator('img[alt="loss: 2 at step 1 to 1 at step 2."]').wait_for()
+    with log.open("a") as growing:
+        growing.write('{"step": 3, "loss": 0.5}\n')
+    page.locator('img[alt="loss: 2 at step 1 to 0.5 at step 3."]').wait_for()
+    page.screenshot(path=artefacts / "lab-curves.png")
+    (log.parent / "policy").mkdir()
+    page.get_by_text("finished after 3 steps", exact=False).wait_for()
     page.context.close()
 
 
