@@ -63,7 +63,8 @@ def _shown(row: Item | None) -> str:
 def comparisons(item: Item) -> pd.DataFrame:
     """The paired tests behind a verdict."""
     columns = ["claim", "paper", "difference", "low", "high", "p_holm", "outcome"]
-    return pd.DataFrame(item["details"]["comparisons"])[columns].set_index("claim").round(4)
+    table = pd.DataFrame(item["details"]["comparisons"])[columns].rename(columns={"p_holm": "p, Holm"})
+    return table.set_index("claim").round(4)
 
 
 def edits(item: Item) -> pd.DataFrame:
