@@ -124,6 +124,16 @@ def test_backspace_is_always_among_the_bars(page, made, tmp_path):
         step(page)
 
 
+def test_a_policy_without_backspace_says_so_and_can_be_stepped(page, tmp_path):
+    mute = tiny_policy(SPACE, dim=16, layers=1, heads=2, positions=64, backspace=False)
+    made = record(mute, TOKENIZER, QUESTION, SamplingConfig(max_new_tokens=6), 0, forced=typed("1", "4"))
+    page.goto(write(made, tmp_path / "out.html").as_uri())
+    assert page.get_by_text("This policy has no <bkspc>: what it writes stays.").is_visible()
+    step(page, 2)
+    assert page.locator(".sm-kept").all_text_contents() == ["1", "4"]
+    assert page.locator(".sm-bar.sm-delete").count() == 0
+
+
 def test_what_a_model_writes_is_text_and_not_markup(page, made, tmp_path):
     evil = json.loads(json.dumps(made))
     shout = "</script><script>document.title = 'taken'</script><img src=x onerror=\"document.title='taken'\"><!--"
@@ -187,6 +197,12 @@ def test_the_live_stepper_answers_and_a_silent_kernel_is_spoken_of(page, policy,
     page.get_by_label("Seed").fill("-1")
     page.get_by_label("Seed").press("Tab")
     assert "-1 is no seed" in page.get_by_role("alert").text_content(timeout=10_000)
+    typed_field.fill("☃")
+    typed_field.press("Enter")
+    page.get_by_role("alert").get_by_text("☃").wait_for()
+    assert page.get_by_text("action 0 of").count() == 1  # nothing was written, and it goes on
+    page.get_by_role("button", name="step", exact=True).click()
+    page.get_by_text("action 1 of").wait_for()
     page.evaluate("window.deaf = true")
     page.get_by_role("button", name="step", exact=True).click()
     page.get_by_text("The kernel does not answer").wait_for(timeout=10_000)

@@ -49,7 +49,7 @@ def test_a_picture_says_its_source_or_there_is_no_book() -> None:
     drawn = nbformat.v4.new_output("display_data", {"image/png": "aaaa"})
     for source, said in (
         ("learning_figures.curves(study)", "runs in `results/full/fig3`, each of which names its commit"),
-        ("figures.peers(trl) if trl else None", "--only tab4\n"),
+        ("deletion_figures.cost_and_gain(costs) if costs else None", "--only fig3\n"),
         ("sliders.law()", "law, one setting"),
     ):
         cell = nbformat.v4.new_code_cell(source, outputs=[drawn])

@@ -18,7 +18,6 @@ SLIDERS = re.compile(r"\bsliders\.(?P<name>\w+)\(")
 FROM_RUNS: Mapping[str, tuple[str, str, tuple[str, ...]]] = {
     "learning_figures.curves(": ("what fine-tuning teaches", "fig3", ("fig3",)),
     "deletion_figures.cost_and_gain(": ("what deleting costs", "fig3", ("fig3", "ablations")),
-    "figures.peers(": ("beside TRL", "tab4", ("tab4",)),
 }
 """Figures that rest on no item's file: how a notebook draws one -> its name, the item whose notebook draws it, and the
 folders of the runs that it is drawn from."""
