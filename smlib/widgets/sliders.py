@@ -61,7 +61,7 @@ def board(draw: Callable[..., Figure], knobs: Mapping[str, Knob], alt: str, live
 
     Args:
         draw: takes each knob's value by its name.
-        alt: says what the picture shows, for who cannot see it.
+        alt: says what the picture shows, for who cannot see it; the titles and names in the picture follow.
         live: whether to make widgets; where `looked_at` says so when omitted.
     """
     starts = {name: int(knob.start) if knob.whole else knob.start for name, knob in knobs.items()}
@@ -69,13 +69,13 @@ def board(draw: Callable[..., Figure], knobs: Mapping[str, Knob], alt: str, live
         return draw(**starts)
     import ipywidgets  # not needed where nothing moves
 
-    picture = ipywidgets.HTML(value=image(draw(**starts), alt))
+    picture = ipywidgets.HTML(value=_picture(draw(**starts), alt))
     said = ipywidgets.HTML()
     sliders = {name: _slider(ipywidgets, knob) for name, knob in knobs.items()}
 
     def moved(_: Any) -> None:
         try:
-            picture.value, said.value = image(draw(**{name: s.value for name, s in sliders.items()}), alt), ""
+            picture.value, said.value = _picture(draw(**{name: s.value for name, s in sliders.items()}), alt), ""
         except ValueError as error:  # a corner of the range that has no figure; the last one stays
             said.value = f"<b>{html.escape(str(error))}</b>"
 
@@ -227,6 +227,15 @@ def _two() -> tuple[Figure, tuple[Axes, Axes]]:
     for ax in (left, right):
         ax.spines[["top", "right"]].set_visible(False)
     return figure, (left, right)
+
+
+def _picture(figure: Figure, alt: str) -> str:
+    """The picture; its words end with the values that stand in it, which the knobs change."""
+    told: list[str] = []
+    for ax in figure.axes:
+        legend = ax.get_legend()
+        told += [ax.get_title(), *(text.get_text() for text in (legend.get_texts() if legend else ()))]
+    return image(figure, f"{alt} {'; '.join(filter(None, told))}.")
 
 
 def _slider(ipywidgets: Any, knob: Knob) -> Any:
