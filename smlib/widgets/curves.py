@@ -1,7 +1,7 @@
 """A training run's curves in a notebook: what `smlib watch` draws in a terminal, a panel a curve, while the run goes on.
 
-    from smlib.widgets.curves import watch
-    watch("runs/mine")
+from smlib.widgets.curves import watch
+watch("runs/mine")
 """
 
 import html

@@ -231,7 +231,7 @@ def _two() -> tuple[Figure, tuple[Axes, Axes]]:
 
 def _picture(figure: Figure, alt: str) -> str:
     """The picture; its words end with the values that stand in it, which the knobs change."""
-    told: list[str] = []
+    told: list[str] = [figure.get_suptitle()]
     for ax in figure.axes:
         legend = ax.get_legend()
         told += [ax.get_title(), *(text.get_text() for text in (legend.get_texts() if legend else ()))]

@@ -179,9 +179,7 @@ def test_details_are_closed_until_a_reader_opens_them(site: Path, quiet: Any) ->
         assert details.locator(inside).first.is_visible()
 
 
-def test_a_badge_has_its_file_its_commit_and_a_button_with_the_command(
-    site: Path, quiet: Any, artefacts: Path
-) -> None:
+def test_a_badge_has_its_file_its_commit_and_a_button_with_the_command(site: Path, quiet: Any, artefacts: Path) -> None:
     quiet.goto((site / "notebooks" / "04_arithmetic.html").as_uri())
     badge = quiet.locator(".admonition.badge", has_text="fig3_greedy")
     file = (site / "notebooks" / badge.get_by_role("link", name="fig3.json").get_attribute("href")).resolve()

@@ -218,7 +218,9 @@ def test_an_exercise_of_the_copies_is_right_with_its_answer_and_asks_without(
             exec(asking, scope)
             assert capsys.readouterr().out == f"{number}: right.\n"
         else:
-            with pytest.raises(NotYetError, match=rf"{number} waits for your answer: .+ Put it in the place of the dots"):
+            with pytest.raises(
+                NotYetError, match=rf"{number} waits for your answer: .+ Put it in the place of the dots"
+            ):
                 exec(asking, scope)
 
 
