@@ -1,4 +1,4 @@
-"""A training run's curves in a notebook: what `smlib watch` draws in a terminal, a panel a curve, while the run goes on.
+"""A training run's curves in a notebook: what `smlib watch` draws in a terminal, a panel a curve, as the run goes on.
 
 from smlib.widgets.curves import watch
 watch("runs/mine")

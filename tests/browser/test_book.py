@@ -98,9 +98,8 @@ def broken(site: Path, pages: dict[Path, Page]) -> Iterator[str]:
             if parts.scheme or not (parts.path or parts.fragment):
                 continue
             target = (path.parent / unquote(parts.path)).resolve() if parts.path else path
-            if not target.exists():
-                yield f"{path.relative_to(site)}: {link}"
-            elif parts.fragment and target in pages and unquote(parts.fragment) not in pages[target].places:
+            places = pages[target].places if target in pages else {unquote(parts.fragment)}
+            if not target.exists() or (parts.fragment and unquote(parts.fragment) not in places):
                 yield f"{path.relative_to(site)}: {link}"
 
 

@@ -1,5 +1,5 @@
-"""JupyterLab in a browser: notebooks 00 and 04 run to their ends at `smoke`; the live stepper answers a click and a digit,
-sliders move their figure, and the curves of a run grow."""
+"""JupyterLab in a browser: notebooks 00 and 04 run to their ends at `smoke`; the live stepper answers a click and a
+digit, sliders move their figure, and the curves of a run grow."""
 
 import json
 import os

@@ -94,7 +94,10 @@ def test_text_can_be_read_in_light_and_dark(scheme, page, made, tmp_path):
     step(page, 3)
     names = ("ink", "soft", "orange", "paper", "quiet", "tint")
     colours = page.evaluate(
-        "names => names.map(n => getComputedStyle(document.querySelector('.sm-stepper')).getPropertyValue(`--sm-${n}`))",
+        """names => {
+            const style = getComputedStyle(document.querySelector(".sm-stepper"));
+            return names.map((name) => style.getPropertyValue(`--sm-${name}`));
+        }""",
         list(names),
     )
     of = dict(zip(names, map(str.strip, colours), strict=True))

@@ -11,7 +11,6 @@ from smlib.paper.figures import committed
 from smlib.paper.items import ITEMS
 from smlib.paper.results import item_path
 
-
 FINDING_IN_PANELS = {"fig2"}
 """The paper's own picture, whose two panels say what they show."""
 

@@ -161,8 +161,8 @@ def _accuracy(method: str, results_dir: str | os.PathLike[str]) -> str:
         for name, (title, value) in sorted(found.items(), key=lambda pair: -pair[1][1]["value"])
     ]
     return (
-        "Where the base model knew the task before ([11](../notebooks/11_ablations.ipynb)): accuracy at temperature 1 on "
-        "validation questions.\n\n"
+        "Where the base model knew the task before ([11](../notebooks/11_ablations.ipynb)): accuracy at temperature 1 "
+        "on validation questions.\n\n"
         "| method | accuracy | 95 % interval | seeds |\n|---|---|---|---|\n" + "\n".join(rows)
     )
 

@@ -108,8 +108,8 @@ def slide(result: Mapping[str, Any]) -> Figure:
     ends = [_curve(result, "epsilon", b)["finish"][where] for b in (backspaces[0], backspaces[-1])]
     headline(
         made,
-        f"At ε = {curve['x'][where]:.2g} deleting {100 * backspaces[-1]:.0f} % of the errors keeps {100 * ends[1]:.0f} % "
-        f"of the generations in the data and not {100 * ends[0]:.0f} %",
+        f"At ε = {curve['x'][where]:.2g} deleting {100 * backspaces[-1]:.0f} % of the errors keeps "
+        f"{100 * ends[1]:.0f} % of the generations in the data and not {100 * ends[0]:.0f} %",
     )
     return made
 

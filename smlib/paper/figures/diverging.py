@@ -88,8 +88,8 @@ def backspace(runs: Runs) -> Figure:
     axis.legend(loc="best")
     headline(
         made,
-        f"After {depths[-1]} wrong tokens {deepest['sm-burst=4']:.0f} % of the prompts are cleared where demonstrations had "
-        f"mistakes of 4, {deepest['sm-default']:.0f} % where they had mistakes of 1",
+        f"After {depths[-1]} wrong tokens {deepest['sm-burst=4']:.0f} % of the prompts are cleared where demonstrations "
+        f"had mistakes of 4, {deepest['sm-default']:.0f} % where they had mistakes of 1",
     )
     return made
 
@@ -112,8 +112,8 @@ def loops(runs: Runs) -> Figure:
     sampled, greedy, without = (runs["sm-default-s0"]["val"][d]["backspace_rate"] for d in DECODINGS)
     headline(
         made,
-        f"SequenceMatch deletes in {100 * sampled:.0f} % of its actions when sampled, in {100 * greedy:.0f} % when greedy, "
-        f"in {100 * without:.0f} % when it does not repeat what it deleted",
+        f"SequenceMatch deletes in {100 * sampled:.0f} % of its actions when sampled, in {100 * greedy:.0f} % when "
+        f"greedy, in {100 * without:.0f} % when it does not repeat what it deleted",
     )
     return made
 

@@ -26,7 +26,7 @@ def compounding(lengths: Sequence[int] | np.ndarray, curves: Mapping[str, np.nda
     (worst, low), *_, (best, high) = curves.items()
     headline(
         made,
-        f"Of texts of {lengths[-1]} tokens {100 * low[-1]:.0f} % are without a wrong one where none is deleted ({worst}), "
-        f"{100 * high[-1]:.0f} % where nearly all are ({best})",
+        f"Of texts of {lengths[-1]} tokens {100 * low[-1]:.0f} % are without a wrong one where none is deleted "
+        f"({worst}), {100 * high[-1]:.0f} % where nearly all are ({best})",
     )
     return made
