@@ -88,8 +88,8 @@ def backspace(runs: Runs) -> Figure:
     axis.legend(loc="best")
     headline(
         made,
-        f"After {depths[-1]} wrong tokens {deepest['sm-burst=4']:.0f} % of the prompts are cleared where demonstrations "
-        f"had mistakes of 4, {deepest['sm-default']:.0f} % where they had mistakes of 1",
+        f"After {depths[-1]} wrong tokens {deepest['sm-burst=4']:.0f} % of the prompts are cleared where "
+        f"demonstrations had mistakes of 4, {deepest['sm-default']:.0f} % where they had mistakes of 1",
     )
     return made
 
