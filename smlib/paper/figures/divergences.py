@@ -182,6 +182,6 @@ def phi_curves(x: np.ndarray, phi: Mapping[str, np.ndarray], slope: Mapping[str,
     right.set(xlabel="α r", ylabel="φ′(α r) where positive", yscale="log", ylim=(1e-2, 2e4))
     made.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=len(phi))
     at = int(np.argmin(np.abs(x + 0.6)))
-    told = [f"{slope[name][at]:.1f} times with {TITLES[name]}" for name in ("js", "chi2") if name in slope]
-    headline(made, f"A visit at α r = {x[at]:.1f} weighs as much as one at 0 {', '.join(told)}")
+    told = [f"{slope[name][at]:.1f} of those at 0 with {TITLES[name]}" for name in ("js", "chi2") if name in slope]
+    headline(made, f"A visit at α r = {x[at]:.1f} weighs as much as {', '.join(told)}")
     return made

@@ -43,7 +43,7 @@ def value(runs: Runs) -> Figure:
     headline(
         made,
         f"At three starts V ends up to {max(ends) - min(ends):.1f} apart, the cloning loss at most "
-        f"{max(losses) - min(losses):.2f}: the likelihood does not tell",
+        f"{max(losses) - min(losses):.1g}: the likelihood does not tell",
     )
     return made
 
