@@ -34,16 +34,16 @@ def watch(
     """
     if not (math.isfinite(every) and every > 0):
         raise ResultError(f"--every {every:g}: expected seconds above 0")
-    if not run.exists():
-        raise ResultError(f"{run}: there is no such run; expected a folder that training writes to")
     console = Console(highlight=False)
     if once or not console.is_terminal:
         console.print(_picture(run, console.width))
         return
+    from smlib.training.curves import finished
+
     try:
         with Live(console=console, auto_refresh=False) as live:
             while True:
-                done = _finished(run)  # before the look: what is drawn last holds what was written last
+                done = finished(run)  # before the look: what is drawn last holds what was written last
                 live.update(_picture(run, console.width), refresh=True)
                 if done:
                     return
@@ -52,25 +52,15 @@ def watch(
         return
 
 
-def _finished(run: Path) -> bool:
-    return run.is_file() or (run / "policy").exists()
-
-
 def _picture(run: Path, width: int) -> Any:
     """The table of the curves, or a line that says that there are none yet."""
-    from smlib.training.curves import log_of, read_curves, summary
+    from smlib.training.curves import curves_of, finished, summary
     from smlib.training.metrics import MetricsError
 
-    path = log_of(run)
     try:
-        curves = {} if path is None else read_curves(path)
+        curves = curves_of(run)
     except MetricsError as error:
         raise ResultError(str(error)) from error
-    if not curves and any(run.glob("checkpoint-*/trainer_state.json")):
-        raise ResultError(
-            f"{run} is a run of SequenceMatchTrainer or `smlib finetune`, which logs to trackers and keeps no log that "
-            "is drawn here: start it with --report_to tensorboard, or watch a run of `smlib train`"
-        )
     if not curves:
         return Text(f"{visible(run)}: nothing is logged yet", overflow="fold")
     step = max(curve[-1][0] for curve in curves.values())
@@ -78,5 +68,5 @@ def _picture(run: Path, width: int) -> Any:
     table = Table("curve", "from the first to the last step", "now", "least", "largest", box=None, pad_edge=False)
     for name, picture, *numbers in summary(curves, min(room, 80)):
         table.add_row(visible(name), picture, *numbers)
-    state = "finished" if _finished(run) else "step"
-    return Group(Text(f"{visible(run)}: {state} {step}" if state == "step" else f"{visible(run)}: {step} steps"), table)
+    state = f"{step} steps" if finished(run) else f"step {step}"
+    return Group(Text(f"{visible(run)}: {state}"), table)

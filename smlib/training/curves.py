@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from smlib.training.metrics import METRICS, read_rows
+from smlib.training.metrics import METRICS, MetricsError, read_rows
 
 Curve = list[tuple[int, float]]
 """(step, value), in the order of the steps."""
@@ -22,14 +22,40 @@ def log_of(run: Path) -> Path | None:
     return max(found, key=lambda path: path.stat().st_mtime, default=None)
 
 
-def read_curves(path: Path) -> dict[str, Curve]:
+def finished(run: Path) -> bool:
+    """Whether a run's curves have ended: its policy is there. A log by itself grows no more."""
+    return run.is_file() or (run / "policy").exists()
+
+
+def curves_of(run: Path) -> dict[str, Curve]:
+    """The curves of a run that may be under way; none where nothing is logged yet.
+
+    Raises:
+        MetricsError: no such run; one that keeps no log here; a damaged line.
+    """
+    if not run.exists():
+        raise MetricsError(f"{run}: there is no such run; expected a folder that training writes to")
+    path = log_of(run)
+    curves = {} if path is None else read_curves(path, growing=True)
+    if not curves and any(run.glob("checkpoint-*/trainer_state.json")):
+        raise MetricsError(
+            f"{run} is a run of SequenceMatchTrainer or `smlib finetune`, which logs to trackers and keeps no log that "
+            "is drawn here: start it with --report_to tensorboard, or watch a run of `smlib train`"
+        )
+    return curves
+
+
+def read_curves(path: Path, growing: bool = False) -> dict[str, Curve]:
     """Every number of a log by name; `grad_norms`, one a step, becomes `grad_norm`.
+
+    Args:
+        growing: as in `smlib.training.metrics.read_rows`.
 
     Raises:
         MetricsError: a line before the last that is damaged.
     """
     curves: dict[str, Curve] = {}
-    for row in read_rows(path):
+    for row in read_rows(path, growing):
         for name, value in row.items():
             if name == "grad_norms":
                 begin = row["step"] - len(value) + 1

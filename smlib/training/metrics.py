@@ -55,10 +55,13 @@ class MetricsLog:
         self._flushed = time.monotonic()
 
 
-def read_rows(path: Path) -> list[dict[str, Any]]:
+def read_rows(path: Path, growing: bool = False) -> list[dict[str, Any]]:
     """The rows of a log; MetricsError for a damaged one.
 
     A torn last line is left out, with a warning: a copy or a disk that was full cut it off.
+
+    Args:
+        growing: the log is being written, so that a torn last line is nothing to warn of.
     """
     rows: list[dict[str, Any]] = []
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
@@ -72,7 +75,8 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
                 raise MetricsError(
                     f"line {number} of {path} is damaged: mend it, or delete the folder to start again"
                 ) from None
-            warnings.warn(f"the last line of {path} is torn and is left out", stacklevel=2)
+            if not growing:
+                warnings.warn(f"the last line of {path} is torn and is left out", stacklevel=2)
             continue
         rows.append(row)
     return rows

@@ -4,9 +4,7 @@ Each function returns sliders with a picture in a notebook that somebody looks a
 the knobs' first values alone: executed headless they cost what that figure costs.
 """
 
-import base64
 import html
-import io
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -26,9 +24,7 @@ from smlib.theory.flow import as_flow
 from smlib.theory.matching import match
 from smlib.theory.mdp import EditMDP
 from smlib.widgets.explore import looked_at
-
-BLUE, ORANGE, GREEN, GREY, BLACK = "#0072B2", "#D55E00", "#009E73", "#7F7F7F", "#000000"
-"""Of Okabe and Ito's colours."""
+from smlib.widgets.pictures import BLACK, BLUE, GREEN, GREY, ORANGE, image
 
 PHI = ("chi2", "reverse_kl", "js", "forward_kl", "hellinger")
 """The divergences of App. G whose phi has a slope that is a weight."""
@@ -65,7 +61,7 @@ def board(draw: Callable[..., Figure], knobs: Mapping[str, Knob], alt: str, live
 
     Args:
         draw: takes each knob's value by its name.
-        alt: says what the picture shows, for who cannot see it.
+        alt: says what the picture shows, for who cannot see it; the titles and names in the picture follow.
         live: whether to make widgets; where `looked_at` says so when omitted.
     """
     starts = {name: int(knob.start) if knob.whole else knob.start for name, knob in knobs.items()}
@@ -73,13 +69,13 @@ def board(draw: Callable[..., Figure], knobs: Mapping[str, Knob], alt: str, live
         return draw(**starts)
     import ipywidgets  # not needed where nothing moves
 
-    picture = ipywidgets.HTML(value=_image(draw(**starts), alt))  # Image has no alternative text
+    picture = ipywidgets.HTML(value=_picture(draw(**starts), alt))
     said = ipywidgets.HTML()
     sliders = {name: _slider(ipywidgets, knob) for name, knob in knobs.items()}
 
     def moved(_: Any) -> None:
         try:
-            picture.value, said.value = _image(draw(**{name: s.value for name, s in sliders.items()}), alt), ""
+            picture.value, said.value = _picture(draw(**{name: s.value for name, s in sliders.items()}), alt), ""
         except ValueError as error:  # a corner of the range that has no figure; the last one stays
             said.value = f"<b>{html.escape(str(error))}</b>"
 
@@ -233,11 +229,13 @@ def _two() -> tuple[Figure, tuple[Axes, Axes]]:
     return figure, (left, right)
 
 
-def _image(figure: Figure, alt: str) -> str:
-    drawn = io.BytesIO()
-    figure.savefig(drawn, format="png")
-    data = base64.b64encode(drawn.getvalue()).decode()
-    return f'<img style="max-width:100%" alt="{html.escape(alt)}" src="data:image/png;base64,{data}">'
+def _picture(figure: Figure, alt: str) -> str:
+    """The picture; its words end with the values that stand in it, which the knobs change."""
+    told: list[str] = [figure.get_suptitle()]
+    for ax in figure.axes:
+        legend = ax.get_legend()
+        told += [ax.get_title(), *(text.get_text() for text in (legend.get_texts() if legend else ()))]
+    return image(figure, f"{alt} {'; '.join(filter(None, told))}.")
 
 
 def _slider(ipywidgets: Any, knob: Knob) -> Any:

@@ -1,4 +1,5 @@
-"""JupyterLab in a browser: notebook 00 runs to its end at `smoke`, and its live stepper answers a click and a digit."""
+"""JupyterLab in a browser: notebooks 00 and 04 run to their ends at `smoke`; the live stepper answers a click and a
+digit, sliders move their figure, and the curves of a run grow."""
 
 import json
 import os
@@ -12,12 +13,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import nbformat
 import pytest
 
 from smlib.files import project_root
+from smlib.paper.notebooks import KERNELSPEC
 
 START = 120  # seconds for the server, and for the kernel
-NOTEBOOK = "00_overview.ipynb"
+OVERVIEW, ARITHMETIC = "00_overview.ipynb", "04_arithmetic.ipynb"
+TRAINING = 600  # seconds for a notebook that trains
 
 
 def _free_port() -> int:
@@ -28,20 +32,13 @@ def _free_port() -> int:
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
-    """The address of a server on this machine alone, and its folder: a copy of notebook 00 that runs at `smoke`."""
+    """The address of a server on this machine alone, and its folder: copies of two notebooks that run at `smoke`."""
     pytest.importorskip("jupyterlab")
     folder = tmp_path_factory.mktemp("lab")
-    notebook = json.loads((project_root() / "notebooks" / NOTEBOOK).read_text(encoding="utf-8"))
-    for cell in notebook["cells"]:
-        if "parameters" in cell["metadata"].get("tags", []):
-            cell["source"] = [
-                'preset = "smoke"\n',
-                f"results_dir = {str(folder / 'results')!r}\n",
-                f"figures_dir = {str(folder / 'figures')!r}",
-            ]
-    (folder / NOTEBOOK).write_text(json.dumps(notebook), encoding="utf-8")
+    for name in (OVERVIEW, ARITHMETIC):
+        _copy_at_smoke(name, folder)
     (folder / "results").mkdir()
-    environment = {**os.environ, "PYTHONPATH": str(project_root()), "SMLIB_QUIET": "1"}
+    environment = {**os.environ, "PYTHONPATH": str(project_root()), "SMLIB_QUIET": "1", "SMLIB_WORKERS": "1"}
     environment.pop("SMLIB_HEADLESS", None)
     for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR"):
         environment[name] = str(folder / ".own" / name.lower())  # a reader's own settings change nothing
@@ -65,6 +62,18 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
         log.close()
 
 
+def _copy_at_smoke(name: str, folder: Path) -> None:
+    notebook = json.loads((project_root() / "notebooks" / name).read_text(encoding="utf-8"))
+    for cell in notebook["cells"]:
+        if "parameters" in cell["metadata"].get("tags", []):
+            cell["source"] = [
+                'preset = "smoke"\n',
+                f"results_dir = {str(folder / 'results')!r}\n",
+                f"figures_dir = {str(folder / 'figures')!r}",
+            ]
+    (folder / name).write_text(json.dumps(notebook), encoding="utf-8")
+
+
 def _wait_for(url: str, server: subprocess.Popen[bytes], log: Path) -> None:
     until = time.monotonic() + START
     while time.monotonic() < until:
@@ -81,14 +90,7 @@ def _wait_for(url: str, server: subprocess.Popen[bytes], log: Path) -> None:
 @pytest.mark.slow
 def test_the_live_stepper_answers_in_jupyterlab(browser: Any, lab: tuple[str, Path], artefacts: Path) -> None:
     address, folder = lab
-    context = browser.new_context(viewport={"width": 1280, "height": 900})
-    page = context.new_page()
-    page.set_default_timeout(1000 * START)
-    page.goto(f"{address}/lab/tree/{NOTEBOOK}")
-    page.locator(".jp-Notebook").wait_for()
-    page.get_by_text("Python 3 (ipykernel) | Idle", exact=False).first.wait_for(state="attached")
-    page.get_by_role("menuitem", name="Run", exact=True).click()
-    page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+    page = _run_all(browser, f"{address}/lab/tree/{OVERVIEW}")
     stepper = page.locator(".sm-stepper")
     _scroll_to(page, page.locator(".jp-CodeCell", has_text='explore("sm'), stepper)
     kept, struck = stepper.locator(".sm-kept"), stepper.locator("del")
@@ -110,8 +112,65 @@ def test_the_live_stepper_answers_in_jupyterlab(browser: Any, lab: tuple[str, Pa
     stepper.get_by_role("alert").wait_for()
     assert "temperature=0.0" in stepper.get_by_role("alert").text_content()
 
-    _saved_without_errors(page, folder / NOTEBOOK)
-    context.close()
+    outputs = _saved_without_errors(page, folder / OVERVIEW)
+    widgets = [o["data"] for o in outputs if "application/vnd.jupyter.widget-view+json" in o.get("data", {})]
+    twins = [data for data in widgets if "<iframe" in "".join(data.get("text/html", ""))]
+    assert len(twins) == 1  # the stepper's; the sliders have none
+    page.context.close()
+
+
+@pytest.mark.slow
+def test_the_main_experiment_runs_to_its_end_in_jupyterlab(
+    browser: Any, lab: tuple[str, Path], artefacts: Path
+) -> None:
+    address, folder = lab
+    page = _run_all(browser, f"{address}/lab/tree/{ARITHMETIC}")
+    outputs = _saved_without_errors(page, folder / ARITHMETIC, TRAINING)
+    shown = [output.get("data", {}) for output in outputs]
+    assert sum("image/png" in data or "<img" in "".join(data.get("text/html", "")) for data in shown) >= 6
+    assert (folder / "results" / "smoke" / "fig3.json").is_file()
+    slider = page.locator(".jp-OutputArea .widget-slider").first
+    _scroll_to(page, page.locator(".jp-CodeCell", has_text="sliders.law()"), slider)
+    board = page.locator(".jp-OutputArea-child", has=slider).last
+    before = board.locator("img").get_attribute("src")
+    slider.locator("[role=slider]").first.focus()
+    page.keyboard.press("ArrowRight")
+    page.wait_for_function("([img, was]) => img.src !== was", arg=[board.locator("img").element_handle(), before])
+    page.screenshot(path=artefacts / "lab-sliders.png")
+    page.context.close()
+
+
+@pytest.mark.slow
+def test_the_curves_of_a_run_grow_in_jupyterlab(browser: Any, lab: tuple[str, Path], artefacts: Path) -> None:
+    address, folder = lab
+    log = folder / "run" / "metrics.jsonl"
+    log.parent.mkdir()
+    log.write_text('{"step": 1, "loss": 2.0}\n{"step": 2, "loss": 1.0}\n')
+    code = f"from smlib.widgets.curves import watch\n\nwatch({str(log.parent)!r}, every=0.2)"
+    cell = nbformat.v4.new_code_cell(code)
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell], metadata={"kernelspec": KERNELSPEC}), folder / "curves.ipynb")
+    page = _run_all(browser, f"{address}/lab/tree/curves.ipynb")
+    page.get_by_text("run: step 2", exact=False).wait_for()
+    page.locator('img[alt="loss: 2 at step 1 to 1 at step 2."]').wait_for()
+    with log.open("a") as growing:
+        growing.write('{"step": 3, "loss": 0.5}\n')
+    page.locator('img[alt="loss: 2 at step 1 to 0.5 at step 3."]').wait_for()
+    page.screenshot(path=artefacts / "lab-curves.png")
+    (log.parent / "policy").mkdir()
+    page.get_by_text("finished after 3 steps", exact=False).wait_for()
+    page.context.close()
+
+
+def _run_all(browser: Any, address: str) -> Any:
+    """A page of its own with a notebook of which all cells run."""
+    page = browser.new_context(viewport={"width": 1280, "height": 900}).new_page()
+    page.set_default_timeout(1000 * START)
+    page.goto(address)
+    page.locator(".jp-Notebook").wait_for()
+    page.get_by_text("Python 3 (ipykernel) | Idle", exact=False).first.wait_for(state="attached")
+    page.get_by_role("menuitem", name="Run", exact=True).click()
+    page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+    return page
 
 
 def _scroll_to(page: Any, cell: Any, wanted: Any) -> None:
@@ -128,9 +187,9 @@ def _scroll_to(page: Any, cell: Any, wanted: Any) -> None:
     wanted.scroll_into_view_if_needed()
 
 
-def _saved_without_errors(page: Any, notebook: Path) -> None:
-    """Saves until every code cell has a number, and reads what was saved: JupyterLab draws only the cells in view."""
-    until = time.monotonic() + START
+def _saved_without_errors(page: Any, notebook: Path, patience: float = START) -> list[Any]:
+    """Saves until every code cell has a number, and returns what was saved: JupyterLab draws only the cells in view."""
+    until = time.monotonic() + patience
     while True:
         page.keyboard.press("Control+s")
         page.wait_for_timeout(1500)
@@ -139,8 +198,5 @@ def _saved_without_errors(page: Any, notebook: Path) -> None:
         errors = [output for output in outputs if output["output_type"] == "error"]
         assert not errors, errors[0]["traceback"]
         if all(cell["execution_count"] for cell in cells):
-            break
+            return outputs
         assert time.monotonic() < until, "the last cell has not run"
-    widgets = [o["data"] for o in outputs if "application/vnd.jupyter.widget-view+json" in o.get("data", {})]
-    twins = [data for data in widgets if "<iframe" in "".join(data.get("text/html", ""))]
-    assert len(twins) == 1  # the stepper's; the sliders have none

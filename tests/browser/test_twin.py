@@ -87,11 +87,54 @@ def test_keys_alone_do_it_and_a_screen_reader_is_told(page, made, tmp_path):
     assert all(text for text in drawings.evaluate_all("all => all.map(svg => svg.querySelector('title')?.textContent)"))
 
 
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_can_be_read_in_light_and_dark(scheme, page, made, tmp_path):
+    page.emulate_media(color_scheme=scheme)
+    page.goto(write(made, tmp_path / "out.html").as_uri())
+    step(page, 3)
+    names = ("ink", "soft", "orange", "paper", "quiet", "tint")
+    colours = page.evaluate(
+        """names => {
+            const style = getComputedStyle(document.querySelector(".sm-stepper"));
+            return names.map((name) => style.getPropertyValue(`--sm-${name}`));
+        }""",
+        list(names),
+    )
+    of = dict(zip(names, map(str.strip, colours), strict=True))
+    for text, ground in (
+        *((text, "paper") for text in ("ink", "soft", "orange")),
+        ("ink", "quiet"),  # the text so far
+        ("soft", "quiet"),  # the prompt
+        ("orange", "tint"),  # what was deleted
+    ):
+        assert contrast(of[text], of[ground]) >= 4.5, (scheme, text, ground)
+    deleted = page.locator("del").first
+    assert "line-through" in deleted.evaluate("node => getComputedStyle(node).textDecorationLine")  # not colour alone
+
+
+def contrast(one, other):
+    """Of two colours, as WCAG defines it."""
+    channels = [[int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)] for colour in (one, other)]
+    linear = [[c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in colour] for colour in channels]
+    low, high = sorted(sum(w * c for w, c in zip((0.2126, 0.7152, 0.0722), colour, strict=True)) for colour in linear)
+    return (high + 0.05) / (low + 0.05)
+
+
 def test_backspace_is_always_among_the_bars(page, made, tmp_path):
     page.goto(write(made, tmp_path / "out.html").as_uri())
     for _ in range(5):
         assert page.locator(".sm-bar.sm-delete").count() == 1
         step(page)
+
+
+def test_a_policy_without_backspace_says_so_and_can_be_stepped(page, tmp_path):
+    mute = tiny_policy(SPACE, dim=16, layers=1, heads=2, positions=64, backspace=False)
+    made = record(mute, TOKENIZER, QUESTION, SamplingConfig(max_new_tokens=6), 0, forced=typed("1", "4"))
+    page.goto(write(made, tmp_path / "out.html").as_uri())
+    assert page.get_by_text("This policy has no <bkspc>: what it writes stays.").is_visible()
+    step(page, 2)
+    assert page.locator(".sm-kept").all_text_contents() == ["1", "4"]
+    assert page.locator(".sm-bar.sm-delete").count() == 0
 
 
 def test_what_a_model_writes_is_text_and_not_markup(page, made, tmp_path):
@@ -157,6 +200,12 @@ def test_the_live_stepper_answers_and_a_silent_kernel_is_spoken_of(page, policy,
     page.get_by_label("Seed").fill("-1")
     page.get_by_label("Seed").press("Tab")
     assert "-1 is no seed" in page.get_by_role("alert").text_content(timeout=10_000)
+    typed_field.fill("☃")
+    typed_field.press("Enter")
+    page.get_by_role("alert").get_by_text("☃").wait_for()
+    assert page.get_by_text("action 0 of").count() == 1  # nothing was written, and it goes on
+    page.get_by_role("button", name="step", exact=True).click()
+    page.get_by_text("action 1 of").wait_for()
     page.evaluate("window.deaf = true")
     page.get_by_role("button", name="step", exact=True).click()
     page.get_by_text("The kernel does not answer").wait_for(timeout=10_000)
@@ -194,3 +243,27 @@ def test_tape_tree_and_mask_of_the_script_are_replay_and_the_packed_mask(page, p
             n = len(mask["slots"])
             want = dense_mask(torch.tensor([[min(int(e), n) for e in layout.expiry[:n]]]))[0, 0]
             assert mask["sees"] == want.tolist()
+
+
+def test_a_text_of_4_000_tokens_stays_usable(page, made, tmp_path):
+    long = json.loads(json.dumps(made))
+    steps = [{**long["steps"][0], "f0": 0, "f": i + 1, "executedId": 3 + i % 7} for i in range(4000)]
+    slots = [{"label": "1", "position": i, "born": i, "deleted": None, "expiry": None} for i in range(4000)]
+    long |= {"steps": steps, "slots": slots, "next": None}
+    page.goto(write(long, tmp_path / "long.html").as_uri())
+    page.get_by_text("action 0 of 4000").wait_for()
+    # A view at the text's end, where the most has to be drawn.
+    page.add_script_tag(type="module", content=f"{INSIDE}\nwindow.mount = mount;")
+    took = page.evaluate(
+        """record => {
+            const root = document.createElement("div");
+            document.body.append(root);
+            const view = mount(root, { record, cursor: 3990 }), began = performance.now();
+            for (let at = 3990; at < 4000; at++) view.show(record, at);
+            return (performance.now() - began) / 10;
+        }""",
+        long,
+    )
+    assert took < 500, "milliseconds an action"
+    assert page.get_by_text("action 3999 of 4000").count() == 1
+    assert page.evaluate("document.documentElement.scrollWidth") <= 1280

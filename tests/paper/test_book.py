@@ -7,12 +7,13 @@ from pathlib import Path, PurePosixPath
 import nbformat
 import pytest
 
-from smlib.files import ResultError
+from smlib.files import ResultError, read_json
 from smlib.objectives.methods import METHODS
 from smlib.paper.book import badges, methods, reference
 from smlib.paper.book.build import CHAPTERS, lay_out
 from smlib.paper.book.pages import on_site
 from smlib.paper.figures.committed import FIGURES
+from smlib.paper.ledger import read_item
 
 KNOWN = frozenset({"docs/running.md", "notebooks/04_arithmetic.ipynb", "figures/demo.png", "README.md"})
 
@@ -45,9 +46,23 @@ def test_a_figure_says_its_file_its_commit_and_its_command() -> None:
     assert "from no result file" in shown.cells[3].source
 
 
+def test_a_picture_says_its_source_or_there_is_no_book() -> None:
+    drawn = nbformat.v4.new_output("display_data", {"image/png": "aaaa"})
+    for source, said in (
+        ("learning_figures.curves(study)", "runs in `results/full/fig3`, each of which names its commit"),
+        ("deletion_figures.cost_and_gain(costs) if costs else None", "arithmetic.deletion_cost\n"),
+        ("sliders.law()", "law, one setting"),
+    ):
+        cell = nbformat.v4.new_code_cell(source, outputs=[drawn])
+        assert said in badges.with_badges(nbformat.v4.new_notebook(cells=[cell])).cells[1].source
+    cell = nbformat.v4.new_code_cell("picture", outputs=[drawn])
+    with pytest.raises(ResultError, match="cell 0 has a picture of an unknown source"):
+        badges.with_badges(nbformat.v4.new_notebook(cells=[cell]))
+
+
 def test_every_committed_figure_of_the_notebooks_gets_its_line(repository: Path) -> None:
     line = badges.badge()
-    assert all(f"--only {item} " in line(name) for name, (item, _) in FIGURES.items())
+    assert all(f"--only {item}\n" in line(name) for name, (item, _) in FIGURES.items())
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -58,6 +73,19 @@ def test_every_method_has_its_page(method: str, repository: Path) -> None:
     assert (repository / code).is_file()
     assert f"--method {method}" in text
     assert "nan" not in text.lower().split()
+    assert ("has to learn the task" in text) == (method in ("mle", "bc", "sm"))
+
+
+def test_a_methods_page_has_the_committed_accuracies(repository: Path) -> None:
+    study = read_json(repository / "results" / "full" / "learning.json")
+    [cell] = [cell for cell in study["cells"] if cell["cell"] == "sm-ground_truth-0.2"]
+    found = cell["test"]["t1"]
+    learned, _, known = methods.page("sm").partition("Where the base model knew")
+    assert f"| **SequenceMatch** | {found['value']:.3f} | {found['low']:.3f} to" in learned
+    assert "| **SequenceMatch** |" in known
+    rivals = read_item("ablations", "full")["details"]["methods"]
+    [own] = [entry for entry in rivals if entry["name"] == "dagger"]
+    assert f"| **DAgger** | {own['accuracy']['t1']['value']:.3f} |" in methods.page("dagger")
 
 
 def test_the_reference_has_what_the_library_offers() -> None:

@@ -1,6 +1,7 @@
 """The course: answers are right by computation, wrong ones get hints, and students' copies hold no solution."""
 
 import json
+import re
 from pathlib import Path
 
 import nbformat
@@ -177,6 +178,59 @@ def test_every_exercise_is_asked_once_and_the_copies_hold_no_solution(tmp_path: 
             )
     for number in exercises.exercises():
         assert f"## {number}\n" in key()
+
+
+def opening(path: Path) -> dict[str, str]:
+    """The table that a notebook opens with."""
+    rows = re.findall(r"^\| ([^|]+) \| (.*) \|$", nbformat.read(path, 4).cells[0].source, re.MULTILINE)
+    return dict(rows)
+
+
+def test_every_notebook_opens_with_its_goals_as_the_course_has_them(repository: Path) -> None:
+    files = {path.stem[:2]: path for path in (repository / "notebooks").glob("*.ipynb")}
+    course = (repository / "docs" / "course.md").read_text(encoding="utf-8")
+    seen: list[str] = []
+    for line in re.findall(r"^\| \d+ \|.*$", course, re.MULTILINE):
+        _, notebooks, learned, before, minutes = (part.strip() for part in line.strip("|").split("|"))
+        numbers = re.findall(r"\[(\d\d) ", notebooks)
+        each = minutes.split(", ") if len(numbers) > 1 else [minutes]
+        for number, reading in zip(numbers, each, strict=True):
+            rows = opening(files[number])
+            needed = set(re.findall(r"\[(\d\d)\]\(\1_", rows["before it"]))
+            assert needed >= set(re.findall(r"\d\d", before)), number
+            assert needed <= set(seen), f"{number} needs what comes later"
+            assert rows["reading"].replace(" minutes", "") == reading, number
+            assert len(rows["you learn"]) > 20, number
+            assert learned
+            seen.append(number)
+    assert sorted(seen) == sorted(files)
+
+
+@pytest.mark.parametrize("number", exercises.exercises())
+def test_an_exercise_of_the_copies_is_right_with_its_answer_and_asks_without(
+    number: str, repository: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In every notebook; that the cells around them run is `test_notebooks_smoke.py`'s."""
+    [path] = (repository / "notebooks").glob(f"{number[:2]}_*.ipynb")
+    answers = {name: exercise.answer for name, exercise in exercises.exercises().items()}
+    teacher, student = (
+        [cell.source for cell in student_copy(nbformat.read(path, 4), given).cells if cell.cell_type == "code"]
+        for given in (answers, None)
+    )
+    assert not any("check(" in source for source in student)
+    [importing] = [line for line in "\n".join(student).splitlines() if "smlib.paper.course import" in line]
+    for cells, right in ((teacher, True), (student, False)):
+        scope: dict[str, object] = {}
+        exec(importing, scope)
+        [asking] = [source for source in cells if f'require("{number}"' in source]
+        if right:
+            exec(asking, scope)
+            assert capsys.readouterr().out == f"{number}: right.\n"
+        else:
+            with pytest.raises(
+                NotYetError, match=rf"{number} waits for your answer: .+ Put it in the place of the dots"
+            ):
+                exec(asking, scope)
 
 
 def run_cells(path: Path, tmp_path: Path) -> None:

@@ -183,6 +183,7 @@ def test_a_value_far_below_is_marked_at_the_edge() -> None:
     made = ablations.sweeps(study)
     assert made.axes[0].get_ylim()[0] > 0.6
     assert [text.get_text() for text in made.axes[0].texts] == ["0.40*"]
+    assert "1: 0.4." in words.in_words(made)  # what it is, and not where its arrow stands
     assert "1 of 1 changed setting differ from the default, each by itself: α = 1 (-0.28)" in words.in_words(made)
 
 

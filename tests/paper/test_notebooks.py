@@ -7,6 +7,7 @@ import nbformat
 import pytest
 
 from smlib.paper import notebooks
+from smlib.paper.book.badges import SAVED
 from tests.support.notebook_maker import notebook
 
 FINISH = "smlib.paper.results.finish([], preset, results_dir)"
@@ -83,3 +84,16 @@ def test_every_committed_notebook_is_clean(repository: Path) -> None:
     files = notebooks.notebook_files([repository / "notebooks"])
     assert files
     assert {path.name: notebooks.problems(path) for path in files} == {path.name: [] for path in files}
+
+
+def test_every_figure_is_followed_by_what_to_see_in_it(repository: Path) -> None:
+    """Within the next cells, before another heading: in words, or in sentences made from the result."""
+    for path in notebooks.notebook_files([repository / "notebooks"]):
+        cells = nbformat.read(path, 4).cells
+        for number, cell in enumerate(cells):
+            if cell.cell_type == "code" and SAVED.search(cell.source):
+                after = [
+                    c.source for c in cells[number + 1 : number + 4] if c.cell_type == "markdown" or "told(" in c.source
+                ]
+                assert after, f"{path.name}, cell {number}"
+                assert not after[0].startswith("#"), f"{path.name}, cell {number}"

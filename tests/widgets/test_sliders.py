@@ -33,6 +33,13 @@ def test_the_picture_follows_the_knobs(name):
     assert said.value == ""
 
 
+def test_the_words_of_the_picture_follow_the_knobs():
+    *knobs, _, picture = sliders.chain(live=True).children
+    assert "ε = 0.1, n = 10; b = 0.00: 0.349 at n; b = 0.50" in picture.value
+    knobs[0].value = 0.2
+    assert "ε = 0.2, n = 10; b = 0.00: 0.107 at n" in picture.value
+
+
 def test_what_cannot_be_drawn_is_said_and_the_last_picture_stays():
     def draw(x):
         if x > 0.5:

@@ -27,7 +27,7 @@ from smlib.paper.notebooks import notebook_files
 CHAPTERS = ("00", "13", "01", "03", "14", "07", "04", "15", "08", "09", "10", "05", "06", "02", "11", "12")
 """The notebooks in the order of `docs/course.md`."""
 SETTINGS = Path(__file__).with_name("conf.py.txt")
-STYLE = Path(__file__).with_name("book.css")
+STATIC = tuple(Path(__file__).with_name(name) for name in ("book.css", "book.js"))
 ROOT_PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")
 
 
@@ -109,14 +109,19 @@ def lay_out(source: Path, executed: Path) -> None:
         for cell in notebook.cells:
             if cell.cell_type == "markdown":
                 cell.source = on_site(cell.source, place, known)
-        _write(source / place, nbformat.writes(badges.with_badges(notebook)))
+        try:
+            shown = badges.with_badges(notebook)
+        except ResultError as error:
+            raise ResultError(f"{path.name}: {error}") from error
+        _write(source / place, nbformat.writes(shown))
     for name in METHODS:
         _write(source / "methods" / f"{name}.md", methods.page(name))
     for name in reference.FOLDERS:
         _write(source / "reference" / f"{name}.md", reference.page(name))
     _write(source / "index.md", _index(notebooks, pages))
     _write(source / "conf.py", SETTINGS.read_text(encoding="utf-8"))
-    _write(source / "_static" / "book.css", STYLE.read_text(encoding="utf-8"))
+    for file in STATIC:
+        _write(source / "_static" / file.name, file.read_text(encoding="utf-8"))
 
 
 def _without_parameters(notebook: Any) -> Any:

@@ -4,9 +4,10 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from smlib.files import ResultError
+from smlib.files import ResultError, read_json, resolve
 from smlib.objectives.methods import METHODS
 from smlib.paper.ledger import read_item
+from smlib.paper.sentences.learning import headline
 
 LOSSES: Mapping[str, tuple[str, str, str]] = {
     "mle": (
@@ -100,7 +101,7 @@ def page(method: str, results_dir: str | os.PathLike[str] = "results") -> str:
         f"# {known.title}\n\n{words}\n\n$$\n{formula}\n$$\n\n| | |\n|---|---|\n{rows}\n\n"
         f'Code: `{code}`. In a run: `ObjectiveConfig(method="{method}")`, or `smlib finetune --method {method}`.\n\n'
         f"## What it costs\n\n{_cost(method, results_dir)}\n\n"
-        f"## Where it wins or loses\n\n{_accuracy(method, results_dir)}\n"
+        f"## Where it wins or loses\n\n{_learning(method, results_dir)}{_accuracy(method, results_dir)}\n"
     )
 
 
@@ -121,6 +122,30 @@ def _cost(method: str, results_dir: str | os.PathLike[str]) -> str:
     return "Seconds, from Tables 3 and 4:\n\n| | ours | the paper |\n|---|---|---|\n" + "\n".join(rows)
 
 
+def _learning(method: str, results_dir: str | os.PathLike[str]) -> str:
+    """The regime in which the base model has to learn the task, for the methods that were run in it."""
+    path = resolve(results_dir) / "full" / "learning.json"
+    if not path.is_file():
+        return ""
+    study: Any = read_json(path)
+    level = study["claims"][0]["level"]
+    names = {"mle": "mle", **{f"{name}-ground_truth-{level:g}": name for name in METHODS}}
+    found = {names[cell["cell"]]: cell for cell in study["cells"] if cell["cell"] in names}
+    if method not in found:
+        return ""
+    rows = [
+        f"| {f'**{METHODS[name].title}**' if name == method else METHODS[name].title} "
+        f"| {value['value']:.3f} | {value['low']:.3f} to {value['high']:.3f} | {found[name]['n_seeds']} |"
+        for name, value in sorted(
+            ((name, cell["test"]["t1"]) for name, cell in found.items()), key=lambda pair: -pair[1]["value"]
+        )
+    ]
+    return (
+        f"Where the base model has to learn the task ([04](../notebooks/04_arithmetic.ipynb)). {headline(study)}\n\n"
+        "| method | accuracy | 95 % interval | seeds |\n|---|---|---|---|\n" + "\n".join(rows) + "\n\n"
+    )
+
+
 def _accuracy(method: str, results_dir: str | os.PathLike[str]) -> str:
     try:
         details: Any = read_item("ablations", "full", results_dir)["details"]
@@ -136,8 +161,8 @@ def _accuracy(method: str, results_dir: str | os.PathLike[str]) -> str:
         for name, (title, value) in sorted(found.items(), key=lambda pair: -pair[1][1]["value"])
     ]
     return (
-        "Accuracy at temperature 1 on the arithmetic task's validation questions, from "
-        "[11](../notebooks/11_ablations.ipynb); the base model knew the task before:\n\n"
+        "Where the base model knew the task before ([11](../notebooks/11_ablations.ipynb)): accuracy at temperature 1 "
+        "on validation questions.\n\n"
         "| method | accuracy | 95 % interval | seeds |\n|---|---|---|---|\n" + "\n".join(rows)
     )
 

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 from smlib.paper.figures.families import DECODINGS, RATES, ends, methods, recovery
 from smlib.paper.figures.style import PALETTE, counted, figure, headline, method_style
+from smlib.paper.figures.words import MEANT
 
 __all__ = [
     "DECODINGS", "DIRECT", "RATES", "direct", "direct_table", "finding_table", "method_table", "methods", "recovery",
@@ -42,7 +43,8 @@ def sweeps(study: Mapping[str, Any], columns: int = 4) -> Figure:
         for x, value in enumerate(sweep["points"]):
             record = value["accuracy"]
             if _far(record, bc):
-                axis.plot(x, bottom + 0.012, color=look.color, marker="v", linestyle="none", clip_on=False)
+                (mark,) = axis.plot(x, bottom + 0.012, color=look.color, marker="v", linestyle="none", clip_on=False)
+                setattr(mark, MEANT, [(float(x), float(record["value"]))])
                 axis.annotate(
                     f"{record['value']:.2f}{'*' if _sure(value) else ''}", (x, bottom + 0.03), ha="center", fontsize=10
                 )

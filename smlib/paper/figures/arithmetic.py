@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from smlib.paper.figures.families import DECODINGS
-from smlib.paper.figures.style import PALETTE, figure, headline, method_style
+from smlib.paper.figures.style import METHODS, PALETTE, figure, headline, method_style
 from smlib.paper.items import get_item
 
 TITLES = {"ground_truth": "digit noise (\u201cground truth\u201d)", "random": "random tokens"}
@@ -223,17 +223,20 @@ def comparisons(item: Mapping[str, Any]) -> pd.DataFrame:
 
 def training_curves(item: Mapping[str, Any]) -> Figure:
     """The behavioural-cloning loss of each method's run with the most digit noise, first seed."""
-    made, ax = figure(height=3.2)
+    made, ax = figure(height=3.7)
     cells = item["details"]["training"]
     highest = max(float(cell.split("-")[2]) for cell in cells if "-ground_truth-" in cell)
+    ends = {}
     for cell, history in cells.items():
         method = cell.split("-")[0]
         if method == "mle" or f"-ground_truth-{highest:g}-" in cell:
             y = history.get("bc") if method == "sm" else history.get("nll")
             if y:
                 ax.plot(history["step"][-len(y) :], y, **{**method_style(method).kwargs(), "marker": ""})
+                ends[method] = f"{method_style(method).label} {y[-1]:.2f}"
     ax.set_title(f"digit noise, η = {highest:g} (MLE: none), first seed")
     ax.set_xlabel("gradient step")
     ax.set_ylabel("negative log-likelihood\nof the labels (nats)")
     ax.legend()
+    headline(made, f"What is left at the end: {', '.join(ends[method] for method in METHODS if method in ends)}")
     return made

@@ -88,7 +88,7 @@ def figure_1(result: Mapping[str, Any]) -> Figure:
 
 def slide(result: Mapping[str, Any]) -> Figure:
     """What an epsilon error does to each divergence, and to the probability of finishing in distribution."""
-    made, (left, right) = figure(1, 2, height=3.9, width=9.0)
+    made, (left, right) = figure(1, 2, height=4.3, width=9.0)
     curve = _curve(result, "epsilon", 0.0)
     for name, (label, color, dashes) in CURVES.items():
         left.plot(curve["x"], _shown(curve["divergences"][name]), color=color, linestyle=dashes, label=label)
@@ -104,6 +104,13 @@ def slide(result: Mapping[str, Any]) -> Figure:
     right.set(xscale="log", ylim=(0, 1), xlabel="error per step, ε", ylabel="P(finish in the data)")
     right.set_title("what generation suffers")
     right.legend(loc="lower left")
+    where = int(np.argmin(np.abs(np.array(curve["x"]) - 0.1)))
+    ends = [_curve(result, "epsilon", b)["finish"][where] for b in (backspaces[0], backspaces[-1])]
+    headline(
+        made,
+        f"At ε = {curve['x'][where]:.2g} deleting {100 * backspaces[-1]:.0f} % of the errors keeps "
+        f"{100 * ends[1]:.0f} % of the generations in the data and not {100 * ends[0]:.0f} %",
+    )
     return made
 
 

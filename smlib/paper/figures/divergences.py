@@ -170,7 +170,7 @@ def phi_curves(x: np.ndarray, phi: Mapping[str, np.ndarray], slope: Mapping[str,
     Args:
         x: scaled rewards alpha r, [n]. phi, slope: by key of `COLORS`, [n].
     """
-    made, (left, right) = figure(1, 2, height=3.9, width=9.0)
+    made, (left, right) = figure(1, 2, height=4.3, width=9.0)
     for name in phi:
         color, _ = COLORS[name]
         style = {"color": color, "linestyle": DASHES[name], "linewidth": 3.0 if name == "js" else 1.8}
@@ -181,4 +181,7 @@ def phi_curves(x: np.ndarray, phi: Mapping[str, np.ndarray], slope: Mapping[str,
     right.axhline(1, color=PALETTE["black"], linewidth=0.8)
     right.set(xlabel="α r", ylabel="φ′(α r) where positive", yscale="log", ylim=(1e-2, 2e4))
     made.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=len(phi))
+    at = int(np.argmin(np.abs(x + 0.6)))
+    told = [f"{slope[name][at]:.1f} of those at 0 with {TITLES[name]}" for name in ("js", "chi2") if name in slope]
+    headline(made, f"A visit at α r = {x[at]:.1f} weighs as much as {', '.join(told)}")
     return made

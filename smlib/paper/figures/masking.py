@@ -8,7 +8,7 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from smlib.paper.figures.style import PALETTE, figure
+from smlib.paper.figures.style import PALETTE, figure, headline
 
 
 def layouts(item: Mapping[str, Any]) -> Figure:
@@ -47,11 +47,13 @@ def layouts(item: Mapping[str, Any]) -> Figure:
 def slots_needed(item: Mapping[str, Any]) -> Figure:
     """Slots of the random trajectories of the comparison, Algorithm A against the trie."""
     slots = item["details"]["slots"]
-    made, ax = figure(height=1.9)
+    made, ax = figure(height=2.3)
     names = list(slots)
     ax.barh(names, [slots[n] for n in names], color=[PALETTE["orange"], PALETTE["blue"]])
     for i, n in enumerate(names):
         ax.text(slots[n], i, f" {slots[n]:,}", va="center")
     ax.set_xlabel("slots for the same trajectories (fewer is cheaper)")
     ax.set_xlim(0, 1.15 * max(slots.values()))
+    most, least = max(slots, key=slots.__getitem__), min(slots, key=slots.__getitem__)
+    headline(made, f"The {least} needs {100 * slots[least] / slots[most]:.0f} % of the slots of {most}")
     return made

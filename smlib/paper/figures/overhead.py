@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from smlib.paper.figures.style import PALETTE, figure, method_style
+from smlib.paper.figures.style import PALETTE, figure, headline, method_style
 from smlib.paper.items import over_mle
 
 PARTS = {
@@ -47,7 +47,7 @@ def ratios(tables: Mapping[str, Mapping[str, Any]], paper: Mapping[str, tuple[fl
     Args:
         tables: runs of `tab3` and `tab4` by their title; paper: (gradient step, amortised) of the same titles.
     """
-    made, axes = figure(height=3.4, width=9.0)
+    made, axes = figure(height=3.8, width=9.0)
     labels, theirs, errors, ours, low, high = [], [], [], [], [], []
     for title, run in tables.items():
         for place, what in enumerate(("step", "amortised")):
@@ -68,6 +68,9 @@ def ratios(tables: Mapping[str, Mapping[str, Any]], paper: Mapping[str, tuple[fl
     axes.set(ylabel="time of SequenceMatch\n/ time of MLE")
     axes.grid(axis="x", visible=False)
     axes.legend()
+    named = zip(labels[1::2], ours[1::2], theirs[1::2], strict=True)
+    told = (f"{' '.join(name.split()[:-1])} {own:.1f} (the paper: {printed:.1f})" for name, own, printed in named)
+    headline(made, f"SequenceMatch over MLE, sampling included: {'; '.join(told)}")
     return made
 
 
@@ -77,7 +80,7 @@ def breakdown(parts: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Figure:
     Args:
         parts: `{shape: {method: {part: seconds}}}`.
     """
-    made, axes = figure(1, len(parts), height=3.6, width=9.0, squeeze=False)
+    made, axes = figure(1, len(parts), height=4.0, width=9.0, squeeze=False)
     for ax, (shape, methods) in zip(axes[0], parts.items(), strict=True):
         names = [name for name in NAMES if name in methods]  # a result file has its own order
         base = np.zeros(len(names))
@@ -90,7 +93,22 @@ def breakdown(parts: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Figure:
         ax.grid(axis="x", visible=False)
     handles, labels = axes[0][0].get_legend_handles_labels()
     made.legend(handles[::-1], labels[::-1], loc="outside right center", fontsize=9)
+    dense = {shape: methods for shape, methods in parts.items() if "dense" in methods}
+    slower = ", ".join(f"{_slower(methods):.1f} times as long on {shape}" for shape, methods in dense.items())
+    sampled = " and ".join(f"{100 * _sampled(methods):.0f} % on {shape}" for shape, methods in parts.items())
+    beside = f"The paper's format takes {slower}; " if dense else ""
+    headline(made, f"{beside}sampling is {sampled} of a step of SequenceMatch")
     return made
+
+
+def _slower(methods: Mapping[str, Mapping[str, float]]) -> float:
+    """A step in the paper's format over one of ours."""
+    return sum(methods["dense"].values()) / sum(methods["sm"].values())
+
+
+def _sampled(methods: Mapping[str, Mapping[str, float]]) -> float:
+    """The share of a step that is sampling."""
+    return methods["sm"].get("sampling", 0.0) / sum(methods["sm"].values())
 
 
 def curves(measured: Mapping[str, Mapping[str, Any]]) -> Figure:
@@ -99,7 +117,7 @@ def curves(measured: Mapping[str, Mapping[str, Any]]) -> Figure:
     A ratio is free of the machine's slow moments, and costs that methods share cancel. Bars: quartiles over the turns,
     where the file has these; without them the point is a ratio of medians.
     """
-    made, axes = figure(2, 3, height=5.8, width=9.5, squeeze=False)
+    made, axes = figure(2, 3, height=6.2, width=9.5, squeeze=False)
     flat = list(axes.flat)
     for ax, axis in zip(flat, [axis for axis in AXES if axis in measured], strict=False):
         series = measured[axis]
@@ -118,7 +136,17 @@ def curves(measured: Mapping[str, Mapping[str, Any]]) -> Figure:
         ax.set_axis_off()
     handles, labels = flat[0].get_legend_handles_labels()
     flat[-1].legend(handles, labels, loc="center")
+    told = [_least_and_most(axis, measured[axis]) for axis in ("context", "times seen") if axis in measured]
+    headline(made, f"A step of SequenceMatch over one of MLE: {'; '.join(told)}")
     return made
+
+
+def _least_and_most(axis: str, series: Mapping[str, Any]) -> str:
+    """The ratio at the two ends of an axis."""
+    known = [k for k, seconds in enumerate(series["sm"]) if seconds is not None]
+    first, last = (_quartiles(series, "sm", k, absolute=False)[1] for k in (known[0], known[-1]))
+    begin, end = series["x"][known[0]], series["x"][known[-1]]
+    return f"{first:.1f} to {last:.1f} with {AXES[axis].removesuffix(' η')} {begin:g} to {end:g}"
 
 
 def _line(ax: Any, series: Mapping[str, Any], name: str, *, absolute: bool) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from smlib.paper.figures.style import PALETTE, figure, headline
+from smlib.paper.figures.style import PALETTE, counted, figure, headline
 from smlib.paper.tables import with_error
 
 VERDICT_STYLES = {
@@ -31,7 +31,7 @@ def verdicts(study: Mapping[str, Any]) -> Figure:
     items, columns = study["items"], list(VERDICT_STYLES)
     heads = [item["title"].partition(": ")[0] for item in items]
     titles = [i["title"] if heads.count(head) > 1 else head for i, head in zip(items, heads, strict=True)]
-    made, axis = figure(height=0.8 + 0.34 * len(items), width=8.5)
+    made, axis = figure(height=1.2 + 0.34 * len(items), width=8.5)
     for y, item in enumerate(items):
         color, marker = VERDICT_STYLES[item["verdict"]]
         axis.plot(columns.index(item["verdict"]), y, color=color, marker=marker, markersize=11, linestyle="none")
@@ -42,6 +42,9 @@ def verdicts(study: Mapping[str, Any]) -> Figure:
     )
     axis.set_ylim(len(items) - 0.5, -0.5)
     axis.set_xlim(-0.5, len(columns) - 0.5)
+    found = [item["verdict"] for item in items]
+    told = ", ".join(f"{found.count(name)} {name}" for name in columns if name in found)
+    headline(made, f"Of {counted(len(items), 'item')}: {told}")
     return made
 
 

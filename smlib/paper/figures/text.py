@@ -63,7 +63,8 @@ def _shown(row: Item | None) -> str:
 def comparisons(item: Item) -> pd.DataFrame:
     """The paired tests behind a verdict."""
     columns = ["claim", "paper", "difference", "low", "high", "p_holm", "outcome"]
-    return pd.DataFrame(item["details"]["comparisons"])[columns].set_index("claim").round(4)
+    table = pd.DataFrame(item["details"]["comparisons"])[columns].rename(columns={"p_holm": "p, Holm"})
+    return table.set_index("claim").round(4)
 
 
 def edits(item: Item) -> pd.DataFrame:
@@ -194,7 +195,8 @@ def _deleted(rates: Mapping[str, Item], methods: Sequence[str]) -> str:
 
 def learning(histories: Mapping[str, Mapping[str, Sequence[float]]]) -> Figure:
     """Training loss of each method against the gradient step."""
-    made, axis = figure(height=3.6)
+    made, axis = figure(height=4.0)
+    fallen = sum(history["loss"][-1] < history["loss"][0] for history in histories.values())
     for method, history in sorted(histories.items()):
         style = method_style(method)
         axis.plot(
@@ -203,6 +205,7 @@ def learning(histories: Mapping[str, Mapping[str, Sequence[float]]]) -> Figure:
         axis.plot([], [], label=style.label, color=style.color, linestyle=style.linestyle)
     axis.set(xlabel="gradient step", ylabel="training loss (nats)")
     made.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    headline(made, f"The losses of {fallen} of {len(histories)} methods end lower than they began")
     return made
 
 

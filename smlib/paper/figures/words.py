@@ -13,6 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator
 
 OWN = "smlib_words"
+MEANT = "smlib_meant"
+"""Attribute of a line whose markers stand elsewhere than their values, as at the edge of a panel: the points meant."""
 FEW = 6
 """Up to so many points of a series are all said; of more, the ends and the extremes."""
 SERIES = 12
@@ -100,7 +102,7 @@ def _drawn(axes: Axes) -> Iterator[tuple[str, Any, list[tuple[float, float]]]]:
     for line in axes.lines:
         # A line from edge to edge marks a place; it is data where it has a name.
         if line not in inside and (_label(line) or line.get_transform() == axes.transData):
-            yield _label(line), line, _finite(line.get_xdata(), line.get_ydata())
+            yield _label(line), line, getattr(line, MEANT, None) or _finite(line.get_xdata(), line.get_ydata())
     for cloud in axes.collections:
         offsets = np.asarray(cloud.get_offsets(), dtype=float)
         if cloud.get_offset_transform() == axes.transData and len(offsets):
