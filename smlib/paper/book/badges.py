@@ -27,8 +27,8 @@ FROM_RUNS: Mapping[str, tuple[str, str, tuple[str, ...]]] = {
     ),
     "rival_figures.visible(": ("mistakes that show later", _MODULE.format("late_mistakes"), ("ablations",)),
 }
-"""Figures that rest on no item's file: how a notebook draws one -> its name, the command that computes what it shows, and
-the folders of the runs that it is drawn from."""
+"""Figures that rest on no item's file: how a notebook draws one -> its name, the command that computes what it shows,
+and the folders of the runs that it is drawn from."""
 
 
 def with_badges(notebook: Any, results_dir: str | os.PathLike[str] = "results") -> Any:
