@@ -128,3 +128,16 @@ def test_policies_that_do_not_go_together_are_refused():
         DeletionRule(strength=0.0)
     with pytest.raises(ValueError, match="threshold is a probability below 1, or None, got 1"):
         DeletionRule(threshold=1.0)
+
+
+def test_the_lines_of_the_documentation(repository, tmp_path, monkeypatch, capsys):
+    page = (repository / "docs" / "running.md").read_text(encoding="utf-8")
+    (block,) = [text.split("```")[0] for text in page.split("```python")[1:] if "DecoupledPolicy(" in text]
+    monkeypatch.chdir(tmp_path)
+    scope: dict[str, object] = {}
+    exec(compile(block, "running.md", "exec"), scope)
+    assert "'both': " in capsys.readouterr().out
+    again = DecoupledPolicy.load(tmp_path / "runs" / "both")
+    config, prompt = scope["config"], scope["prompt"]
+    one, other = (sample(p, [prompt], config, [0]).trajectories[0] for p in (scope["both"], again))
+    assert one.realised.tolist() == other.realised.tolist()
