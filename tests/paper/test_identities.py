@@ -15,7 +15,16 @@ from smlib.files import config_hash, project_root
 from smlib.paper import checksums, results
 from smlib.paper.experiments.ablations import confirmation, direct_matching, regimes
 from smlib.paper.experiments.ablations.study import run as ablation_runs
-from smlib.paper.experiments.arithmetic import decoupled, decoupled_confirmation, divergences, grid, learning
+from smlib.paper.experiments.arithmetic import (
+    decoupled,
+    decoupled_confirmation,
+    deletion_cost,
+    divergences,
+    grid,
+    late_mistakes,
+    learning,
+    rivals_of_deletion,
+)
 from smlib.paper.experiments.judging.verdicts import Judgement
 from smlib.paper.experiments.overhead import method_costs
 from smlib.paper.experiments.overhead import tables as overhead
@@ -80,6 +89,9 @@ STUDIES: dict[str, Callable[[Path], object]] = {
     "learning regime": lambda folder: learning.finished("full", folder),
     "decoupled deletion": lambda folder: decoupled.study("full", folder),
     "confirmation of decoupled deletion": lambda folder: decoupled_confirmation.study("full", folder),
+    "cost of deletion": lambda folder: deletion_cost.latest("full", folder),
+    "rivals of deletion": lambda folder: rivals_of_deletion.latest("full", folder),
+    "late mistakes": lambda folder: late_mistakes.latest("full", folder),
     "divergences": lambda folder: divergences.run("full", folder, 1),
     "multiplication": lambda folder: mathematics.run("tab6", "full", folder, 1),
     "prime factors": lambda folder: mathematics.run("tab7", "full", folder, 1),
