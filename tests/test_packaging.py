@@ -282,9 +282,7 @@ def test_a_readme_without_markers_is_left_alone() -> None:
         with pytest.raises(ResultError, match="needs the two lines"):
             rewrite("# no markers", [])
     assert with_paragraphs("# no markers", SAID, "") == "# no markers"
-    with pytest.raises(
-        ResultError, match=r"<!-- what came out: written by .*' and '<!-- end of what came out"
-    ):
+    with pytest.raises(ResultError, match=r"<!-- what came out: written by .*' and '<!-- end of what came out"):
         with_paragraphs("# no markers", SAID, "said")
 
 

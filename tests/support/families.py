@@ -247,8 +247,8 @@ becomes of tiny random models of each family, with transformers {version}.
 
 A family is accepted if a policy gives what one clean forward pass for each state gives, by the model's own plain
 attention: values, gradients and greedy actions, also after the policy was saved and loaded, with all its weights or
-with adapters. That is compared in float64, to {precision:g} of the largest number, since many models compute norms, routers
-or angles in float32. A checkpoint of an accepted family is looked at once more when it is loaded.
+with adapters. That is compared in float64, to {precision:g} of the largest number, since many models compute norms,
+routers or angles in float32. A checkpoint of an accepted family is looked at once more when it is loaded.
 
 - *Logit scales and soft caps* are read from the configuration, and compared with what the model does. The row of
   `<bkspc>` is treated as every other row of the head.
@@ -259,8 +259,8 @@ or angles in float32. A checkpoint of an accepted family is looked at once more 
 - *Adapters* (`Lora`) are on every linear layer, dense or shared, and on the matrices of experts. Routers stay as they
   are, and so does the head unless `unembedding=True`.
 
-`python -m tests.support.families docs/models.md` writes the table. A test checks a part of it at each run, and all of it
-with `SMLIB_FAMILIES=all`.
+`python -m tests.support.families docs/models.md` writes the table. A test checks a part of it at each run, and all
+of it with `SMLIB_FAMILIES=all`.
 
 | family | accepted | notes, or the reason for the refusal |
 | --- | --- | --- |
