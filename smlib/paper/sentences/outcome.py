@@ -37,30 +37,32 @@ WORDS = {"confirmed": "is ahead of", "contradicted": "is behind"}
 Record = Mapping[str, Any]
 
 
-def short(rows: Sequence[Record], results_dir: str | os.PathLike[str] = "results") -> str:
+def short(
+    rows: Sequence[Record], bases: Mapping[str, bool | None], results_dir: str | os.PathLike[str] = "results"
+) -> str:
     """README's paragraphs: everything in two sentences, the study of a base that learns, and which item has which base.
 
     Args:
-        rows: of the ledger.
+        rows: of the ledger. bases: of `which_bases`.
     """
     study = learning_study(results_dir)
     numbers = headline(study).replace("The base model", "That base model", 1) if study else ""
-    paragraphs = [f"{verdicts(rows)} {decided(study)}".strip(), numbers, bases(results_dir)]
+    paragraphs = [f"{verdicts(rows)} {decided(study)}".strip(), numbers, started(bases)]
     return "\n\n".join(paragraph for paragraph in paragraphs if paragraph)
 
 
-def full(rows: Sequence[Record], results_dir: str | os.PathLike[str] = "results") -> str:
+def full(said_in_short: str, bases: Mapping[str, bool | None], results_dir: str | os.PathLike[str] = "results") -> str:
     """The paragraphs of `docs/results.md`: those of README, and then a bullet for each part of the work."""
     tab1, tab2, study = (_details(item, results_dir) for item in ("tab1", "tab2", "ablations"))
     said = [
-        behind(results_dir),
+        behind(bases, results_dir),
         recovery(tab1) if tab1 else "",
         f"**Recovery by other means.** {ablations.recovery(study)}" if study else "",
         cost(results_dir),
         ablations.critic(study).replace("$D$", "the divergence") if study else "",
         text(tab2) if tab2 else "",
     ]
-    parts = [short(rows, results_dir), bullets(said)]
+    parts = [said_in_short, bullets(said)]
     if study:
         parts += [
             "Where a question has one answer, the occupancies of data and policy can be matched in closed form, at the "
@@ -100,16 +102,20 @@ def _verb(claim: Record) -> str:
     return f"{first} and {second} are not told apart"
 
 
-def bases(results_dir: str | os.PathLike[str] = "results") -> str:
+def started(bases: Mapping[str, bool | None]) -> str:
     """Which items on questions and answers start from a base model that has to learn its task, and which do not."""
-    kinds = {item: has_to_learn(item, results_dir) for item in JUDGED}
-    new, old = ([f"`{item}`" for item, kind in kinds.items() if kind is wanted] for wanted in (True, False))
+    new, old = ([f"`{item}`" for item, kind in bases.items() if kind is wanted] for wanted in (True, False))
     said = [
         f"{among(new)} started from a base model that had to learn its task" if new else "",
         f"{among(old)} started from one that knew it before, so that there was little to learn" if old else "",
     ]
     there = [part for part in said if part]
     return f"Of the items, {'; '.join(there)}." if there else ""
+
+
+def which_bases(results_dir: str | os.PathLike[str] = "results") -> dict[str, bool | None]:
+    """`has_to_learn` of every item; reads each run's file once."""
+    return {item: has_to_learn(item, results_dir) for item in JUDGED}
 
 
 def has_to_learn(item: str, results_dir: str | os.PathLike[str] = "results") -> bool | None:
@@ -134,9 +140,9 @@ def _base(run: Path) -> Record | None:
     return base if isinstance(base, Mapping) else None
 
 
-def behind(results_dir: str | os.PathLike[str] = "results") -> str:
+def behind(bases: Mapping[str, bool | None], results_dir: str | os.PathLike[str] = "results") -> str:
     """How often SequenceMatch is surely ahead of MLE or BC, or behind, where the base model knew the task."""
-    used = [item for item in COMPARED if has_to_learn(item, results_dir) is False]
+    used = [item for item in COMPARED if bases[item] is False]
     ends = [pair for item in used for pair in _intervals(_details(item, results_dir))]
     if not ends:
         return ""

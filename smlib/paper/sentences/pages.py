@@ -32,10 +32,12 @@ def generated(rows: Sequence[Mapping[str, object]], results_dir: str | os.PathLi
             "deletion": diverging.deletion(study, str(found["tab8"]["ours"])),
             "loops": diverging.loops(runs_behind(found["ablations"], PRESET, results_dir)),
         }
+    bases = outcome.which_bases(results_dir)
+    short = outcome.short(rows, bases, results_dir)
     return Generated(
         picture=alt_text(found["tab1"]) if "tab1" in found else None,
-        short=outcome.short(rows, results_dir),
-        full=outcome.full(rows, results_dir),
+        short=short,
+        full=outcome.full(short, bases, results_dir),
         choices=outcome.sensitivities(found["report"]["details"]) if "report" in found else "",
         failures=failures,
     )

@@ -13,8 +13,6 @@ from smlib.paper.readme import Generated
 from smlib.paper.sentences import diverging, outcome
 from smlib.paper.sentences.pages import generated
 
-OUTCOMES = ("confirmed", "contradicted", "same sign", "opposite sign")
-
 
 def item(repository: Path, name: str) -> dict[str, Any]:
     kept: dict[str, Any] = json.loads((repository / "results" / "full" / f"{name}.json").read_text())
@@ -48,7 +46,10 @@ def test_the_count_of_verdicts_is_the_ledgers() -> None:
     assert said.startswith("Of 3 items 2 are reproduced and 1 agrees with the paper in direction only; 2 of the three")
 
 
-@pytest.mark.parametrize(("found", "verb"), zip(OUTCOMES, ("is ahead of", "is behind", "and", "and"), strict=True))
+@pytest.mark.parametrize(
+    ("found", "verb"),
+    [("confirmed", "is ahead of"), ("contradicted", "is behind"), ("same sign", "and"), ("opposite sign", "and")],
+)
 def test_a_claim_is_a_verb(found: str, verb: str, learning: dict[str, Any]) -> None:
     for claim in learning["claims"]:
         claim |= {"outcome": found, "difference": -0.0123 if found == "contradicted" else 0.0123}
@@ -69,7 +70,7 @@ def test_claims_that_wait_for_seeds_are_not_told(learning: dict[str, Any]) -> No
 def test_which_base_an_item_has_is_read_from_its_runs(changed: Path, tmp_path: Path) -> None:
     assert (outcome.has_to_learn("tab1", changed), outcome.has_to_learn("fig3", changed)) == (True, False)
     assert outcome.has_to_learn("fig1", changed) is None
-    assert outcome.bases(changed) == (
+    assert outcome.started(outcome.which_bases(changed)) == (
         "Of the items, `tab1` started from a base model that had to learn its task; `fig3` started from one that knew "
         "it before, so that there was little to learn."
     )
@@ -78,11 +79,11 @@ def test_which_base_an_item_has_is_read_from_its_runs(changed: Path, tmp_path: P
         record["config"]["config"]["base"]["mixture"] = {"apart": 1}
         path.write_text(json.dumps(record))
     assert outcome.has_to_learn("fig3", changed) is True
-    assert outcome.bases(changed).startswith(
+    assert outcome.started(outcome.which_bases(changed)).startswith(
         "Of the items, `fig3` and `tab1` started from a base model that had to learn"
     )
-    assert outcome.behind(changed) == ""  # there is no item of the other kind
-    assert outcome.bases(tmp_path / "none") == ""
+    assert outcome.behind(outcome.which_bases(changed), changed) == ""  # there is no item of the other kind
+    assert outcome.started(outcome.which_bases(tmp_path / "none")) == ""
 
 
 def test_the_comparisons_with_a_knowing_base_are_counted(changed: Path) -> None:
@@ -92,7 +93,9 @@ def test_the_comparisons_with_a_knowing_base_are_counted(changed: Path) -> None:
         claim["low"], claim["high"] = -0.1, 0.1
     record["details"]["comparisons"][0]["low"] = 0.05
     path.write_text(json.dumps(record))
-    assert "compared 8 times with MLE or BC. It is once surely ahead and never surely behind" in outcome.behind(changed)
+    assert "compared 8 times with MLE or BC. It is once surely ahead and never surely behind" in outcome.behind(
+        outcome.which_bases(changed), changed
+    )
 
 
 def test_nothing_is_said_of_what_was_not_run(tmp_path: Path) -> None:
