@@ -7,7 +7,6 @@ optimiser and the schedule, the replay buffer, and the run that they belong to. 
 
 import json
 import os
-import pickle
 import re
 import shutil
 import warnings
@@ -85,9 +84,9 @@ def own_tensors(folder: Path) -> Iterator[None]:
         raise CheckpointError(f"{folder} has no {' and no '.join(missing)}: name another checkpoint")
     try:
         yield
-    except (pickle.UnpicklingError, EOFError, RuntimeError) as error:
-        if isinstance(error, torch.OutOfMemoryError):
-            raise
+    except (torch.OutOfMemoryError, MemoryError):
+        raise
+    except Exception:  # a torn file leads torch's reader to any error, an IndexError among them
         raise CheckpointError(
             f"the state of the optimiser or of random numbers in {folder} is torn, or holds something else than "
             "tensors and numbers: name another checkpoint, or start anew without resume_from_checkpoint"

@@ -187,6 +187,16 @@ def test_a_value_far_below_is_marked_at_the_edge() -> None:
     assert "1 of 1 changed setting differ from the default, each by itself: α = 1 (-0.28)" in words.in_words(made)
 
 
+def test_a_single_regime_has_room_for_its_axes() -> None:
+    """At `quick` there is one: matplotlib laid nothing out and said so on the terminal, which is an error in tests."""
+    difference = {"difference": 0.01, "low": -0.02, "high": 0.04}
+    row = {
+        "decoding": "t1", "title": "the default", "n_seeds": 1, "accuracy": {"mle": {"value": 0.7}},
+        "differences": dict.fromkeys(("sm-bc", "sm-mle", "bc-mle"), difference),
+    }  # fmt: skip
+    assert style.png(ablations.regimes({"regimes": [row]}))
+
+
 def test_two_panels_share_a_range_where_it_shows_both() -> None:
     def limits(theirs: float) -> list[tuple[float, float]]:
         cells = [

@@ -158,7 +158,7 @@ def test_a_launchers_precision_changes_no_number_and_is_told_of(
 
     def made(name: str) -> list[float]:
         forget_accelerates_state()
-        trainer = started(base, tmp_path / name, max_steps=4, dtype="float32")
+        trainer = started(base, tmp_path / name, max_steps=8, dtype="float32")
         trainer.train()
         assert trainer.accelerator.mixed_precision == "no"
         return losses(trainer)

@@ -144,10 +144,14 @@ def _shown(record: Mapping[str, Any] | None) -> str:
     return f"{record['value']:.3f} ± {max(record['high'] - record['value'], record['value'] - record['low']):.3f}"
 
 
+LOWEST = 3.0
+"""Inches that title, legend and labels need beside a single row, as `quick` has it."""
+
+
 def regimes(study: Mapping[str, Any], decoding: str = "t1") -> Figure:
     """Differences between methods in each regime, paired over seeds and questions, 95 % intervals."""
     rows = [row for row in study["regimes"] if row["decoding"] == decoding]
-    made, axis = figure(height=1.2 + 0.5 * len(rows), width=8.0)
+    made, axis = figure(height=max(1.2 + 0.5 * len(rows), LOWEST), width=8.0)
     pairs = {
         "sm-bc": ("SequenceMatch − BC", "blue", "D"),
         "sm-mle": ("SequenceMatch − MLE", "sky", "o"),
