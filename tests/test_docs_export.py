@@ -83,7 +83,7 @@ def asked(url: str, body: bytes | None = None, kind: str = "application/json", *
 
 @pytest.mark.slow
 def test_the_command_of_the_page_on_serving(repository, tmp_path, capsys):
-    """With the policy that it names: it exports, serves, answers on the page; the block gives our sampler's text."""
+    """With the policy that it names: it exports and serves, its page answers, and the block gives our own text."""
     page = repository / "docs" / "serving.md"
     export, serve = blocks(page, "bash")[0].strip().split(" && ")
     assert (export, serve) == (

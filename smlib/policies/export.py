@@ -30,7 +30,7 @@ from smlib.policies.model_card import LOCK, UNKNOWN, Card, licence_of, lock, ren
 from smlib.policies.policy import Policy
 from smlib.policies.probing import ModelError, tolerance
 from smlib.policies.sources import check_dtype, check_switch
-from smlib.policies.standard_form import ADAPTERS, standard_model
+from smlib.policies.standard_form import ADAPTERS, rounds_inputs, standard_model
 
 MINIMUM = "5.0.0"
 """The oldest transformers that reads the folder as it is meant: earlier ones do not know `rope_parameters`."""
@@ -210,7 +210,7 @@ def _check(policy: Policy, folder: Path, words: Any, bkspc: str) -> None:
     if theirs.shape != ours.shape:
         raise ModelError(f"the head has {theirs.shape[-1]} rows after loading: expected {ours.shape[-1]}")
     gap, scale = float((theirs - ours).abs().max()), max(float(ours.abs().max()), 1.0)
-    coarse = model.dtype in (torch.bfloat16, torch.float16)
+    coarse = model.dtype in (torch.bfloat16, torch.float16) or rounds_inputs(policy.lm)
     if not gap <= (0.1 if coarse else tolerance(ours.dtype, policy)) * scale:
         raise ModelError(
             f"after loading, logits are off by {gap:.2g} (of {scale:.2g}) from the policy's: {type(model).__name__} "

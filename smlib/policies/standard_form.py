@@ -4,7 +4,8 @@ The offset head of App. E has no place there and needs none: it adds one number 
 `softmax(l + c) = softmax(l)`. What is lost with it is V(s), which training uses and generation does not.
 
 Adapters are merged (or left out, to be kept beside the model) and quantised weights are written out: `x W` with the
-dequantised W is what a quantised layer computes. Nothing happens to the policy itself, of which a copy is made.
+dequantised W is what a 4-bit layer computes, and an 8-bit one up to its rounding of x. Nothing happens to the policy
+itself, of which a copy is made.
 """
 
 import copy
@@ -137,6 +138,11 @@ def _write_out(lm: Any, merge: bool) -> None:
         lm.is_loaded_in_4bit = lm.is_loaded_in_8bit = False
         if hasattr(lm.config, "quantization_config"):
             del lm.config.quantization_config
+
+
+def rounds_inputs(lm: Any) -> bool:
+    """Whether layers round what they multiply beside their weights, as 8-bit ones do (LLM.int8())."""
+    return any(type(getattr(module, "weight", None)).__name__ == "Int8Params" for module in lm.modules())
 
 
 def _dense(name: str, module: nn.Module) -> Any:

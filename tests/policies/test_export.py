@@ -104,6 +104,32 @@ def test_quantised_weights_are_written_out(quantised_head, tmp_path):
     torch.testing.assert_close(logits(model), ours, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("head", [False, True])
+def test_8_bit_weights_are_written_out_up_to_their_rounding(head, tmp_path):
+    folder = saved_model(tmp_path / "base")
+    lm = transformers.AutoModelForCausalLM.from_pretrained(
+        folder,
+        attn_implementation="sdpa",
+        dtype=torch.float32,
+        quantization_config=transformers.BitsAndBytesConfig(
+            load_in_8bit=True, llm_int8_skip_modules=["nothing"] if head else ["lm_head"]
+        ),
+    )
+    policy = Policy(lm, PolicyConfig(ActionSpace(48, eos=2, bos=1))).eval()
+    assert lm.lm_head.weight.is_floating_point() is not head
+    model, _ = opened(export_policy(policy, load_tokenizer(folder), tmp_path / "out"))
+    written, exact = dict(model.named_parameters()), transformers.AutoModelForCausalLM.from_pretrained(folder)
+    rounded = 0
+    for name, weight in exact.named_parameters():
+        ours = written[name][: len(weight)]
+        step = weight.abs().amax(-1, keepdim=True) / 127  # each row has its own, and is cast to 16 bits before
+        assert bool(((ours - weight).abs() <= 0.6 * step).all()), name
+        rounded += not torch.equal(ours, weight)
+    assert rounded == 2 * 7 + head  # the matrices of two layers
+    ours = action_logits(policy, TOKENS)
+    torch.testing.assert_close(logits(model), ours, rtol=0, atol=0.1 * float(ours.detach().abs().max()))
+
+
 def test_soft_capped_heads_cap_the_deletion_too(tmp_path):
     """A soft cap is no shift of the logits: the row of <bkspc> has to go through it as the others do."""
     pytest.importorskip("smlib.policies.postprocessing", reason="policies do not know soft caps yet")
