@@ -70,7 +70,7 @@ def badge(results_dir: str | os.PathLike[str] = "results") -> Any:
 def _admonition(title: str, words: str, item: str = "") -> str:
     """The line; with an item, the command that draws its figures again (`book.js` makes a button of it)."""
     command = f"\n\n```bash\nsmlib reproduce --preset full --only {item}\n```" if item else ""
-    return f":::{{admonition}} {title}\n:class: badge\n{words}{command}\n:::"
+    return f":::{{admonition}} {title}\n:class: figure-source\n{words}{command}\n:::"
 
 
 def _commit(item: str, results_dir: str | os.PathLike[str]) -> str:
