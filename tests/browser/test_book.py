@@ -17,6 +17,7 @@ from smlib.objectives.methods import METHODS
 from smlib.paper.book.build import CHAPTERS, build
 from smlib.paper.reproduce import Reproduction, plan
 from smlib.paper.tables import folded
+from tests.support.contrast import contrast
 
 EXECUTED = "00_overview"
 FOLDED = "11_ablations"
@@ -178,15 +179,22 @@ def test_details_are_closed_until_a_reader_opens_them(site: Path, quiet: Any) ->
         assert details.locator(inside).first.is_visible()
 
 
-def test_a_badge_has_its_file_its_commit_and_a_button_with_the_command(site: Path, quiet: Any, artefacts: Path) -> None:
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_badge_has_its_file_its_commit_and_a_button_with_the_command(
+    scheme: str, site: Path, quiet: Any, artefacts: Path
+) -> None:
+    quiet.emulate_media(color_scheme=scheme)
     quiet.goto((site / "notebooks" / "04_arithmetic.html").as_uri())
-    badge = quiet.locator(".admonition.badge", has_text="fig3_greedy")
+    badge = quiet.locator(".admonition.figure-source", has_text="fig3_greedy")
     file = (site / "notebooks" / badge.get_by_role("link", name="fig3.json").get_attribute("href")).resolve()
     assert json.loads(file.read_text(encoding="utf-8"))["id"] == "fig3"
-    assert "computed at commit" in badge.inner_text()
+    said = badge.get_by_text("computed at commit")
     button = badge.get_by_role("button", name="Reproduce this figure")
+    page = quiet.locator("body").evaluate("node => getComputedStyle(node).backgroundColor")
+    for part in (said, button):
+        assert contrast(part.evaluate("node => getComputedStyle(node).color"), page) >= 4.5
     button.click()
     badge.get_by_text("The command is").wait_for()
     badge.scroll_into_view_if_needed()
-    quiet.screenshot(path=artefacts / "book-badge.png")
+    quiet.screenshot(path=artefacts / f"book-badge-{scheme}.png")
     assert badge.locator("pre").inner_text().strip() == "smlib reproduce --preset full --only fig3"

@@ -14,6 +14,7 @@ from smlib.policies.policy import tiny_policy
 from smlib.widgets.record import record
 from smlib.widgets.stepper import Stepper
 from smlib.widgets.twin import frame, script, write
+from tests.support.contrast import contrast
 
 TOKENIZER = arithmetic_tokenizer()
 SPACE = ActionSpace(TOKENIZER.vocab_size, eos=TOKENIZER.eos, bos=TOKENIZER.bos)
@@ -112,14 +113,6 @@ def test_text_can_be_read_in_light_and_dark(scheme, page, made, tmp_path):
     assert "line-through" in deleted.evaluate("node => getComputedStyle(node).textDecorationLine")  # not colour alone
 
 
-def contrast(one, other):
-    """Of two colours, as WCAG defines it."""
-    channels = [[int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)] for colour in (one, other)]
-    linear = [[c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in colour] for colour in channels]
-    low, high = sorted(sum(w * c for w, c in zip((0.2126, 0.7152, 0.0722), colour, strict=True)) for colour in linear)
-    return (high + 0.05) / (low + 0.05)
-
-
 def test_backspace_is_always_among_the_bars(page, made, tmp_path):
     page.goto(write(made, tmp_path / "out.html").as_uri())
     for _ in range(5):
@@ -202,7 +195,7 @@ def test_the_live_stepper_answers_and_a_silent_kernel_is_spoken_of(page, policy,
     assert "-1 is no seed" in page.get_by_role("alert").text_content(timeout=10_000)
     typed_field.fill("☃")
     typed_field.press("Enter")
-    page.get_by_role("alert").get_by_text("☃").wait_for()
+    page.get_by_role("alert").filter(has_text="☃").wait_for()
     assert page.get_by_text("action 0 of").count() == 1  # nothing was written, and it goes on
     page.get_by_role("button", name="step", exact=True).click()
     page.get_by_text("action 1 of").wait_for()

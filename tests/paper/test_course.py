@@ -196,7 +196,7 @@ def test_every_notebook_opens_with_its_goals_as_the_course_has_them(repository: 
         each = minutes.split(", ") if len(numbers) > 1 else [minutes]
         for number, reading in zip(numbers, each, strict=True):
             rows = opening(files[number])
-            needed = set(re.findall(r"\[(\d\d)[^\]]*\]\(\1_", rows["before it"]))
+            needed = set(re.findall(r"\((\d\d)_\w+\.ipynb\)", rows["before it"]))
             assert needed >= set(re.findall(r"\d\d", before)), number
             assert needed <= set(seen), f"{number} needs what comes later"
             assert rows["reading"].replace(" minutes", "") == reading, number

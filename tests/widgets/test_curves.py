@@ -73,7 +73,7 @@ def test_a_press_ends_it(run):
     watched.thread.join(30)
     assert not watched.thread.is_alive()
     assert said.value.endswith("step 20, no longer watched")
-    assert "application/vnd.jupyter.widget-view+json" in watched._repr_mimebundle_()[0]
+    assert "application/vnd.jupyter.widget-view+json" in watched._repr_mimebundle_()
 
 
 def test_what_cannot_be_read_is_said_and_the_last_picture_stays(run):

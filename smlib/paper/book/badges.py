@@ -78,7 +78,7 @@ def badge(results_dir: str | os.PathLike[str] = "results") -> Any:
 def _admonition(title: str, words: str, command: str = "") -> str:
     """The line, with the command that draws the figure again (`book.js` makes a button of it)."""
     shown = f"\n\n```bash\n{command}\n```" if command else ""
-    return f":::{{admonition}} {title}\n:class: badge\n{words}{shown}\n:::"
+    return f":::{{admonition}} {title}\n:class: figure-source\n{words}{shown}\n:::"
 
 
 def _commit(item: str, results_dir: str | os.PathLike[str]) -> str:

@@ -21,4 +21,4 @@ function button(block) {
   block.closest("div[class*='highlight-']").before(made, said);
 }
 
-addEventListener("DOMContentLoaded", () => document.querySelectorAll(".admonition.badge pre").forEach(button));
+addEventListener("DOMContentLoaded", () => document.querySelectorAll(".admonition.figure-source pre").forEach(button));
