@@ -141,12 +141,11 @@ def test_every_page_loads_without_a_complaint(site: Path, pages: dict[Path, Page
     assert quiet.locator("math").count() > 5
 
 
-@pytest.mark.parametrize(("word", "page"), [("occupancy", "imitation"), ("expiry", "masking")])
-def test_search_finds_a_word(word: str, page: str, site: Path, quiet: Any, artefacts: Path) -> None:
-    quiet.goto(f"{(site / 'search.html').as_uri()}?q={word}")
+def test_search_finds_occupancy(site: Path, quiet: Any, artefacts: Path) -> None:
+    quiet.goto(f"{(site / 'search.html').as_uri()}?q=occupancy")
     quiet.wait_for_selector("#search-results li a", timeout=60_000)
-    assert page in quiet.inner_text("#search-results").lower()
-    quiet.screenshot(path=artefacts / f"book-search-{word}.png")
+    assert "imitation" in quiet.inner_text("#search-results").lower()
+    quiet.screenshot(path=artefacts / "book-search.png")
 
 
 def test_a_reader_without_a_kernel_steps_through_the_twin_of_a_notebook(
