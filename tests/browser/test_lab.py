@@ -192,10 +192,19 @@ def _saved_without_errors(page: Any, notebook: Path, patience: float = START) ->
     while True:
         page.keyboard.press("Control+s")
         page.wait_for_timeout(1500)
-        cells = [c for c in json.loads(notebook.read_text(encoding="utf-8"))["cells"] if c["cell_type"] == "code"]
+        cells = _code_cells(notebook)
         outputs = [output for cell in cells for output in cell["outputs"]]
         errors = [output for output in outputs if output["output_type"] == "error"]
         assert not errors, errors[0]["traceback"]
-        if all(cell["execution_count"] for cell in cells):
+        if cells and all(cell["execution_count"] for cell in cells):
             return outputs
         assert time.monotonic() < until, "the last cell has not run"
+
+
+def _code_cells(notebook: Path) -> list[Any]:
+    """Those of a notebook, none while the server is writing it."""
+    try:
+        stored = json.loads(notebook.read_text(encoding="utf-8"))
+    except json.JSONDecodeError:
+        return []
+    return [cell for cell in stored["cells"] if cell["cell_type"] == "code"]
