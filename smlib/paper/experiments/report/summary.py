@@ -52,7 +52,11 @@ CHOICES = (
     Choice(
         "optimiser", "AdamW, betas 0.9 and 0.95, weight decay 0.01, linear warm-up, cosine decay, norms clipped at 1"
     ),
-    Choice("learning rate", "3e-4 for the small Llamas of 04 and 07 to 11; 2e-4 for SmolLM2 in 05 (5e-4 at quick)"),
+    Choice(
+        "learning rate",
+        "3e-4 for the small Llamas of 04 and 07 to 11, 1e-3 where they have to learn the task; 2e-4 for SmolLM2 in 05 "
+        "(5e-4 at quick)",
+    ),
     Choice(
         "start and learning rate of the <bkspc> row",
         "the mean of the other rows, and their rate; ten times it for text (05), where steps are few",
