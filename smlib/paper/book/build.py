@@ -48,7 +48,9 @@ def build(target: Path, executed: Path | None = None, work: Path | None = None) 
     shutil.rmtree(source, ignore_errors=True)
     lay_out(source, executed)
     shutil.rmtree(target, ignore_errors=True)
-    options = ["-b", "html", "-W", "--keep-going", "-q", "-j", "1", str(source), str(target)]
+    # Pictures of the notebooks' outputs pass through a folder, which MyST-NB would lay beside the target.
+    passing = f"nb_output_folder={source / '_build' / 'outputs'}"
+    options = ["-b", "html", "-W", "--keep-going", "-q", "-j", "1", "-D", passing, str(source), str(target)]
     done = subprocess.run([sys.executable, "-m", "sphinx", *options], text=True, capture_output=True, check=False)
     if done.returncode:
         raise ResultError(f"the book has warnings or errors; its sources are in {source}:\n{done.stderr[-4_000:]}")
