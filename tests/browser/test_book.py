@@ -43,7 +43,10 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert not outcome.failed, outcome.why
     shutil.copyfile(work.folder / f"{EXECUTED}.ipynb", executed / f"{EXECUTED}.ipynb")
     _fold(executed / f"{FOLDED}.ipynb")
-    return build(folder / "site", executed=executed).parent
+    before = set(folder.iterdir())
+    site = build(folder / "site", executed=executed).parent
+    assert set(folder.iterdir()) - before == {site, folder / ".site-source"}  # and nothing beside it
+    return site
 
 
 def _fold(path: Path) -> None:

@@ -47,11 +47,13 @@ def build(target: Path, executed: Path | None = None, work: Path | None = None) 
     source = (work or target.parent / f".{target.name}-source").absolute()
     shutil.rmtree(source, ignore_errors=True)
     lay_out(source, executed)
-    shutil.rmtree(target, ignore_errors=True)
-    options = ["-b", "html", "-W", "--keep-going", "-q", "-j", "1", str(source), str(target)]
+    built = source / "_build" / "html"  # MyST-NB lays a folder of its own beside what it builds
+    options = ["-b", "html", "-W", "--keep-going", "-q", "-j", "1", str(source), str(built)]
     done = subprocess.run([sys.executable, "-m", "sphinx", *options], text=True, capture_output=True, check=False)
     if done.returncode:
         raise ResultError(f"the book has warnings or errors; its sources are in {source}:\n{done.stderr[-4_000:]}")
+    shutil.rmtree(target, ignore_errors=True)
+    shutil.move(built, target)
     return target / "index.html"
 
 
