@@ -82,9 +82,8 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
         "sm-arithmetic": _learning(
             "SequenceMatch (eq. 4), {base}.",
             "sm-ground_truth-0.2-s0",
-            "What `smlib generate --demo` shows of it was chosen to show deletions: it is the first completion, in a "
-            "fixed order of questions and seeds, that deletes a wrong digit that was given and one of its own, and "
-            "ends right.",
+            "What `smlib generate --demo` shows of it was chosen: question and seed are the first, in a fixed order, at "
+            "which it deletes a wrong digit that was given, then one wrong digit of its own, and ends right.",
         ),
         "direct-arithmetic": _ablation(
             "Occupancies matched in closed form (total variation), {base}; it cannot delete.", "direct-tv"
