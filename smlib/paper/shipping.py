@@ -82,7 +82,7 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
         "sm-arithmetic": _learning(
             "SequenceMatch (eq. 4), {base}.",
             "sm-ground_truth-0.2-s0",
-            "What `smlib generate --demo` shows of it was chosen: question and seed are the first, in a fixed order, at "
+            "What `smlib generate --demo` shows of it was chosen: question and seed are the first in their order at "
             "which it deletes a wrong digit that was given, then one wrong digit of its own, and ends right.",
         ),
         "direct-arithmetic": _ablation(

@@ -171,5 +171,5 @@ def test_a_policy_that_its_run_left_is_taken_and_still_checked(tmp_path: Path, m
     text = canonical_json(record)
     checksums.note(run.path, text, results / "smoke")
     run.path.write_text(text)
-    with pytest.raises(ResultError, match="as kept in .* is not the policy of the run"):
+    with pytest.raises(ResultError, match=r"as kept in .* is not the policy of the run"):
         shipping.ship("small-arithmetic", results, out, models)
