@@ -65,6 +65,21 @@ def test_the_seed_of_notebook_00_is_the_first_that_shows_a_deletion_and_most_sho
     assert sum(delete in trajectory.realised for trajectory in found) < 54 / 2
 
 
+def test_what_notebook_00_says_of_its_probabilities_holds():
+    def deletes(*typed):
+        tokenizer = shipped.load("sm-arithmetic")[1]
+        [*_, last] = explore("sm-arithmetic", QUESTION, forced=[tokenizer.id(d) for d in typed]).record["steps"][
+            : len(typed) + 1
+        ]
+        return last["b"], {option["label"]: option["p"] for option in last["top"]}
+
+    (right, _), (wrong, _), (other, _) = deletes("1", "3"), deletes("1", "4"), deletes("2")
+    assert right < wrong < right + 0.05 < 0.2
+    assert other > 0.7
+    likely = deletes("1")[1]
+    assert min(likely["3"], likely["4"]) > 0.4
+
+
 def test_the_live_widget_brings_its_twin_for_a_page_without_a_widget_manager(policy):
     widget = explore((policy, TOKENIZER), QUESTION, CONFIG, live=True)
     assert isinstance(widget, Stepper)
