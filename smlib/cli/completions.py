@@ -27,6 +27,7 @@ def complete(
     html: Path | None = None,
     title: str = "",
     pause: float = PAUSE,
+    forced: Sequence[int] = (),
 ) -> list[Trajectory]:
     """Shows a completion for each seed as it is written, and writes their pages where `html` names a file.
 
@@ -35,17 +36,18 @@ def complete(
         html: the page of one completion; of several, each has its seed in its name.
         title: of whom the completion is; it stands on the page.
         pause: seconds that an action takes in a terminal at least.
+        forced: the first actions, which are given to the policy.
 
     Raises:
         ResultError: a page that cannot be written.
     """
     shown = []
     for seed in seeds:
-        steps = stream(policy, prompt, config, seed)
+        steps = stream(policy, prompt, config, seed, forced=forced)
         shown.append(show(_paced(steps, pause), policy.space, decode or tokenizer.decode))
         if html is not None:
             path = html if len(seeds) == 1 else html.with_name(f"{html.stem}-{seed}{html.suffix}")
-            _write_page(policy, tokenizer, prompt, config, seed, path, title)
+            _write_page(policy, tokenizer, prompt, config, seed, path, title, forced)
     return shown
 
 
@@ -57,11 +59,12 @@ def _write_page(
     seed: int,
     path: Path,
     title: str,
+    forced: Sequence[int],
 ) -> None:
     from smlib.widgets.record import record
     from smlib.widgets.twin import write
 
-    made = record(policy, tokenizer, prompt, config, seed, note=f"{title}, seed {seed}.")
+    made = record(policy, tokenizer, prompt, config, seed, forced=forced, note=f"{title}, seed {seed}.")
     try:
         write(made, path)
     except OSError as error:

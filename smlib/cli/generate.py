@@ -45,7 +45,8 @@ def generate(
         bool,
         typer.Option(
             "--demo",
-            help="Show one completion in which a policy deletes what it wrote and goes on: POLICY, or sm-arithmetic.",
+            help="Show one completion, chosen to show deletions: POLICY, or sm-arithmetic, deletes a wrong digit that "
+            "it was given and one that it wrote, and goes on.",
         ),
     ] = False,
     count: Annotated[int, typer.Option("--count", "-n", min=1, help="How many completions, such as 3.")] = 1,

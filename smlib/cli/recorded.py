@@ -25,13 +25,15 @@ class Recording:
 
     Attributes:
         policy: its name. seed: of the sampler. question: the prompt that the policy was given.
-        actions: what it did, the tokens as text, a deletion as `MARK`, the end left out. answer: what was left.
+        given: how many of the actions were given to it; they come first.
+        actions: what was done, the tokens as text, a deletion as `MARK`, the end left out. answer: what was left.
         max_new_tokens: of the sampler.
     """
 
     policy: str
     seed: int
     question: str
+    given: int
     actions: tuple[str, ...]
     answer: str
     max_new_tokens: int
@@ -87,9 +89,17 @@ def _as_it_stands(actions: tuple[str, ...]) -> Iterator[list[tuple[str, bool]]]:
         yield list(written)
 
 
+def introduction(what: str, seed: int, given: str) -> str:
+    """What is seen in a run, and how it was chosen: nobody shall take it for a usual one."""
+    return (
+        f"{what}: it deletes the wrong digit {given}, which was given, then a wrong one of its own, and ends right.\n"
+        f"Question and seed were chosen to show this: seed {seed} is the first that does."
+    )
+
+
 def introduce(run: Recording) -> None:
-    """One line above the record, and one below it, which says what comes next."""
-    print(f"A recorded run of {run.policy} (seed {run.seed}): the model takes back a wrong token and ends right.")
+    """What was given and how the run was chosen, the record, and a line that says what comes next."""
+    print(introduction(f"A recorded run of {run.policy}", run.seed, "".join(run.actions[: run.given])))
     play(run)
     sys.stdout.write(f"Its answer is {run.answer}. Loading the model, so that it writes this again ...\n")
     sys.stdout.flush()

@@ -5,7 +5,7 @@ Table 8 of the paper prints `<bkspc>` between the tokens; a terminal and a noteb
 
 import html
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -128,6 +128,7 @@ def stream(
     *,
     noise_law: TokenLaw | None = None,
     prefix: NDArray[np.integer] | Sequence[int] = (),
+    forced: Mapping[int, int] | Sequence[int] = (),
 ) -> Iterator[Trajectory]:
     """The trajectory that `sampling.sample` draws with this seed, after each action as far as it has come.
 
@@ -136,6 +137,7 @@ def stream(
 
     Args:
         prompt: token ids of the root state. seed, noise_law, prefix: one each of what `sample` takes.
+        forced: actions that the caller chooses, as in `smlib.generation.steps.steps`.
 
     Raises:
         ValueError: where `sample` does; when the first of them is asked for.
@@ -146,9 +148,12 @@ def stream(
     >>> all(len(part) <= len(whole) for part in unfinished)
     True
     """
+    given = dict(forced if isinstance(forced, Mapping) else enumerate(forced))
     stepper = Stepper(policy, prompt, config, seed, noise_law=noise_law, prefix=prefix)
+    index = 0
     while not stepper.ended:
-        stepper.take()
+        stepper.take(given.get(index))
+        index += 1
         yield stepper.trajectory()
 
 

@@ -57,15 +57,15 @@ def test_generate_by_name() -> None:
 
 
 def test_generate_writes_a_page_to_step_through(tmp_path: Path) -> None:
-    asked = ["generate", "sm-arithmetic", "--prompt", "In base 7, what is 6 + 4?", "--seed", "21"]
+    asked = ["generate", "sm-arithmetic", "--prompt", "In base 7, what is 6 + 4?", "--seed", "53"]
     shown = runner.invoke(cli.app, [*asked, "--html", str(tmp_path / "out.html")], catch_exceptions=False).stdout
     [data] = re.findall(r'id="record">(.*?)</script>', (tmp_path / "out.html").read_text(encoding="utf-8"), re.DOTALL)
     made = json.loads(data)
     written = "".join(step["executed"] for step in made["steps"] if step["kind"] != "end")
     assert shown.splitlines()[0] == made["prompt"] + written  # the page is the completion that was printed
-    assert made["note"] == "sm-arithmetic, seed 21."
+    assert made["note"] == "sm-arithmetic, seed 53."
     runner.invoke(cli.app, [*asked, "-n", "2", "--html", str(tmp_path / "many.html")], catch_exceptions=False)
-    assert {path.name for path in tmp_path.iterdir()} == {"out.html", "many-21.html", "many-22.html"}
+    assert {path.name for path in tmp_path.iterdir()} == {"out.html", "many-53.html", "many-54.html"}
     (tmp_path / "file").write_text("")
     assert "the page cannot be written" in said(*asked, "--html", str(tmp_path / "file" / "out.html"))
 
@@ -81,12 +81,18 @@ def test_only_a_terminal_waits_between_actions(monkeypatch: pytest.MonkeyPatch) 
     assert all(0.4 < seconds <= 0.5 for seconds in waited[1:])
 
 
-def test_the_demonstration_shows_a_deletion_and_a_right_answer_and_the_model_does_the_same() -> None:
+def test_the_demonstration_shows_deletions_and_a_right_answer_and_the_model_does_the_same() -> None:
     shown = runner.invoke(cli.app, ["generate", "--demo"], catch_exceptions=False).stdout
     record, again = re.findall(r"Solution: (.*)", shown)
     answer = re.search(r"Its answer is (.+)\. Loading", shown)
     assert answer is not None
-    assert "<bkspc>" in record
+    given = re.search(r"deletes the wrong digit (\d), which was given, then a wrong one of its own", shown)
+    assert given is not None
+    assert record.startswith(f"{given[1]}<bkspc>")
+    assert record.count("<bkspc>") == 2
+    assert f"were chosen to show this: seed {recorded.recording().seed} is the first that does" in " ".join(
+        shown.split()
+    )
     written = record
     while "<bkspc>" in written:  # every token of an answer is one character
         written = re.sub(r"(?:^|[^>])<bkspc>", "", written, count=1)
@@ -105,9 +111,10 @@ def test_the_record_is_the_first_such_completion_and_needs_no_torch() -> None:
 
 def test_a_demonstration_of_another_policy_is_searched_for() -> None:
     shown = runner.invoke(cli.app, ["generate", "burst-arithmetic", "--demo"], catch_exceptions=False).stdout
-    told = re.search(r"wrote (\d+) tokens and deleted (\d+) of them\. Its answer is (.+)\.", shown)
+    told = re.search(r"wrote (\d+) tokens and deleted (\d+)\. Its answer is (.+)\.", shown)
     assert told is not None
-    assert 0 < int(told[2]) < int(told[1])
+    assert int(told[2]) == 2
+    assert int(told[1]) == len(told[3]) + 1  # every token is a character, and one of its own was deleted
 
 
 def test_a_damaged_record_says_how_to_get_it_back(tmp_path: Path) -> None:

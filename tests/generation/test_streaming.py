@@ -11,6 +11,7 @@ from rich.console import Console
 
 from smlib.edits.actions import ActionSpace, Trajectory, final_state
 from smlib.generation.sampling import SamplingConfig, sample
+from smlib.generation.steps import steps
 from smlib.generation.streaming import as_ansi, as_html, as_rich, as_text, show, spans, stream
 from smlib.policies.policy import tiny_policy
 
@@ -58,12 +59,23 @@ def test_streaming_ends_in_what_sample_draws():
     policy = tiny_policy(SPACE, dim=16, layers=1, heads=2, positions=64)
     policy.w_bkspc.data.normal_(0, 0.5)
     config = SamplingConfig(max_new_tokens=12)
-    steps = list(stream(policy, [0, 5], config, 3, prefix=[7]))
+    shown = list(stream(policy, [0, 5], config, 3, prefix=[7]))
     want = sample(policy, [[0, 5]], config, [3], prefixes=[[7]]).trajectories[0]
-    assert np.array_equal(steps[-1].realised, want.realised)
-    for step in steps:
+    assert np.array_equal(shown[-1].realised, want.realised)
+    for step in shown:
         n = len(step) - 1
         assert np.array_equal(step.realised[:n], want.realised[:n])
+
+
+def test_the_caller_takes_actions_as_in_steps():
+    policy = tiny_policy(SPACE, dim=16, layers=1, heads=2, positions=64)
+    config = SamplingConfig(max_new_tokens=12)
+    for forced in ([7, BACK], {0: 7, 2: 9}):
+        *_, whole = stream(policy, [0, 5], config, 3, forced=forced)
+        want = list(steps(policy, [0, 5], config, 3, forced=forced))
+        assert whole.realised.tolist() == [step.executed for step in want]
+        given = dict(forced if isinstance(forced, dict) else enumerate(forced))
+        assert {i: int(whole.realised[i]) for i in given} == given
 
 
 def test_a_pipe_gets_text_and_a_terminal_gets_strikes(trajectory):

@@ -26,6 +26,7 @@ def test_a_card_belongs_to_a_committed_run_and_to_its_weights(name: str, reposit
     record = read_json(repository / card.run)
     assert record["config"] == plain({"config": recipe.config(), "test": recipe.test})
     assert card.config == plain(recipe.config())
+    assert {"summary": card.summary, "limits": card.limits} == shipping.words(recipe)
     assert shipping.committed(recipe, repository / "results").path == repository / card.run
     assert card.trained.keys() == shipping.outcomes(record["result"]).keys()  # type: ignore[arg-type]
     assert sum(card.trained.values()) / len(card.trained) >= shipping.ALIKE
@@ -38,6 +39,18 @@ def test_a_card_belongs_to_a_committed_run_and_to_its_weights(name: str, reposit
 
 def test_every_recipe_ships() -> None:
     assert sorted(shipping.RECIPES) == list(shipped.names())
+
+
+@pytest.mark.parametrize("name", shipped.names())
+def test_a_card_says_which_base_its_policy_started_from(name: str) -> None:
+    card = shipped.card(name)
+    base: Any = card.config["base"]
+    learned = name in ("mle-arithmetic", "bc-arithmetic", "sm-arithmetic")
+    assert (base.get("mixture") is not None) == learned  # other modules of the generator, without the task
+    assert ("from a base that had to learn the task" if learned else "from a base that knew the task") in card.summary
+    assert card.kept == learned
+    page = shipping.as_markdown(card)
+    assert ("those that the run itself left" in page, "Trained again" in page) == (learned, not learned)
 
 
 @pytest.mark.parametrize("name", shipped.names())
@@ -119,6 +132,12 @@ def test_a_policy_is_trained_again_checked_and_shipped(tmp_path: Path, monkeypat
     assert shipped.card("small-arithmetic") == card
     policy, tokenizer = shipped.load("small-arithmetic")
     assert tokenizer.vocab_size == policy.space.vocab_size
+    # Sentences are written again without training, and nothing else changes.
+    monkeypatch.setattr(shipping, "RECIPES", {"small-arithmetic": dataclasses.replace(recipe, limits=("It is tiny.",))})
+    reworded = shipping.reword("small-arithmetic", tmp_path / "shipped")
+    assert reworded == shipped.card("small-arithmetic")
+    assert reworded == dataclasses.replace(card, limits=(*shipping.LIMITS, "It is tiny."))
+    assert "- It is tiny." in (tmp_path / "shipped" / "small-arithmetic" / "CARD.md").read_text()
     # A run whose outcomes the policy does not repeat is another run.
     record = read_json(run.path)
     record["result"]["val"]["t1"]["correct"] = "1" * 20  # type: ignore[index]
@@ -127,3 +146,30 @@ def test_a_policy_is_trained_again_checked_and_shipped(tmp_path: Path, monkeypat
     run.path.write_text(text)
     with pytest.raises(ResultError, match="small-arithmetic, trained again, is not the policy of the run"):
         shipping.ship("small-arithmetic", results, tmp_path / "shipped")
+
+
+def test_a_policy_that_its_run_left_is_taken_and_still_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    results, models, out = tmp_path / "results", tmp_path / "models", tmp_path / "shipped"
+    recipe = shipping.Recipe("small, {base}", "fig3", "small", small, test=False)
+    monkeypatch.setattr(shipping, "RECIPES", {"small-arithmetic": recipe})
+    monkeypatch.setattr(shipping, "PRESET", "smoke")
+    run = fine_tune(small(), "small", item="fig3", preset="smoke", results_dir=results, test=False, weights_dir=models)
+    again = shipping.ship("small-arithmetic", results, out)
+
+    def refused(*_: object, **__: object) -> None:
+        raise AssertionError("nothing is trained")
+
+    monkeypatch.setattr(shipping, "trained", refused)
+    kept = shipping.ship("small-arithmetic", results, out, models)
+    assert (again.kept, kept.kept) == (False, True)
+    assert kept == dataclasses.replace(again, kept=True)  # the same weights, bit for bit
+    assert kept.summary == "small, from a base that knew the task"
+    with pytest.raises(ResultError, match=r"no policy of this run is kept in .*nowhere.*leave it out to train"):
+        shipping.ship("small-arithmetic", results, out, tmp_path / "nowhere")
+    record = read_json(run.path)
+    record["result"]["val"]["t1"]["correct"] = "1" * 20  # type: ignore[index]
+    text = canonical_json(record)
+    checksums.note(run.path, text, results / "smoke")
+    run.path.write_text(text)
+    with pytest.raises(ResultError, match=r"as kept in .* is not the policy of the run"):
+        shipping.ship("small-arithmetic", results, out, models)

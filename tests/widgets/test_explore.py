@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from smlib.data.tokenizers import PretrainedTokenizer, arithmetic_tokenizer
-from smlib.edits.actions import ActionSpace
-from smlib.generation.sampling import SamplingConfig
+from smlib.edits.actions import ActionSpace, final_state, replay
+from smlib.generation.sampling import SamplingConfig, sample
+from smlib.policies import shipped
 from smlib.policies.policy import tiny_policy
 from smlib.widgets import explore as module
 from smlib.widgets.explore import Twin, explore
@@ -37,14 +38,46 @@ def test_nobody_looks_on_in_a_test_and_the_variable_wins(monkeypatch):
 
 
 def test_a_policy_that_ships_gets_the_form_of_its_task(tmp_path):
-    twin = explore("sm-arithmetic", QUESTION, seed=21)
+    twin = explore("sm-arithmetic", QUESTION, seed=53)
     assert isinstance(twin, Twin)
     assert twin.record["prompt"] == f"{QUESTION} Solution: "
-    assert twin.record["note"] == "sm-arithmetic, seed 21."
+    assert twin.record["note"] == "sm-arithmetic, seed 53."
     assert twin._repr_html_().startswith("<iframe")
     assert repr(twin).endswith("<eos>")
     assert twin.save(tmp_path / "run.html").stat().st_size > 1000
     assert "Loading" not in repr(twin)
+
+
+def test_the_seed_of_notebook_00_is_the_first_that_shows_a_deletion_and_most_show_none():
+    policy, tokenizer = shipped.load("sm-arithmetic")
+    prompt = [tokenizer.bos, *tokenizer.encode(f"{QUESTION} Solution: ")]
+    config, delete = SamplingConfig(max_new_tokens=24), policy.space.bkspc
+    found = sample(policy, [prompt] * 54, config, range(54)).trajectories
+    right = tokenizer.encode("13")
+
+    def corrects(trajectory):
+        states = [list(state[len(prompt) :]) for state in replay(trajectory, policy.space)]
+        deleted = [s for s, a in zip(states, trajectory.realised, strict=False) if a == delete]
+        wrong = [s for s in deleted if s != right[: len(s)]]
+        return bool(wrong) and final_state(trajectory, policy.space).tolist() == right
+
+    assert [seed for seed, trajectory in enumerate(found) if corrects(trajectory)] == [53]
+    assert sum(delete in trajectory.realised for trajectory in found) < 54 / 2
+
+
+def test_what_notebook_00_says_of_its_probabilities_holds():
+    def deletes(*typed):
+        tokenizer = shipped.load("sm-arithmetic")[1]
+        [*_, last] = explore("sm-arithmetic", QUESTION, forced=[tokenizer.id(d) for d in typed]).record["steps"][
+            : len(typed) + 1
+        ]
+        return last["b"], {option["label"]: option["p"] for option in last["top"]}
+
+    (right, _), (wrong, _), (other, _) = deletes("1", "3"), deletes("1", "4"), deletes("2")
+    assert right < wrong < right + 0.05 < 0.2
+    assert other > 0.7
+    likely = deletes("1")[1]
+    assert min(likely["3"], likely["4"]) > 0.4
 
 
 def test_the_live_widget_brings_its_twin_for_a_page_without_a_widget_manager(policy):

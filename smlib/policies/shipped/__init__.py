@@ -35,7 +35,8 @@ class Card:
         task, difficulty: the questions that it was trained on, for `smlib.data.tasks.load_task`.
         example: a question of that kind.
         seed: of its training. parameters: how many numbers the language model has.
-        command: trains and measures it again.
+        command: trains and measures it again. kept: whether the weights are those that the run itself left, instead of
+            trained again with its configuration.
         run: the committed result of the same training. revision: commit of the code that made the weights.
         config: of that run, as in its result file.
         measured: `split`, `questions`, `accuracy` by decoding rule, `correct` (a bit for each question) and `recovery`
@@ -55,6 +56,7 @@ class Card:
     seed: int
     parameters: int
     command: str
+    kept: bool
     run: str
     revision: str
     config: Mapping[str, Any]
