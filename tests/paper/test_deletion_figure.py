@@ -35,9 +35,10 @@ def test_the_title_has_the_interval_of_what_it_says_and_the_fewest_seeds():
     said = deletion.finding(ROWS)
     assert said == (
         "Edits win +2.2 (+1.2 to +3.2) points in the same weights and +4.4 (+3.4 to +5.4) by a network of its own "
-        "(BC); in the former writing loses -2.5 (-3.5 to -1.5)"
+        "(BC); in the former writing loses -2.5 (-3.5 to -1.5), in a base of 4x64 +5.0 (+4.0 to +6.0)"
     )
-    assert deletion.cost_and_gain(ROWS).get_supxlabel().endswith("at least 1 seed")
+    assert deletion.cost_and_gain(ROWS).legends[0].get_title().get_text().endswith("at least 1 seed")
+    assert deletion.cost_and_gain(ROWS[:3]).get_supxlabel().endswith("at least 2 seeds")
     with pytest.raises(ValueError, match="no run of the study is there"):
         deletion.cost_and_gain([])
 

@@ -21,7 +21,7 @@ WAYS = {
 """How `<bkspc>` is trained, in words."""
 
 RULES = {"drawn": "drawn from P(<bkspc>)", "doubled": "P(<bkspc>) doubled", "threshold": "where P(<bkspc>) > ½"}
-COLOURS = ("blue", "orange", "green", "purple", "wine")
+COLOURS = ("black", "green", "purple", "wine", "sky")
 MARKERS = ("o", "s", "D", "^", "v")
 
 Rows = Sequence[Mapping[str, Any]]
@@ -59,9 +59,12 @@ def cost_and_gain(rows: Rows) -> Figure:
         ax.set_xlabel("points of accuracy")
     axes[0].set_yticks(range(len(ways)), [WAYS[way] for way in ways])
     axes[0].invert_yaxis()
+    said = f"validation questions, 95 % intervals, at least {seeds}"
     if len(shapes) > 1:
-        made.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
-    made.supxlabel(f"validation questions, 95 % intervals, at least {seeds}", fontsize=11)
+        lines = axes[0].get_legend_handles_labels()
+        made.legend(*lines, loc="outside lower center", ncols=3, title=said, title_fontsize=11)
+    else:
+        made.supxlabel(said, fontsize=11)
     headline(made, finding(rows))
     return made
 
@@ -75,6 +78,9 @@ def finding(rows: Rows) -> str:
         best = max(others, key=lambda row: float(row["gain"]["difference"]))
         wins.append(f"{_points(best['gain'])} by {WAYS[best['way']]}")
     lost = f"; in the former writing loses {_points(here['shared']['cost'])}" if "shared" in here else ""
+    for row in rows:
+        if row["way"] == "shared" and row["shape"] != rows[0]["shape"]:
+            lost += f", in a base of {row['shape']} {_points(row['cost'])}"
     return f"Edits win {' and '.join(wins)}{lost}"
 
 
