@@ -3,7 +3,7 @@
 import pytest
 
 from smlib.paper.figures import deletion
-from smlib.paper.sentences.deletion import confirmation
+from smlib.paper.sentences.deletion import confirmation, cost
 
 
 def found(difference, half=0.01):
@@ -41,6 +41,16 @@ def test_the_title_has_the_interval_of_what_it_says_and_the_fewest_seeds():
     assert deletion.cost_and_gain(ROWS[:3]).get_supxlabel().endswith("at least 2 seeds")
     with pytest.raises(ValueError, match="no run of the study is there"):
         deletion.cost_and_gain([])
+
+
+def test_what_was_not_run_is_said_for_each_base():
+    first, second = cost(ROWS).splitlines()
+    assert first.startswith("- Not run with a base of 8x96: same weights, labels count a quarter, same weights, labels")
+    assert "closed form" not in first
+    assert "closed form, no training" in second
+    assert cost([]) == "No run of this study is there."
+    every = [{"shape": "8x96", "way": way} for way in deletion.WAYS]
+    assert cost(every) == "Every way was run with every base."
 
 
 def test_decoupled_deletion_stands_beside_each_rule_for_the_writer():

@@ -51,7 +51,7 @@ def test_every_row_that_was_run_has_its_accuracy_and_its_recovery():
     assert [text.get_text() for text in right.get_legend().get_texts()] == ["1 wrong token", "3 wrong tokens"]
     drawn = sorted((line.get_xdata()[0], line.get_ydata()[0]) for line in right.lines)
     assert drawn == [(0.3, 2), (0.6, 2), (0.62, 3), (0.64, 4), (0.7, 4), (0.75, 3)]
-    assert rivals.finding(STUDY).startswith("At temperature 1 BC answers most: 0.750, MLE 0.710")
+    assert rivals.finding(STUDY).startswith("At temperature 1: MLE 0.710, BC 0.750, soft deletion 0.650")
     with pytest.raises(ValueError, match="no run of the study is there"):
         rivals.accuracy_and_recovery({"rows": [{"way": "bc", "decoding": "t1", "status": "not run"}]})
 
@@ -69,7 +69,10 @@ def test_the_sentences_group_the_ways_by_their_intervals():
     assert "Ahead of it: BC (+4.0 points (95 %: +3.0 to +5.0), 2 seeds)." in said
     assert "Behind it: soft deletion (−6.0 points" in said
     assert "Not told apart from it: SequenceMatch" in said
-    assert "three wrong tokens in a row soft deletion is right most often, 64 %; it deletes all three in 90 %" in said
+    assert "right and all three deleted: BC 62 % and 80 % and soft deletion 64 % and 90 %." in said
+    assert "With fewer than 3 seeds these are leads and no verdicts." in said
+    more = {"rows": [{**r, "n_seeds": 3} if r["status"] == "run" else r for r in STUDY["rows"]]}
+    assert "leads" not in said_of_rivals(more)
     assert "MLE that deletes below p = 0.1 is right after one wrong token in 60 % and after three in 30 %" in said
     assert "Not run: masked errors." in said
     assert said_of_rivals({"rows": []}) == "No run of this study is there."

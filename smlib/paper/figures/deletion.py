@@ -73,14 +73,14 @@ def finding(rows: Rows) -> str:
     """The figure's title: what edits win in the same weights and in the best other way, and what writing loses."""
     here = {row["way"]: row for row in rows if row["shape"] == rows[0]["shape"]}
     others = [row for way, row in here.items() if way != "shared"]
-    wins = [f"{_points(here['shared']['gain'])} points in the same weights"] if "shared" in here else []
+    wins = [f"{in_points(here['shared']['gain'])} points in the same weights"] if "shared" in here else []
     if others:
         best = max(others, key=lambda row: float(row["gain"]["difference"]))
-        wins.append(f"{_points(best['gain'])} by {WAYS[best['way']]}")
-    lost = f"; in the former writing loses {_points(here['shared']['cost'])}" if "shared" in here else ""
+        wins.append(f"{in_points(best['gain'])} by {WAYS[best['way']]}")
+    lost = f"; in the former writing loses {in_points(here['shared']['cost'])}" if "shared" in here else ""
     for row in rows:
         if row["way"] == "shared" and row["shape"] != rows[0]["shape"]:
-            lost += f", in a base of {row['shape']} {_points(row['cost'])}"
+            lost += f", in a base of {row['shape']} {in_points(row['cost'])}"
     return f"Edits win {' and '.join(wins)}{lost}"
 
 
@@ -92,7 +92,7 @@ def decoupled_table(rows: Rows) -> pd.DataFrame:
     """
     made: dict[tuple[str, str], dict[str, str]] = {}
     for row in rows:
-        leads = {f"over {DECODINGS[rule]}": _points(test) for rule, test in row["over"].items()}
+        leads = {f"over {DECODINGS[rule]}": in_points(test) for rule, test in row["over"].items()}
         made[row["deleter"].upper(), RULES[row["rule"]]] = {
             "seeds": str(row["n_seeds"]),
             "accuracy": f"{row['accuracy']['value']:.3f}",
@@ -116,7 +116,7 @@ def confirmation_table(study: Mapping[str, Any]) -> pd.DataFrame:
         {
             title: {
                 "its accuracy": f"{study['accuracy'][names[title]]['value']:.3f}",
-                "decoupled deletion less that": _points(claim),
+                "decoupled deletion less that": in_points(claim),
                 "p (Holm)": f"{claim['p_holm']:.2g}",
                 "ahead": claim.get("outcome", "undecided"),
             }
@@ -126,6 +126,7 @@ def confirmation_table(study: Mapping[str, Any]) -> pd.DataFrame:
     )
 
 
-def _points(test: Mapping[str, Any]) -> str:
+def in_points(test: Mapping[str, Any]) -> str:
+    """`+4.2 (+2.7 to +5.8)`: a paired difference with its interval, in points, as a table or a title has it."""
     low, middle, high = (100 * test[key] for key in ("low", "difference", "high"))
     return f"{middle:+.1f} ({low:+.1f} to {high:+.1f})"

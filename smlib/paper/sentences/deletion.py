@@ -1,11 +1,15 @@
 """What the studies of deletion say (`15_deletion`), in sentences: the confirmation, the rivals, late mistakes."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from smlib.paper.figures.deletion import WAYS as TRAINED
 from smlib.paper.figures.rivals import ORDERS, WAYS, answered, rule
+from smlib.paper.figures.style import counted
 from smlib.paper.sentences.wording import among, bullets, percent, spread
 
+FEW = 3
+"""Seeds from which a claim may be a verdict, as everywhere (`experiments.judging.verdicts.MIN_SEEDS`)."""
 DEEP = "3"
 """Wrong tokens, of the recovery that is spoken of: more than any demonstration has in a row."""
 
@@ -58,8 +62,7 @@ def rivals(study: Mapping[str, Any]) -> str:
             continue
         lead = row["over_mle"]
         group = "ahead" if lead["low"] > 0 else "behind" if lead["high"] < 0 else "open"
-        seeds = "1 seed" if row["n_seeds"] == 1 else f"{row['n_seeds']} seeds"
-        groups[group].append(f"{WAYS[way]} ({spread(lead)}, {seeds})")
+        groups[group].append(f"{WAYS[way]} ({spread(lead)}, {counted(row['n_seeds'], 'seed')})")
     if "mle" in rows:
         said.append(f"MLE answers {percent(rows['mle']['accuracy']['value'], 1)} of the validation questions.")
     said.append(f"Ahead of it: {among(groups['ahead'])}." if groups["ahead"] else "")
@@ -67,11 +70,8 @@ def rivals(study: Mapping[str, Any]) -> str:
     said.append(f"Not told apart from it: {among(groups['open'])}." if groups["open"] else "")
     deep = {way: row["recovery"][DEEP] for way, row in rows.items() if DEEP in row.get("recovery", {})}
     if deep:
-        best = max(deep, key=lambda way: float(deep[way]["correct"]))
-        said.append(
-            f"After three wrong tokens in a row {WAYS[best]} is right most often, {percent(deep[best]['correct'])}; "
-            f"it deletes all three in {percent(deep[best]['all_removed'])} of the cases."
-        )
+        each = [f"{WAYS[way]} {percent(r['correct'])} and {percent(r['all_removed'])}" for way, r in deep.items()]
+        said.append(f"After three wrong tokens in a row, right and all three deleted: {among(each)}.")
     operators = [row for row in answered(study) if row["decoding"].startswith("delete_")]
     if operators:
         most = max(operators, key=lambda row: float(row["recovery"][DEEP]["correct"]))
@@ -84,7 +84,25 @@ def rivals(study: Mapping[str, Any]) -> str:
         )
     missing = [WAYS[row["way"]] for row in study["rows"] if row["status"] != "run"]
     said.append(f"Not run: {among(list(dict.fromkeys(missing)))}." if missing else "")
+    if min(row["n_seeds"] for row in rows.values()) < FEW:
+        said.append(f"With fewer than {FEW} seeds these are leads and no verdicts.")
     return bullets(said)
+
+
+def cost(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Which ways of training the deletions the figure lacks, for each base that it has.
+
+    Args:
+        rows: of `experiments.arithmetic.deletion_cost.latest`.
+    """
+    said: list[str] = []
+    for shape in dict.fromkeys(row["shape"] for row in rows):
+        there = {row["way"] for row in rows if row["shape"] == shape}
+        lacks = [words for way, words in TRAINED.items() if way not in there]
+        said += [f"Not run with a base of {shape}: {among(lacks)}."] if lacks else []
+    if not rows:
+        return "No run of this study is there."
+    return bullets(said) if said else "Every way was run with every base."
 
 
 def late(study: Mapping[str, Any]) -> str:

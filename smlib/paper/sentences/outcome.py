@@ -206,7 +206,8 @@ def sensitivities(report: Record) -> str:
     """
     measured = [(c["question"], c["sensitivity"]) for c in report["choices"] if c["sensitivity"] != "not measured"]
     # A finding begins with the name of its sweep, which is the question in other words.
-    return bullets([f"**{question}.** {found.partition(': ')[2] or found}." for question, found in measured])
+    said = [(question, found.replace("(True)", "(on)").replace("(False)", "(off)")) for question, found in measured]
+    return bullets([f"**{question}.** {found.partition(': ')[2] or found}." for question, found in said])
 
 
 def learning_study(results_dir: str | os.PathLike[str] = "results") -> Record | None:
