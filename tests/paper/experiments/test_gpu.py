@@ -172,7 +172,7 @@ def test_the_failures_of_tests_are_kept(tmp_path):
     found = device_tests.read_report(report)
     assert (found["tests"], found["passed"], found["skipped"]) == (3, 1, 1)
     assert found["failures"] == {"a::bad": "1 != 2\nwhere"}
-    assert "1 of 3 tests failed: a::bad" in str(device_tests.TestsFailedError(found))
+    assert "1 of 3 tests failed:\n  a::bad: 1 != 2" in str(device_tests.TestsFailedError(found))
 
 
 def test_the_report_shows_both_sides(tmp_path, monkeypatch):
