@@ -10,7 +10,7 @@ from typing import Any
 from smlib.files import project_root
 
 MESSAGE = 2_000  # characters that are kept of a failure's trace
-SHOWN = 300  # characters of a failure's first line that are printed: a lent machine may be gone before its files are read
+SHOWN = 300  # characters of its first line that are printed: a lent machine may be gone before its files are read
 
 
 class TestsFailedError(RuntimeError):
