@@ -180,6 +180,16 @@ def failing(folder):
     processes.failing(folder)
 
 
+def trainer_killed(folder):
+    ask()
+    processes.trainer_killed(folder)
+
+
+def trainer_resumed(folder):
+    ask()
+    processes.trainer_resumed(folder)
+
+
 def refused(folder):
     ask(FSDP_OFFLOAD_PARAMS="true")
     train(policy_of(False, torch.float64), Copying(), settings("bc"), folder / "refused", progress=False)

@@ -125,6 +125,29 @@ def test_after_a_kill_two_processes_or_one_go_on(tmp_path):
                     np.testing.assert_allclose(found[name], values, rtol=1e-10, atol=1e-10, err_msg=name)
 
 
+@pytest.mark.parametrize(("killed", "resumed"), [(processes, sharded), (sharded, processes)])
+def test_after_a_kill_in_the_trainer_it_goes_on_split_or_whole(tmp_path, killed, resumed):
+    """A checkpoint is that of one process, so each goes on from what the other left; and one does alone."""
+    saved_model(tmp_path / "base")
+    ends = processes.start(killed.trainer_killed, tmp_path)
+    assert (ends[0][0], ends[1][0]) == (1, -9)
+    assert [path.name for path in (tmp_path / "trained").glob("checkpoint-*")] == ["checkpoint-4"]
+    alone = tmp_path / "alone"
+    shutil.copytree(tmp_path / "trained", alone / "trained")
+    saved_model(alone / "base")
+    assert [status for status, _ in processes.start(resumed.trainer_resumed, tmp_path)] == [0, 0]
+    saved_model(tmp_path / "whole" / "base")
+    trainer = processes.checkpointed_trainer(tmp_path / "whole", each=4)
+    trainer.train()
+    uninterrupted = processes.learned(trainer)
+    processes.trainer_resumed(alone, each=4)
+    for folder in (tmp_path, alone):
+        with np.load(folder / "resumed.npz") as found:
+            assert set(found.files) == set(uninterrupted)
+            for name, values in uninterrupted.items():
+                np.testing.assert_allclose(found[name], values, rtol=1e-10, atol=1e-10, err_msg=name)
+
+
 def test_a_process_that_fails_ends_both_with_its_message(tmp_path):
     folder = tmp_path / "fails-1"
     folder.mkdir()
