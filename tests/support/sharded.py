@@ -33,6 +33,10 @@ TRAINED = {
 }
 """Runs of the trainer: the model, its adapters, further arguments."""
 
+ROUNDED = {"rounded": ("llama", None, {"bf16": True, "dtype": "float32", "learning_rate": 1e-4})}
+"""One more, whose passes are in 16 bits: gradients are rounded before they are added up, so only its beginning is equal
+to the last digits."""
+
 
 def ask(**more):
     """Sets what `accelerate launch --use_fsdp --fsdp_version 2` would, and more of it."""
@@ -54,7 +58,7 @@ def some_cases(folder):
     ask()
     for name in SOME:
         keep(folder, name, processes.run(name, folder))
-    for name in TRAINED:
+    for name in (*TRAINED, *ROUNDED):
         keep(folder, name, run_trainer(name, folder, each=2))
     keep(folder, "evaluated", evaluated(folder))
     (folder / f"gathers-{rank()}.json").write_text(json.dumps([gathers(folder, 1), gathers(folder, None)]))
@@ -83,7 +87,7 @@ def result_of(policy, result):
 
 def run_trainer(name, folder, each):
     """One of `TRAINED`; what resumes from a checkpoint has the same end."""
-    kind, lora, changes = TRAINED[name]
+    kind, lora, changes = {**TRAINED, **ROUNDED}[name]
     base = folder / f"base-{kind}"
     parts = changes.get("gradient_accumulation_steps", 1)
     changes = {"max_steps": 8, "save_steps": 100, **changes, "per_device_train_batch_size": each // parts}

@@ -68,6 +68,16 @@ def test_so_they_are_through_the_trainer(pair, tmp_path, name):
             np.testing.assert_allclose(p.detach().double(), one[part], rtol=1e-10, atol=1e-10)
 
 
+def test_passes_in_sixteen_bits_have_the_losses_of_one_process(pair, tmp_path):
+    """Logits, V and the loss are float32 in either: in 16 bits the first loss alone would differ by a hundredth."""
+    sharded.bases(tmp_path)
+    one = sharded.run_trainer("rounded", tmp_path, each=4)["losses"]
+    with np.load(pair / "rounded-0.npz") as first, np.load(pair / "rounded-1.npz") as second:
+        np.testing.assert_array_equal(first["losses"], second["losses"])
+        np.testing.assert_allclose(first["losses"][0], one[0], rtol=1e-6)
+        np.testing.assert_allclose(first["losses"], one, rtol=1e-2)
+
+
 def test_each_has_half_of_weights_gradients_and_state(pair):
     for name in ("tied", "tied-head"):
         found = [json.loads((pair / f"pieces-{name}-{r}.json").read_text()) for r in (0, 1)]
