@@ -14,25 +14,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from smlib.paper.experiments.runs.board import Board
 from smlib.training.progress import EVERY, PLACE, tell
 
 LOOK = 1.0
 """Seconds between two looks at a file or at the board."""
-
-
-class Board:
-    """The latest line of any run."""
-
-    def __init__(self) -> None:
-        self.line = ""
-
-    def put(self, line: str) -> None:
-        """A run has come further."""
-        self.line = line
-
-    def latest(self) -> str:
-        """What was put last; empty where nothing was."""
-        return self.line
 
 
 def new_board() -> Any:
