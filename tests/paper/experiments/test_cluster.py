@@ -31,7 +31,7 @@ def files_of(folder: Path) -> dict[str, bytes]:
 
 
 def patiently(start):
-    """What `start` gives: Ray waits a while for a node, which a machine that does much else can miss."""
+    """What `start` gives: Ray waits 30 s for a node, which a machine that does much else can miss."""
     for _ in range(3):
         try:
             return start()
@@ -46,8 +46,6 @@ def patiently(start):
 def two_nodes():
     """Two nodes of one core each on this machine; `smlib` and `tests` are imported from the checkout."""
     patch = pytest.MonkeyPatch()
-    for name in ("raylet_start_wait_time_s", "gcs_server_request_timeout_seconds"):
-        patch.setenv(f"RAY_{name}", "180")  # read when Ray is imported
     ray = pytest.importorskip("ray", reason="the extra `cluster` is not installed")
     from ray.cluster_utils import Cluster
 
