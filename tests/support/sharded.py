@@ -33,9 +33,9 @@ TRAINED = {
 }
 """Runs of the trainer: the model, its adapters, further arguments."""
 
-ROUNDED = {"rounded": ("llama", None, {"bf16": True, "dtype": "float32", "learning_rate": 1e-4})}
-"""One more, whose passes are in 16 bits: gradients are rounded before they are added up, so only its beginning is equal
-to the last digits."""
+_IN_16_BITS = ("llama", None, {"bf16": True, "dtype": "float32", "learning_rate": 1e-4})
+ROUNDED = {"rounded": _IN_16_BITS, "rounded-whole": _IN_16_BITS}
+"""One more, whose passes are in 16 bits, with pieces and with the whole model in each process."""
 
 
 def ask(**more):
@@ -58,10 +58,14 @@ def some_cases(folder):
     ask()
     for name in SOME:
         keep(folder, name, processes.run(name, folder))
-    for name in (*TRAINED, *ROUNDED):
+    for name in TRAINED:
         keep(folder, name, run_trainer(name, folder, each=2))
     keep(folder, "evaluated", evaluated(folder))
     (folder / f"gathers-{rank()}.json").write_text(json.dumps([gathers(folder, 1), gathers(folder, None)]))
+    # The last, as Accelerate keeps the precision that it was first told.
+    keep(folder, "rounded", run_trainer("rounded", folder, each=2))
+    del os.environ["ACCELERATE_USE_FSDP"]
+    keep(folder, "rounded-whole", run_trainer("rounded-whole", folder, each=2))
     print(f"processor: {time.process_time():.0f} s")
 
 

@@ -129,10 +129,10 @@ def test_a_process_whose_trainer_cannot_begin_tells_the_other_why(tmp_path):
 def test_both_loops_compare_what_the_processes_were_started_with(tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr(Processes, "check_same", lambda self, *given: asked.append(given))
-    plain, data = config("bc", steps=1), Copying()
+    plain, data = config("bc", steps=4), Copying()
     train(policy(), data, plain, tmp_path / "a", progress=False)
     trainer = SequenceMatchTrainer(
-        str(saved_model(tmp_path / "base")), arguments(tmp_path / "b", method="bc", max_steps=1), prompted()
+        str(saved_model(tmp_path / "base")), arguments(tmp_path / "b", method="bc", max_steps=4), prompted()
     )
     trainer.train()
     (first, identity, own), (second, start, theirs) = asked
@@ -140,7 +140,7 @@ def test_both_loops_compare_what_the_processes_were_started_with(tmp_path, monke
     assert len(identity) == len(start) > 8
     assert theirs is trainer.data
     assert second["config"] == trainer.train_config
-    other = arguments(tmp_path / "c", method="bc", max_steps=1, lr_scheduler_type="linear", eval_steps=3)
+    other = arguments(tmp_path / "c", method="bc", max_steps=4, lr_scheduler_type="linear", eval_steps=3)
     said = other.alike(trainer.train_config)
     assert {name for name in second if second[name] != said[name]} == {"lr_scheduler_type", "eval_steps"}
 
