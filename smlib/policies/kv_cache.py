@@ -106,8 +106,12 @@ class SlotCache(Cache):
 
     def move(self, source: list[int], target: list[int], view: int) -> None:
         """Copies `view` slots of rows `source` over rows `target` (disjoint): closes the gaps of finished rows."""
+        here, there = torch.tensor(source), torch.tensor(target)
         for layer in self.layers:
-            layer.keys[target, :, :view] = layer.keys[source, :, :view]
-            layer.values[target, :, :view] = layer.values[source, :, :view]
+            # Once for all layers: a list would be copied to the device by each of them, and waited for.
+            device = layer.keys.device
+            here, there = (rows.to(device, non_blocking=device.type == "cuda") for rows in (here, there))
+            layer.keys[there, :, :view] = layer.keys[here, :, :view]
+            layer.values[there, :, :view] = layer.values[here, :, :view]
         if self._beside is not None:
             self._beside.move(source, target, view)
