@@ -26,6 +26,7 @@ NUMERICS_VERSION: Mapping[str, int] = MappingProxyType(
         "exact": 1,  # policy gradient with the critic that is known
         "soft": 1,  # soft deletion: its packing and its sampler
         "masked": 1,  # mistakes that stand, without labels
+        "deletion_head": 1,  # a head of its own for <bkspc>
         "operators": 1,  # deletions by the model's own probability
         "sampling": 1,  # generation with backspace
         "evaluation": 1,  # accuracy, MAUVE, rep-n, entropy, BLEU
