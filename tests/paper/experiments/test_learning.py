@@ -3,46 +3,24 @@
 import dataclasses
 import json
 
-import numpy as np
 import pytest
 
 from smlib.data.mixture import MIXTURES
 from smlib.files import read_json
 from smlib.paper.experiments.arithmetic import grid, learning
-from smlib.paper.experiments.runs import finetuning
 from smlib.paper.experiments.runs.finetuning import FineTuneConfig, fine_tune, fine_tuned
 from smlib.paper.experiments.runs.kept import kept_policy
 from smlib.paper.experiments.runs.pretraining import PretrainConfig, pretrained
 from smlib.paper.experiments.tasks import mathematics, queue
 from smlib.paper.figures import learning as figures
-from smlib.paper.results import run_cached
 from smlib.training.algorithm_1 import TrainConfig
-from tests.support.made_up_runs import bits
+from tests.support.made_up_runs import put_planned
 
 RATES = {"mle": 0.3, "bc": 0.5, "sm": 0.7}
 
 
 def put(label: str, config: FineTuneConfig, folder) -> None:
-    """A finished run that nobody trained, where `fine_tune` would leave it."""
-    method, rng = label.split("-")[0], np.random.default_rng([*label.encode()])
-
-    def compute(_):
-        def answers(n):
-            return {
-                d: {"correct": bits(rng, n, RATES[method]), "accuracy": RATES[method], "backspace_rate": 0.1}
-                for d in config.decodings
-            }
-
-        steps = list(range(config.training.eval_every, config.training.steps + 1, config.training.eval_every))
-        curves = {f"val_{d}": [RATES[method]] * len(steps) for d in config.curve}
-        return {
-            "history": {"step": [1], "val_step": steps, **curves},
-            "val": answers(config.n_val),
-            "test": answers(config.n_test),
-        }
-
-    own = finetuning._identity(config, "full", True, ())
-    run_cached(learning.ITEM, label, compute=compute, results_dir=folder, **own)
+    put_planned(label, config, folder, RATES)
 
 
 def test_the_plan_has_the_most_telling_runs_first_and_every_run_once():
