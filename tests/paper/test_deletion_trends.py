@@ -8,7 +8,6 @@ from smlib.paper.figures import deletion_trends as figures
 from smlib.paper.sentences import deletion_trends as sentences
 from tests.support.made_up_runs import put_planned
 
-
 RATES = {"mle": 0.3, "bc": 0.5}
 
 

@@ -13,6 +13,7 @@ from smlib.paper.experiments.runs.kept import kept_policy
 from smlib.paper.experiments.runs.pretraining import PretrainConfig, pretrained
 from smlib.paper.experiments.tasks import mathematics, queue
 from smlib.paper.figures import learning as figures
+from smlib.paper.sentences import learning as sentences
 from smlib.training.algorithm_1 import TrainConfig
 from tests.support.made_up_runs import put_planned
 
@@ -121,6 +122,33 @@ def test_what_is_there_is_drawn_and_what_is_not_is_said(tmp_path):
     assert table.loc["MLE", "seeds"] == "2 of 5"
     assert table.loc["MLE", "temperature 1, <bkspc> forbidden"] == "—"
     assert figures.taught(study).loc["MLE", "greedy − temperature 1"] == "0.000"
+
+
+def with_curves(curves):
+    """A study of made-up curves: method -> accuracy at temperature 1 at each look, a list a seed."""
+    cells = [
+        {
+            "cell": method if method == "mle" else f"{method}-ground_truth-0.2",
+            "curves": [{"seed": n, "step": [10, 20, 30], "t1": c, "greedy": c} for n, c in enumerate(seeds)],
+        }
+        for method, seeds in curves.items()
+    ]
+    return {"cells": cells, "claims": [{"level": 0.2}], "passes": 3.0, "steps": 30}
+
+
+def test_where_the_curves_cross_and_what_is_lost_at_the_end():
+    study = with_curves({"mle": [[0.2, 0.5, 0.4], [0.4, 0.5, 0.4]], "bc": [[0.2, 0.4, 0.45]], "sm": [[0.4, 0.6, 0.5]]})
+    bc, sm, lost = sentences.crossings(study).splitlines()
+    assert bc == ("- BC is −10.0 points from MLE after 1 passes and +5.0 after 3: the curves cross between 2 and 3.")
+    assert sm.endswith("and +10.0 after 3: ahead at every look.")
+    assert "MLE +10.0 (best after 2 passes), BC 0.0 (best after 3 passes) and SequenceMatch +10.0" in lost
+    behind = sentences.crossings(with_curves({"mle": [[0.5, 0.5, 0.5]], "bc": [[0.6, 0.6, 0.4]]}))
+    assert "and −10.0 after 3, and not ahead of it at the end." in behind
+    assert sentences.crossings(with_curves({"bc": [[0.1, 0.1, 0.1]]})) == "No curve of MLE is there yet."
+    table = figures.by_passes(study)
+    assert list(table.index) == ["1.0", "2.0", "3.0"]
+    assert table["temperature 1", "MLE"].tolist() == ["0.300", "0.500", "0.400"]
+    assert figures.by_passes({**study, "cells": []}).empty
 
 
 def test_the_queue_trains_what_is_missing_and_keeps_what_it_is_asked_to(tmp_path, capsys):

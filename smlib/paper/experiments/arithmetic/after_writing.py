@@ -108,7 +108,7 @@ def run(
             BASE: checksum(config.base, preset, results_dir),
         }
 
-    return run_cached(compute=compute, results_dir=results_dir, **_identity(preset, way, shape, seed))
+    return run_cached(compute=compute, results_dir=results_dir, **identity(preset, way, shape, seed))
 
 
 def study(preset: str, seeds: Sequence[int] = (0,), results_dir: str | Path = "results") -> list[dict[str, Any]]:
@@ -118,7 +118,7 @@ def study(preset: str, seeds: Sequence[int] = (0,), results_dir: str | Path = "r
         for way in WAYS:
             ours, alone = [], []
             for seed in seeds:
-                own = finished_run(results_dir=results_dir, **_identity(preset, way, shape, seed))
+                own = finished_run(results_dir=results_dir, **identity(preset, way, shape, seed))
                 item, name, test, config = writer(preset, shape, seed)
                 mle = fine_tuned(config, name, item=item, preset=preset, results_dir=results_dir, test=test)
                 if own is not None and mle is not None:
@@ -133,7 +133,8 @@ def study(preset: str, seeds: Sequence[int] = (0,), results_dir: str | Path = "r
     return rows
 
 
-def _identity(preset: str, way: str, shape: str, seed: int) -> dict[str, Any]:
+def identity(preset: str, way: str, shape: str, seed: int) -> dict[str, Any]:
+    """What makes a run this one and no other: what `run_cached` and `finished_run` are asked with."""
     adapters = {"adapters": ADAPTERS} if way == "held adapters" else {}
     return {
         "item": ITEM,
