@@ -13,7 +13,7 @@ import pytest
 
 from smlib.files import config_hash, project_root
 from smlib.paper import checksums, results
-from smlib.paper.experiments.ablations import confirmation, direct_matching, regimes
+from smlib.paper.experiments.ablations import confirmation, direct_matching, in_learning, regimes
 from smlib.paper.experiments.ablations.study import run as ablation_runs
 from smlib.paper.experiments.arithmetic import (
     decoupled,
@@ -23,6 +23,7 @@ from smlib.paper.experiments.arithmetic import (
     grid,
     late_mistakes,
     learning,
+    learning_variants,
     rivals_of_deletion,
 )
 from smlib.paper.experiments.judging.verdicts import Judgement
@@ -86,6 +87,8 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> set[str]:
 
 STUDIES: dict[str, Callable[[Path], object]] = {
     "arithmetic": lambda folder: grid.run("full", folder, 1),
+    "divergences in the learning regime": lambda folder: learning_variants.latest("full", folder),
+    "ablations in the learning regime": lambda folder: in_learning.latest("full", folder),
     "learning regime": lambda folder: learning.finished("full", folder),
     "decoupled deletion": lambda folder: decoupled.study("full", folder),
     "confirmation of decoupled deletion": lambda folder: decoupled_confirmation.study("full", folder),
