@@ -18,6 +18,7 @@ NUMERICS_VERSION: Mapping[str, int] = MappingProxyType(
         "masking": 1,  # Figure 2: Algorithm A and the trie packing
         "data": 1,  # questions, corpora, noise
         "translation": 2,  # pairs from locale data; 1 split them by whole contents, an interval's ends apart
+        "translation_names": 1,  # pairs of names, of which a base model reads that is to learn the translations
         "training": 1,  # losses, Algorithm 1, replay buffer, models
         "branches": 2,  # rollouts from inside a text; 1 left V(<bos>) and V of the prompt uncancelled
         "unlikelihood": 2,  # 1 counted <eos> among the tokens not to repeat where it is <bos> too

@@ -16,6 +16,7 @@ from smlib.paper.experiments.arithmetic import divergences
 from smlib.paper.experiments.arithmetic import grid as arithmetic
 from smlib.paper.experiments.judging import method_tables, scores
 from smlib.paper.experiments.report import summary as report
+from smlib.paper.experiments.runs.pretraining import PretrainConfig
 from smlib.paper.experiments.tasks import mathematics, translation
 from smlib.paper.figures import ablations as ablation_figures
 from smlib.paper.figures import divergences as divergence_figures
@@ -75,6 +76,34 @@ def test_full_tables_have_the_columns_of_the_paper() -> None:
     ):
         labels = {method_tables.label(m, v) for m in method_tables.METHODS for v in levels}
         assert labels == set(ITEMS[item].numbers)
+
+
+def test_translation_has_a_base_of_other_kinds_in_the_learning_regime() -> None:
+    known, made = translation.cells("full"), translation.cells("full", "learning")
+    assert set(made) == set(known)
+    bases = {c.base for c in made.values()}
+    assert [(b.other_kinds, b.mixture, b.task, b.model.layers) for b in bases] == [(True, None, "translation", 8)]
+    assert {(c.training.steps, c.training.learning_rate, c.training.eval_every) for c in made.values()} == {
+        (6_000, 1e-3, 0)
+    }
+    assert not any(c.base.other_kinds for c in known.values())
+    assert translation.preset("paper", "learning") == translation.preset("paper")
+    with pytest.raises(ValueError, match="unknown regime 'new'; known: known, learning"):
+        translation.preset("full", "new")
+    with pytest.raises(ValueError, match="other_kinds=True is of translation; a base model for mul reads a mixture"):
+        PretrainConfig(task="mul", other_kinds=True)
+
+
+def test_a_smoke_translation_learns_from_a_base_of_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    translation.main(["--preset", "smoke", "--results-dir", str(tmp_path), "--limit", "1"])
+    assert "1 of 3: mle-s0 -> " in capsys.readouterr().out
+    config = translation.cells("smoke", "learning")["mle-s0"]
+    run = translation.translate(config, "mle-s0", preset="smoke", results_dir=tmp_path)
+    assert run.cached
+    assert set(run["test"]) == set(translation.DECODINGS)  # type: ignore[call-overload]
+    pairs = translation._pairs(config.base, config.task())  # type: ignore[arg-type]
+    assert len(pairs) == config.base.questions  # type: ignore[union-attr]
+    assert not any(c.isdigit() for pair in pairs for c in pair.answer)
 
 
 def test_unknown_tables_name_the_known_ones() -> None:

@@ -26,8 +26,8 @@ from smlib.paper.experiments.arithmetic import (
 )
 from smlib.paper.experiments.judging.scores import number
 from smlib.paper.experiments.runs.finetuning import FineTuneConfig, fine_tuned
-from smlib.paper.experiments.runs.pretraining import PretrainConfig, pretraining_run
-from smlib.paper.experiments.tasks import mathematics
+from smlib.paper.experiments.runs.pretraining import PretrainConfig, pretraining_run, weights_file
+from smlib.paper.experiments.tasks import mathematics, translation
 from smlib.paper.results import Run, finished_run
 
 GRID = "the grid of Figure 3"
@@ -52,8 +52,10 @@ def regime(preset: str = "full", results_dir: str | Path = "results") -> dict[st
     took = _timings(preset, results_dir)
     plans = {title: list(jobs) for title, jobs in _plans(preset, results_dir).items()}
     every = {job.run.path: job.run for jobs in plans.values() for job in jobs if job.run is not None}
-    bases = {job.config.base: job for jobs in plans.values() for job in jobs}
-    trained = {base: pretraining_run(base, preset, results_dir) for base in bases if isinstance(base, PretrainConfig)}
+    bases = dict.fromkeys(job.config.base for jobs in plans.values() for job in jobs)
+    known = [base for base in bases if isinstance(base, PretrainConfig)]
+    trained = {base: pretraining_run(base, preset, results_dir) for base in known}
+    there = {base: weights_file(base, preset, results_dir).exists() for base in known}
     prices = _prices(plans[GRID], took)
     base_price = [took[run.path.name][0] for run in trained.values() if run is not None and run.path.name in took]
     left: list[dict[str, Any]] = []
@@ -66,7 +68,7 @@ def regime(preset: str = "full", results_dir: str | Path = "results") -> dict[st
         for job in missing:
             base = job.config.base
             assert isinstance(base, PretrainConfig)
-            if trained[base] is None and base not in counted and hours is not None and base_price:
+            if not there[base] and base not in counted and hours is not None and base_price:
                 hours += job.size * max(base_price)
                 counted.add(base)
         left.append({"title": title, "runs": len(missing), "hours": None if hours is None else number(hours / 3600, 1)})
@@ -74,7 +76,7 @@ def regime(preset: str = "full", results_dir: str | Path = "results") -> dict[st
     return {
         "spent": number(sum(spent) / 3600, 1),
         "runs": len(every),
-        "bases": sum(run is not None for run in trained.values()),
+        "bases": sum(there.values()),
         "left": left,
         "hours": number(sum(part["hours"] for part in left), 1) if prices else None,
     }
@@ -93,6 +95,10 @@ def _plans(preset: str, results_dir: str | Path) -> Mapping[str, Iterable[Job]]:
             Job(c, fine_tuned(c, name, item=item, **where))  # type: ignore[arg-type]
             for name, c in cells.items()
         ]
+    made["Table 5"] = [
+        Job(c, finished_run(translation.ITEM, name, c, **translation.kept(c), **where))  # type: ignore[arg-type]
+        for name, c in translation.cells(preset, "learning").items()
+    ]
     cost: list[Job] = []
     for shape in deletion_ways.SHAPES:
         size = deletion_ways.minutes_of_base(shape) / deletion_ways.minutes_of_base("8x96")
