@@ -30,6 +30,7 @@ from smlib.paper.experiments.judging.verdicts import Judgement
 from smlib.paper.experiments.overhead import method_costs
 from smlib.paper.experiments.overhead import tables as overhead
 from smlib.paper.experiments.runs.finetuning import FineTuneConfig
+from smlib.paper.experiments.tasks import in_learning as tasks_in_learning
 from smlib.paper.experiments.tasks import mathematics, translation
 from smlib.paper.experiments.text import study as text
 from smlib.paper.experiments.theory import chain, masking, occupancies
@@ -85,6 +86,10 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> set[str]:
     return found
 
 
+def in_the_other_regime(item: str, folder: Path) -> object:
+    return tasks_in_learning.latest(item, "full", folder)
+
+
 STUDIES: dict[str, Callable[[Path], object]] = {
     "arithmetic": lambda folder: grid.run("full", folder, 1),
     "divergences in the learning regime": lambda folder: learning_variants.latest("full", folder),
@@ -96,9 +101,9 @@ STUDIES: dict[str, Callable[[Path], object]] = {
     "rivals of deletion": lambda folder: rivals_of_deletion.latest("full", folder),
     "late mistakes": lambda folder: late_mistakes.latest("full", folder),
     "divergences": lambda folder: divergences.run("full", folder, 1),
-    "multiplication": lambda folder: mathematics.run("tab6", "full", folder, 1),
-    "prime factors": lambda folder: mathematics.run("tab7", "full", folder, 1),
-    "translation": lambda folder: translation.run("full", folder, 1),
+    "multiplication": lambda folder: (mathematics.run("tab6", "full", folder, 1), in_the_other_regime("tab6", folder)),
+    "prime factors": lambda folder: (mathematics.run("tab7", "full", folder, 1), in_the_other_regime("tab7", folder)),
+    "translation": lambda folder: (translation.run("full", folder, 1), in_the_other_regime("tab5", folder)),
     "text": lambda folder: text.run("full", folder, processes=1),
     "theory": lambda folder: occupancies.run("full", str(folder)),
     "chain": lambda folder: chain.run("full", str(folder)),

@@ -6,6 +6,7 @@ from typing import Any
 import pandas as pd
 
 from smlib.paper.figures.deletion import in_points
+from smlib.paper.figures.style import method_style
 
 
 def variants_table(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
@@ -23,3 +24,18 @@ def variants_table(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
         for row in rows
     }
     return pd.DataFrame.from_dict(made, orient="index").rename_axis(index="variant")
+
+
+def tasks_table(rows: Sequence[Mapping[str, Any]], digits: int = 3) -> pd.DataFrame:
+    """Each method at each noise level from a base that has to learn the task, `not run` where there is no run.
+
+    Args:
+        rows: of `experiments.tasks.in_learning.study`.
+    """
+    made: dict[str, dict[str, str]] = {}
+    for row in rows:
+        shown = "not run"
+        if row["status"] == "run":
+            shown = f"{row['value']:.{digits}f} ({row['n_seeds']} of {row['planned']} seeds)"
+        made.setdefault(method_style(row["method"]).label, {})[f"η = {row['level']:g}"] = shown
+    return pd.DataFrame.from_dict(made, orient="index").rename_axis(index="method")
