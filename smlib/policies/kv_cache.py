@@ -92,6 +92,11 @@ class SlotCache(Cache):
             self._beside.window = self.window  # which its layers, made at the first update, then share
         return self._beside
 
+    @property
+    def every_layer(self) -> list[Any]:
+        """Its own layers and those beside: what goes wherever a row goes."""
+        return [*self.layers, *(self._beside.layers if self._beside is not None else ())]
+
     def point(self, positions: Tensor, view: int, begin: int | None = None) -> None:
         """Says where the next forward pass writes.
 
@@ -106,8 +111,6 @@ class SlotCache(Cache):
 
     def move(self, source: list[int], target: list[int], view: int) -> None:
         """Copies `view` slots of rows `source` over rows `target` (disjoint): closes the gaps of finished rows."""
-        for layer in self.layers:
+        for layer in self.every_layer:
             layer.keys[target, :, :view] = layer.keys[source, :, :view]
             layer.values[target, :, :view] = layer.values[source, :, :view]
-        if self._beside is not None:
-            self._beside.move(source, target, view)
