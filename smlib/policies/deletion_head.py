@@ -16,7 +16,7 @@ cache, slot = position (`SlotCache.beside`), so that a state that was gone back 
 """
 
 import math
-from typing import Any, Self
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -75,14 +75,13 @@ class DeletionHeadPolicy(Policy):
         self.deletion = DeletionHead(self.width, config.space.vocab_size).to(self.device)
 
     @classmethod
-    def of(cls, policy: Policy) -> Self:
-        """The same language model, shared and not copied, with a fresh head for `<bkspc>`."""
+    def of(cls, policy: Policy) -> "DeletionHeadPolicy":
+        """The same language model and offset head, shared and not copied, with a fresh head for `<bkspc>`."""
         made = cls(policy.lm, policy.config)
-        if policy.offset is not None and made.offset is not None:
-            made.offset.load_state_dict(policy.offset.state_dict())
+        made.offset = policy.offset
         return made.to(policy.device)
 
-    def hold_writing(self) -> Self:
+    def hold_writing(self) -> "DeletionHeadPolicy":
         """Nothing but the head is trained from here on; in place."""
         self.requires_grad_(False)
         self.deletion.requires_grad_(True)
