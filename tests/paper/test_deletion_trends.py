@@ -76,6 +76,17 @@ def test_the_sentences_say_what_the_line_says_of_larger_models():
     )
 
 
+def test_what_no_accuracy_can_be_is_said_to_be_so():
+    steep = rows(("4x64", 10**5, 0.5), ("8x96", 10**6, 0.1), ("2x192", 1.1 * 10**6, 0.0), ("3x160", 10**6, 0.2))
+    found_ = deletion_trends.by_size(steep)
+    assert "reaches differences that no accuracy can have" in sentences.size(found_)[-1]
+    assert "reaches" not in sentences.size(deletion_trends.by_size(FOUR))[-1]
+    said = sentences.title({"passes": [], "size": found_})
+    assert said.startswith("A line through the sizes leaves open whether it loses or wins at 7 billion (−")
+    sure = deletion_trends.by_size([{**row, "cost": found(row["cost"]["difference"], 1e-4)} for row in FOUR])
+    assert "says −4.7 (" in sentences.title({"passes": [], "size": sure})
+
+
 def test_depth_is_compared_at_equal_size_alone():
     said = sentences.depth(deletion_trends.by_size(FOUR))
     assert said.startswith("Depth at about 1.0 million parameters, writing loses: 8 layers +3.0 points (95 %: +2.0 to")
@@ -95,7 +106,7 @@ def planned(tmp_path):
 
 def test_passes_and_noise_are_read_from_the_plans_runs(planned):
     found = deletion_trends.trends("smoke", FOUR, planned)  # smoke has no run: the full preset's
-    assert [row["passes"] for row in found["passes"]] == [4.8 * k for k in range(1, 9)]
+    assert [row["passes"] for row in found["passes"]] == pytest.approx([4.8 * k for k in range(1, 9)])
     assert found["passes"][0]["cost"] == {"difference": -0.2, "low": -0.2, "high": -0.2}  # of the made-up curves
     assert found["passes"][0]["gain"] == {"difference": 0.0, "low": 0.0, "high": 0.0}
     assert [(row["level"], row["status"]) for row in found["noise"]] == [
@@ -116,6 +127,9 @@ def test_both_panels_are_drawn_and_a_missing_line_is_said(planned):
     assert len(left.lines) == 3  # cost, gain, zero
     assert [line.get_linestyle() for line in right.lines].count(":") == 2
     assert max(max(line.get_xdata()) for line in right.lines if line.get_linestyle() == ":") == pytest.approx(7e9)
+    low, high = right.get_ylim()
+    assert -25 < low < -20  # made-up passes lose −20 points; the line is not followed to 7 billion
+    assert high < 25
     few = deletion_trends.trends("full", FOUR[:2], planned)
     made = figures.passes_and_sizes(few)
     assert made.axes[1].get_title() == "2 of 4 sizes: no line"

@@ -46,6 +46,7 @@ def passes_and_sizes(found: Trends) -> Figure:
             right.errorbar([row["parameters"]], [value], yerr=ends, linestyle="none", label=label, **style)
         if size["status"] == "fitted":
             _draw_line(right, size, what, str(style["color"]))
+    left.set_ylim(*_measured(found))  # a line that is drawn on goes far beyond what was measured, and off the page
     for ax in (left, right):
         ax.axhline(0.0, color=PALETTE["grey"], lw=1)
     left.set_xlabel("passes over the questions")
@@ -58,6 +59,14 @@ def passes_and_sizes(found: Trends) -> Figure:
     made.legend(*shown.get_legend_handles_labels(), loc="outside lower center", ncols=2)
     headline(made, title(found))
     return made
+
+
+def _measured(found: Trends) -> tuple[float, float]:
+    """From below to above every interval that was measured, in points."""
+    tests = [row[what] for row in (*found["passes"], *found["size"]["bases"]) for what in STYLES]
+    ends = [0.0, *(100 * t[e] for t in tests for e in ("low", "difference", "high") if t[e] is not None)]
+    margin = 0.08 * (max(ends) - min(ends)) or 1.0
+    return min(ends) - margin, max(ends) + margin
 
 
 def _draw_line(ax: Any, size: Mapping[str, Any], what: str, colour: str) -> None:

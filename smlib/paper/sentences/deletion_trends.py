@@ -30,7 +30,7 @@ def title(found: Mapping[str, Any]) -> str:
         )
     fitted = found["size"]["status"] == "fitted"
     far = list(found["size"]["cost"]["far"].items())[-1] if fitted else None
-    line = f"the line says {_between(far[1])} points lost at {far[0]}" if far else "too few sizes for a line"
+    line = _drawn_on(*far) if far else "too few sizes for a line"
     return f"{said}; {line}" if said else line[0].upper() + line[1:]
 
 
@@ -100,7 +100,22 @@ def size(found: Mapping[str, Any]) -> list[str]:
         )
     seeds = min(row["n_seeds"] for row in bases)
     few = f" Some of these bases have {seeds} seed{'' if seeds == 1 else 's'}." if seeds < 3 else ""
-    return [*said, f"Drawing a line on over {_powers(high)} powers of ten is a guess and no measurement.{few}"]
+    far = [end for what in NAMES for end in found[what]["far"].values()]
+    beyond = " It knows no bounds, and reaches differences that no accuracy can have." if _impossible(far) else ""
+    guess = f"Drawing a line on over {_powers(high)} powers of ten is a guess and no measurement."
+    return [*said, f"{guess}{beyond}{few}"]
+
+
+def _impossible(ends: Sequence[Mapping[str, float]]) -> bool:
+    """Whether a difference of two shares is beyond 1, or its interval is."""
+    return any(end["low"] < -1.0 or end["high"] > 1.0 for end in ends)
+
+
+def _drawn_on(name: str, end: Mapping[str, float]) -> str:
+    if end["low"] < 0.0 < end["high"]:
+        ends = f"{points(end['low'], 0)} to {points(end['high'], 0)}"
+        return f"a line through the sizes leaves open whether it loses or wins at {name} ({ends})"
+    return f"a line through the sizes says {_between(end)} points lost at {name}"
 
 
 def _powers(largest: float) -> str:
