@@ -68,7 +68,7 @@ def noise(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def depth(found: Mapping[str, Any]) -> str:
     """The bases of nearly one size side by side, deepest first: what depth does at equal parameters."""
-    bases = found["bases"]
+    bases: list[Mapping[str, Any]] = list(found["bases"])
     if not bases:
         return "Depth: not run."
     groups = [[b for b in bases if 0.8 < b["parameters"] / a["parameters"] < 1.25] for a in bases]
@@ -100,8 +100,8 @@ def size(found: Mapping[str, Any]) -> list[str]:
         )
     seeds = min(row["n_seeds"] for row in bases)
     few = f" Some of these bases have {seeds} seed{'' if seeds == 1 else 's'}." if seeds < 3 else ""
-    far = [end for what in NAMES for end in found[what]["far"].values()]
-    beyond = " It knows no bounds, and reaches differences that no accuracy can have." if _impossible(far) else ""
+    ends = [end for what in NAMES for end in found[what]["far"].values()]
+    beyond = " It knows no bounds, and reaches differences that no accuracy can have." if _impossible(ends) else ""
     guess = f"Drawing a line on over {_powers(high)} powers of ten is a guess and no measurement."
     return [*said, f"{guess}{beyond}{few}"]
 

@@ -78,7 +78,7 @@ def with_shape(preset: str, shape: str) -> ArithmeticPreset:
 
 def parameters(shape: str) -> int:
     """Weights of the base model of a shape: embeddings and head, attention, the gated MLP and norms of each layer."""
-    model = with_shape("full", shape).base.model  # type: ignore[union-attr]
+    model = with_shape("full", shape).base.model
     assert isinstance(model, TinyModel)
     layer = 4 * model.dim**2 + 3 * model.dim * (8 * model.dim // 3) + 2 * model.dim
     return 2 * VOCABULARY * model.dim + model.layers * layer + model.dim
