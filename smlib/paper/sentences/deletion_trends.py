@@ -72,7 +72,8 @@ def depth(found: Mapping[str, Any]) -> str:
     if not bases:
         return "Depth: not run."
     groups = [[b for b in bases if 0.8 < b["parameters"] / a["parameters"] < 1.25] for a in bases]
-    alike = sorted(max(groups, key=len), key=lambda row: -int(row["shape"].split("x")[0]))
+    largest = max(groups, key=len)
+    alike = sorted(largest, key=lambda row: -int(row["shape"].split("x")[0]))
     if len(alike) < 2:
         return "Depth at equal parameters: only one base of each size is there."
     each = [f"{row['shape'].split('x')[0]} layers {spread(row['cost'])}" for row in alike]
