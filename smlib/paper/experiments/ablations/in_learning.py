@@ -19,6 +19,7 @@ from smlib.paper.experiments.arithmetic.learning_variants import (
     Cell,
     command_line,
     compared,
+    has_own,
     planned,
 )
 from smlib.paper.experiments.runs.finetuning import REMOVALS
@@ -58,7 +59,7 @@ def table(preset: str, results_dir: str | Path = "results") -> list[dict[str, An
 def latest(preset: str, results_dir: str | Path = "results") -> list[dict[str, Any]]:
     """The rows of a preset, or of `full` where the preset has no run: what the committed files hold."""
     own = table(preset, results_dir)
-    return own if any(row["status"] == "run" for row in own) else table("full", results_dir)
+    return own if has_own(own) else table("full", results_dir)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -95,7 +95,12 @@ def study(preset: str, results_dir: str | Path = "results") -> list[dict[str, An
 def latest(preset: str, results_dir: str | Path = "results") -> list[dict[str, Any]]:
     """The rows of a preset, or of `full` where the preset has no run: what the committed files hold."""
     own = study(preset, results_dir)
-    return own if any(row["status"] == "run" for row in own) else study("full", results_dir)
+    return own if has_own(own) else study("full", results_dir)
+
+
+def has_own(rows: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether a run is there that is not the plan's anyway."""
+    return any(row["status"] == "run" and row["name"] not in ("mle", "bc", DEFAULT) for row in rows)
 
 
 def compared(
