@@ -10,6 +10,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from smlib.files import ResultError
+
 WIDE = 110
 """Columns of a terminal that all of the table needs: its longest name has 51."""
 
@@ -19,6 +21,9 @@ def bench(
     peers: Annotated[
         bool, typer.Option("--peers", help="TRL's trainers beside ours instead (the extra peers), a few minutes.")
     ] = False,
+    processes: Annotated[
+        bool, typer.Option("--processes", help="Training in one process and in two instead, two minutes.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print {name: {value, unit, baseline, n}}.")] = False,
 ) -> None:
     """Measure speed and memory as ratios inside one run on this machine.
@@ -27,8 +32,11 @@ def bench(
     """
     import importlib
 
+    if peers and processes:
+        raise ResultError("--peers and --processes measure different things: give one of them at a time")
+    module = "smlib.bench.peers" if peers else "smlib.bench.processes" if processes else "smlib.bench"
     with _told() as tell:
-        figures = importlib.import_module("smlib.bench.peers" if peers else "smlib.bench").run(quick=quick, tell=tell)
+        figures = importlib.import_module(module).run(quick=quick, tell=tell)
     if as_json:
         print(json.dumps(figures, indent=1, ensure_ascii=False, allow_nan=False))
         return

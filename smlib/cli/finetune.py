@@ -107,6 +107,7 @@ def run(arguments: Sequence[str]) -> None:
 
     from smlib.cli.long_options import LongOptions
     from smlib.training.algorithm_1 import NonFiniteLossError
+    from smlib.training.processes import Processes
     from smlib.training.trainer_config import SequenceMatchConfig
 
     kinds = (FinetuneArguments, SequenceMatchConfig)
@@ -134,7 +135,8 @@ def run(arguments: Sequence[str]) -> None:
         options = [*(_from_yaml(config, known) if config else []), *given]
         what, args, *rest = parser.parse_args_into_dataclasses(options, return_remaining_strings=True)
         parser.check_known([word for words in rest for word in words], known)
-        _train(what, args)
+        with Processes.of_arguments(args).together():  # what fails in one process is said by all
+            _train(what, args)
     except (SafetensorError, NonFiniteLossError, *ABOUT_THE_INPUT) as error:
         raise ResultError(str(error)) from error
 

@@ -160,10 +160,10 @@ def reproduce(
 
 def _use_cluster(address: str) -> None:
     """Has the notebooks send their runs to a cluster that answers; raises `ResultError` before one has begun."""
-    from smlib.paper.experiments.runs.cluster import check_address
+    from smlib.paper.experiments.runs.cluster import check_answers
     from smlib.paper.experiments.runs.executor import RAY
 
-    check_address(address)
+    check_answers(address)
     os.environ[RAY] = address
 
 

@@ -173,7 +173,7 @@ def _read_candidates(
 def _keep(cache: SlotCache, rows: Int[Tensor, " m"], k: int) -> None:
     """Copies cache row `rows[i]` over rows i * k, ..., i * k + k - 1."""
     source = rows.repeat_interleave(k)
-    for layer in cache.layers:
+    for layer in cache.every_layer:
         layer.keys[: source.numel()] = layer.keys[source]
         layer.values[: source.numel()] = layer.values[source]
 
@@ -182,6 +182,6 @@ def _keep_last(cache: SlotCache, rows: Int[Tensor, " m"], at: Int[Tensor, " m"],
     """The same where rows of one sequence differ at slot `at` alone, which is so until a sequence ends."""
     source, slot = rows.repeat_interleave(k), at.repeat_interleave(k)
     target = torch.arange(source.numel(), device=rows.device)
-    for layer in cache.layers:
+    for layer in cache.every_layer:
         layer.keys[target, :, slot] = layer.keys[source, :, slot]
         layer.values[target, :, slot] = layer.values[source, :, slot]

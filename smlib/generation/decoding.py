@@ -18,6 +18,7 @@ from smlib.kinds import check_kinds
 COLDEST = 1e-100
 """The lowest temperature: logits divided by one below the smallest float64 are infinite, and their law is no number."""
 EXPECTED_TEMPERATURE = f"> 0, from {COLDEST:g} to {1 / COLDEST:g} (for the most probable action use greedy=True)"
+NOTHING_TO_DRAW = "a state has no action to draw: its logits are not finite, or every action is forbidden"
 
 
 @dataclass(frozen=True)
@@ -130,6 +131,7 @@ def action_distribution(
     *,
     forbidden: Bool[Tensor, "n a"] | None = None,
     noise: Float[Tensor, "n a"] | None = None,
+    checked: bool = True,
 ) -> Float[Tensor, "n a"]:
     """Probabilities, float64 `[n, actions]`, from which the next action is drawn.
 
@@ -139,6 +141,7 @@ def action_distribution(
         space: action space.
         forbidden: actions excluded in each row.
         noise: law u of the noise tokens for `truncation_eta`.
+        checked: False leaves NaN in a row that has nothing to draw, so that a GPU need not be waited for here.
 
     Raises:
         ValueError: a row of logits holds NaN or +inf, or every action of it is forbidden.
@@ -165,8 +168,8 @@ def action_distribution(
     if config.min_p > 0:
         p = torch.where(p >= config.min_p * p.amax(-1, keepdim=True), p, 0.0)
     total = p.sum(-1, keepdim=True)
-    if not bool((total > 0).all()):  # NaN compares as False
-        raise ValueError("a state has no action to draw: its logits are not finite, or every action is forbidden")
+    if checked and not bool((total > 0).all()):  # NaN compares as False
+        raise ValueError(NOTHING_TO_DRAW)
     return p / total
 
 

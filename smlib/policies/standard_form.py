@@ -39,6 +39,11 @@ def standard_model(policy: Policy, *, merge: bool, dtype: torch.dtype | None = N
             "the policy has no <bkspc>, so there is nothing that a plain checkpoint lacks: save it with "
             "policy.lm.save_pretrained, or switch <bkspc> on with policy.allow_backspace() first"
         )
+    if hasattr(policy, "deletion"):
+        raise ValueError(
+            "the <bkspc> of this policy is a head of its own and no row beside the tokens', which is all that a plain "
+            "checkpoint can hold: save it with policy.save"
+        )
     lm, vocab = policy.lm, policy.space.vocab_size
     plain = copy.deepcopy(lm.get_base_model() if hasattr(lm, "peft_config") else lm)
     plain.requires_grad_(False)

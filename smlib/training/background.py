@@ -50,9 +50,13 @@ class BackgroundEngine:
         free: a task is sampled with the newest weights when its turn comes, and not with those that were the newest
             when it was submitted.
         device: of the copy; the policy's own when omitted.
+
+    Raises:
+        ValueError: a device that this machine does not have.
     """
 
     def __init__(self, policy: Policy, free: bool = False, device: str | None = None) -> None:
+        check_device(device)
         self.policy, self.free, self.device = policy, free, device
         self.process: subprocess.Popen[bytes] | None = None
         self.pipe: Connection | None = None
@@ -191,6 +195,20 @@ class BackgroundEngine:
                 f"the weights for the process that samples rollouts cannot be written to {self.folder}: "
                 f"{reason(error)}; set TMPDIR to a folder with more space"
             ) from error
+
+
+def check_device(name: str | None) -> None:
+    """Raises ValueError for a device that this machine does not have, before a process is started for it."""
+    if name is None:
+        return
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ValueError(f"rollout_device={name!r}: expected the name of a device, such as cuda:1 or cpu") from None
+    there = torch.cuda.device_count()
+    if device.type == "cuda" and (device.index or 0) >= there:
+        known = f"cuda:0 to cuda:{there - 1}" if there else "cpu alone, no CUDA device"
+        raise ValueError(f"rollout_device={name!r}: this machine has {known}. Name another, or leave it out")
 
 
 def launched(pipe: socket.socket, folder: Path) -> "subprocess.Popen[bytes]":

@@ -7,13 +7,14 @@ draws from the buffer or the seeds of the rollouts, and since losses are divided
 """
 
 import contextlib
+import functools
 import hashlib
 import itertools
 import os
 import threading
 import time
 import types
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +22,7 @@ import numpy as np
 import torch
 
 from smlib.edits.actions import Trajectory
+from smlib.environment import check_environment
 from smlib.files import config_hash
 from smlib.training.dataset import Dataset, some
 
@@ -66,7 +68,8 @@ class Processes:
 
     @classmethod
     def of_arguments(cls, args: Any) -> "Processes":
-        """Those of transformers' `TrainingArguments`, which asks Accelerate; raises as `of` does."""
+        """Those of transformers' `TrainingArguments`, which asks Accelerate; raises as `of` and `check_environment`."""
+        check_environment(several=True)
         return cls.of(types.SimpleNamespace(**{name: getattr(args, own) for name, own in ARGUMENTS.items()}))
 
     @property
@@ -180,11 +183,24 @@ class Processes:
             except BaseException as error:
                 mine = f"process {self.rank} of {self.count} failed: {type(error).__name__}: {error}"
                 first = bulletin.post(mine, lost=isinstance(error, RuntimeError))
-                if first != mine:
+                if not first.startswith(f"process {self.rank} of "):
                     raise OtherProcessError(first) from None
                 if self.leads:
                     time.sleep(2 * POLL)  # the bulletin ends with this process: the others read it before
                 raise
+
+
+def begun_together(begin: Callable[..., None]) -> Callable[..., None]:
+    """For the `__init__(self, model, args=None, ...)` of a trainer: what fails there in one process, such as reading
+    the data, ends the others too, and with its message."""
+
+    @functools.wraps(begin)
+    def told(self: Any, model: Any, args: Any = None, *rest: Any, **named: Any) -> None:
+        several = hasattr(args, "process_index")
+        with Processes.of_arguments(args).together() if several else contextlib.nullcontext():
+            begin(self, model, args, *rest, **named)
+
+    return told
 
 
 class Bulletin:

@@ -111,7 +111,7 @@ def check_can_be_split(policy: Policy) -> None:
 def whole_anyway(policy: Policy) -> list[nn.Parameter]:
     """Parameters that stay whole: a few thousand numbers, which have a type of their own."""
     critic: Any = policy.critic
-    parts = [policy.offset, None if critic is None else critic.heads]
+    parts = [policy.offset, getattr(policy, "deletion", None), None if critic is None else critic.heads]
     return [policy.w_bkspc, *(p for part in parts if part is not None for p in part.parameters())]
 
 

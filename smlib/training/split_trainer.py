@@ -76,6 +76,14 @@ class SplitTrainer(Trainer):
             self.shards = self.optimizer = self.lr_scheduler = None
             self.model_wrapped = self.model
 
+    def autocast_smart_context_manager(self, cache_enabled: bool | None = True) -> AbstractContextManager[Any]:
+        """16-bit passes where they are asked for: Accelerate puts them around a model that it prepares."""
+        if self.shards is None:
+            plain: AbstractContextManager[Any] = super().autocast_smart_context_manager(cache_enabled)
+            return plain
+        rounding: AbstractContextManager[Any] = self.accelerator.autocast()
+        return rounding
+
     def _wrap_model(self, model: nn.Module, *arguments: Any, **options: Any) -> nn.Module:
         if self.shards is None:
             wrapped: nn.Module = super()._wrap_model(model, *arguments, **options)

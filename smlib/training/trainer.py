@@ -32,7 +32,7 @@ from smlib.training.memory import for_devices, room
 from smlib.training.model_card import model_card, write_facts
 from smlib.training.module import PolicyUnderTraining
 from smlib.training.parameters import critic_apart, decayed_apart, drop_idle_gradients
-from smlib.training.processes import Processes
+from smlib.training.processes import Processes, begun_together
 from smlib.training.reading import read_data, read_eval
 from smlib.training.sharding import full, whole
 from smlib.training.sharding_plan import asked, check_engine
@@ -74,6 +74,7 @@ class SequenceMatchTrainer(SplitTrainer):
 
     control: Any  # an attribute of transformers' Trainer that is set here too
 
+    @begun_together
     def __init__(
         self,
         model: Any,
@@ -91,8 +92,7 @@ class SequenceMatchTrainer(SplitTrainer):
         check_environment(several=True)
         if train_dataset is None:
             raise ValueError("there is nothing to train on: give train_dataset")
-        if args.n_gpu > 1:
-            args._n_gpu = 1  # as train() does: one device, and no copies of the model on the others
+        args._n_gpu = min(args.n_gpu, 1)  # as train() does: one device, and no copies of the model on the others
         self.policy, self.tokenizer = as_policy(
             model,
             processing_class,
@@ -230,7 +230,7 @@ class SequenceMatchTrainer(SplitTrainer):
             self.policy.critic = Critic(self.policy) if self.method.critic else None
             start = run_identity({}, self.policy, self.data)
             self._identity = run_files.identity_of(self.train_config, start)
-            self.processes.check_same(self.train_config, start, self.data)
+            self.processes.check_same(self.args.alike(self.train_config), start, self.data)
         if resume_from_checkpoint is True:
             resume_from_checkpoint = str(run_files.newest_checkpoint(Path(self.args.output_dir)))
         if resume_from_checkpoint:

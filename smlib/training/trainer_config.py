@@ -40,6 +40,16 @@ FOREIGN: dict[str, tuple[object, str]] = {
 """Arguments of transformers that have no meaning here: what they have to be, and why."""
 
 
+ALIKE = (
+    "optim", "optim_args", "lr_scheduler_type", "lr_scheduler_kwargs", "adam_beta1", "adam_beta2", "adam_epsilon",
+    "max_steps", "num_train_epochs", "bf16", "fp16", "gradient_checkpointing", "load_best_model_at_end",
+    "save_strategy", "save_steps", "eval_strategy", "eval_steps", "logging_strategy", "logging_steps", "edits_steps",
+    "edits_prompts",
+)  # fmt: skip
+"""What `train_config` does not have, and every process of a run needs alike: how weights are updated, and when all of
+them do something together."""
+
+
 def _option(default: Any, text: str, choices: tuple[str, ...] | None = None) -> Any:
     return field(default=default, metadata={"help": text, **({"choices": list(choices)} if choices else {})})
 
@@ -271,6 +281,10 @@ class SequenceMatchConfig(TrainingArguments):
         untouched = all(getattr(self, n) == ours[n] for n in ("buffer_size", "times_seen", "refill", "rollout_noise"))
         # A policy gradient needs rollouts of the present policy; who asks for others is told so by `check_on_policy`.
         return config.on_policy() if method.on_policy and untouched else config
+
+    def alike(self, config: TrainConfig) -> dict[str, object]:
+        """What has to be equal in every process of a run: `config`, and those of transformers' arguments in `ALIKE`."""
+        return {"config": config, **{name: str(getattr(self, name, None)) for name in ALIKE}}
 
 
 def _count(steps: float, of: int) -> int:

@@ -26,9 +26,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.browser)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    """Headless, for the whole session."""
+    """Headless, for one file of tests: playwright keeps an event loop running in this thread as long as it is open, and
+    a later test that needs one of its own (`asyncio.run`) would be refused.
+    """
     sync_api = pytest.importorskip(
         "playwright.sync_api", reason="browser tests need playwright: pip install -e '.[dev]'"
     )

@@ -21,7 +21,7 @@ from smlib.paper.notebooks import KERNELSPEC
 
 START = 300  # seconds for the server, and for the kernel, on a machine that does other things too
 OVERVIEW, ARITHMETIC = "00_overview.ipynb", "04_arithmetic.ipynb"
-TRAINING = 1200  # seconds for a notebook that trains
+TRAINING = 600  # seconds for a notebook that trains
 
 
 def _free_port() -> int:
@@ -90,7 +90,7 @@ def _wait_for(url: str, server: subprocess.Popen[bytes], log: Path) -> None:
 @pytest.mark.slow
 def test_the_live_stepper_answers_in_jupyterlab(browser: Any, lab: tuple[str, Path], artefacts: Path) -> None:
     address, folder = lab
-    page = _run_all(browser, f"{address}/lab/tree/{OVERVIEW}")
+    page = _run_all(browser, address, OVERVIEW)
     stepper = page.locator(".sm-stepper")
     _scroll_to(page, page.locator(".jp-CodeCell", has_text='explore("sm'), stepper)
     kept, struck = stepper.locator(".sm-kept"), stepper.locator("del")
@@ -124,7 +124,7 @@ def test_the_main_experiment_runs_to_its_end_in_jupyterlab(
     browser: Any, lab: tuple[str, Path], artefacts: Path
 ) -> None:
     address, folder = lab
-    page = _run_all(browser, f"{address}/lab/tree/{ARITHMETIC}")
+    page = _run_all(browser, address, ARITHMETIC)
     outputs = _saved_without_errors(page, folder / ARITHMETIC, TRAINING)
     shown = [output.get("data", {}) for output in outputs]
     assert sum("image/png" in data or "<img" in "".join(data.get("text/html", "")) for data in shown) >= 6
@@ -148,7 +148,7 @@ def test_the_curves_of_a_run_grow_in_jupyterlab(browser: Any, lab: tuple[str, Pa
     code = f"from smlib.widgets.curves import watch\n\nwatch({str(log.parent)!r}, every=0.2)"
     cell = nbformat.v4.new_code_cell(code)
     nbformat.write(nbformat.v4.new_notebook(cells=[cell], metadata={"kernelspec": KERNELSPEC}), folder / "curves.ipynb")
-    page = _run_all(browser, f"{address}/lab/tree/curves.ipynb")
+    page = _run_all(browser, address, "curves.ipynb")
     page.get_by_text("run: step 2", exact=False).wait_for()
     page.locator('img[alt="loss: 2 at step 1 to 1 at step 2."]').wait_for()
     with log.open("a") as growing:
@@ -160,12 +160,16 @@ def test_the_curves_of_a_run_grow_in_jupyterlab(browser: Any, lab: tuple[str, Pa
     page.context.close()
 
 
-def _run_all(browser: Any, address: str) -> Any:
-    """A page of its own with a notebook of which all cells run."""
+def _run_all(browser: Any, address: str, name: str) -> Any:
+    """A page with this notebook alone, of which all cells run.
+
+    The workspace is its own: JupyterLab opens what was open in it before, and "Run All Cells" runs what is in front.
+    """
     page = browser.new_context(viewport={"width": 1280, "height": 900}).new_page()
     page.set_default_timeout(1000 * START)
-    page.goto(address)
+    page.goto(f"{address}/lab/workspaces/{Path(name).stem}/tree/{name}")
     page.locator(".jp-Notebook").wait_for()
+    page.locator(".jp-mod-current[role=tab]", has_text=name).first.wait_for()
     page.get_by_text("Python 3 (ipykernel) | Idle", exact=False).first.wait_for(state="attached")
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_role("menuitem", name="Run All Cells", exact=True).click()

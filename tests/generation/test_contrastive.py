@@ -1,5 +1,7 @@
 """Contrastive search against its definition, every candidate recomputed from scratch."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,8 @@ import torch
 from smlib.edits.actions import ActionSpace
 from smlib.generation.contrastive import ContrastiveConfig, contrastive_scores, contrastive_search
 from smlib.generation.sampling import SamplingConfig, sample
+from smlib.policies.decoupled import DecoupledPolicy
+from smlib.policies.deletion_head import DeletionHeadPolicy
 from smlib.policies.policy import tiny_policy
 
 SPACE = ActionSpace(vocab_size=9, eos=1, bos=0)
@@ -67,6 +71,16 @@ def test_equals_the_definition(policy, prompts, alpha, k):
         assert one.labels.tolist() == want
         assert other.labels.tolist() == want
         assert one.realised[-1] == SPACE.eos
+
+
+@pytest.mark.parametrize("kind", ["two networks", "a head of its own"])
+def test_what_is_kept_beside_the_cache_goes_along(policy, prompts, kind):
+    other = tiny_policy(SPACE, dim=16, layers=1, heads=2, positions=32, seed=5, dtype=torch.float64)
+    writer = copy.deepcopy(policy)
+    both = DecoupledPolicy(writer, other) if kind == "two networks" else DeletionHeadPolicy.of(writer).double()
+    config = ContrastiveConfig(max_new_tokens=6, k=4, alpha=0.6)
+    for prompt, found in zip(prompts, contrastive_search(both, prompts, config), strict=True):
+        assert found.labels.tolist() == slow_contrastive(both, prompt, config)
 
 
 def test_the_penalty_matters_and_without_it_search_is_greedy(policy, prompts):

@@ -1,6 +1,7 @@
 """Sampling against a slow oracle, and against a scripted model that shows whether rollback reads the right
 slots."""
 
+import warnings
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,14 +11,16 @@ import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from smlib.edits.actions import ActionSpace, final_state, replay
 from smlib.generation.contrastive import ContrastiveConfig, contrastive_search
 from smlib.generation.decoding import action_distribution, draw, truncation_law
+from smlib.generation.edit_batch import EditBatch
 from smlib.generation.sampling import SamplingConfig, sample
 from smlib.generation.streaming import stream
-from smlib.policies.policy import Policy, PolicyConfig
+from smlib.policies.policy import Policy, PolicyConfig, tiny_policy
 from tests.support.oracles_sampling import inverse_cdf, slow_distribution, slow_sample
 
 
@@ -372,3 +375,72 @@ def test_clear_errors(policy):
         replace(config, truncation_eta=0.1)
     with pytest.raises(ValueError, match="not finite"):
         action_distribution(torch.full((1, SPACE.n_actions), torch.nan), config, SPACE)
+
+
+class Waits(TorchDispatchMode):
+    """Counts what a GPU would be waited for: a number that Python reads, and places that are looked for."""
+
+    NAMES = ("_local_scalar_dense", "is_nonzero", "nonzero", "equal", "masked_select")
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = function.overloadpacket.__name__
+        self.found += [name] * (name in self.NAMES)
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(
+    "name", ["temperature 1", "filters", "greedy, deleted excluded", "truncation", "noise", "no backspace"]
+)
+def test_a_device_is_waited_for_once_a_round_of_actions(name, policy, prompts, monkeypatch):
+    """For the actions, which decide who is read next; all rows together, and nothing else."""
+    config, rounds, copies = CONFIGS[name], [], []
+    pick, cpu = EditBatch.pick, torch.Tensor.cpu
+    monkeypatch.setattr(EditBatch, "pick", lambda *given: rounds.append(1) or pick(*given))
+    monkeypatch.setattr(torch.Tensor, "cpu", lambda tensor: copies.append(1) or cpu(tensor))
+    with Waits() as waits:
+        sample(policy, prompts, config, range(len(prompts)), noise_laws=LAW if config.needs_noise_law else None)
+    assert waits.found == []
+    assert len(copies) == len(rounds) > 1
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", ["temperature 1", "greedy, deleted excluded"])
+def test_so_it_is_on_a_gpu(name, prompts, monkeypatch):
+    """By CUDA's own count of calls that wait."""
+    rounds, pick, config = [], EditBatch.pick, CONFIGS[name]
+    policy = tiny_policy(SPACE, dim=16, layers=2, heads=2, positions=128).to("cuda")
+    sample(policy, prompts, config, range(len(prompts)))  # what is initialised at the first use
+    monkeypatch.setattr(EditBatch, "pick", lambda *given: rounds.append(1) or pick(*given))
+    advance, waited = EditBatch.advance, []
+
+    def watched(batch):
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            torch.cuda.set_sync_debug_mode("warn")
+            try:
+                return advance(batch)
+            finally:
+                torch.cuda.set_sync_debug_mode("default")
+                waited.extend(str(w.message) for w in said if "synchronizing" in str(w.message))
+
+    monkeypatch.setattr(EditBatch, "advance", watched)
+    sample(policy, prompts, config, range(len(prompts)))
+    assert 1 < len(waited) <= len(rounds)
+
+
+@pytest.mark.parametrize("greedy", [True, False])
+def test_a_row_that_has_nothing_to_draw_is_an_error(greedy, policy, prompts, monkeypatch):
+    logits = CausalPolicy.logits
+
+    def broken(self, hidden, positions):
+        made = logits(self, hidden, positions)
+        made[-1] = torch.nan
+        return made
+
+    monkeypatch.setattr(CausalPolicy, "logits", broken)
+    with pytest.raises(ValueError, match="a state has no action to draw: its logits are not finite"):
+        sample(policy, prompts, SamplingConfig(max_new_tokens=8, greedy=greedy), range(len(prompts)))

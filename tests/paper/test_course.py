@@ -210,7 +210,9 @@ def test_every_notebook_opens_with_its_goals_as_the_course_has_them(repository: 
 def test_an_exercise_of_the_copies_is_right_with_its_answer_and_asks_without(
     number: str, repository: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """In every notebook; that the cells around them run is `test_notebooks_smoke.py`'s."""
+    """In every notebook; that a whole copy runs with its answers is `test_notebooks_smoke.py`'s. Before a student has
+    written an answer, the notebook's own cell says what it asks for and the run goes on.
+    """
     [path] = (repository / "notebooks").glob(f"{number[:2]}_*.ipynb")
     answers = {name: exercise.answer for name, exercise in exercises.exercises().items()}
     teacher, student = (
@@ -218,6 +220,12 @@ def test_an_exercise_of_the_copies_is_right_with_its_answer_and_asks_without(
         for given in (answers, None)
     )
     assert not any("check(" in source for source in student)
+    original = [cell.source for cell in nbformat.read(path, 4).cells if cell.cell_type == "code"]
+    [asking] = [source for source in original if f'check("{number}"' in source]
+    open_scope: dict[str, object] = {}
+    exec(next(line for source in original for line in source.splitlines() if "paper.course import" in line), open_scope)
+    exec(asking, open_scope)
+    assert get_exercise(number).asks in capsys.readouterr().out
     [importing] = [line for line in "\n".join(student).splitlines() if "smlib.paper.course import" in line]
     for cells, right in ((teacher, True), (student, False)):
         scope: dict[str, object] = {}

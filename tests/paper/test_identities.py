@@ -13,7 +13,7 @@ import pytest
 
 from smlib.files import config_hash, project_root
 from smlib.paper import checksums, results
-from smlib.paper.experiments.ablations import confirmation, direct_matching, regimes
+from smlib.paper.experiments.ablations import confirmation, direct_matching, in_learning, regimes
 from smlib.paper.experiments.ablations.study import run as ablation_runs
 from smlib.paper.experiments.arithmetic import (
     decoupled,
@@ -23,12 +23,14 @@ from smlib.paper.experiments.arithmetic import (
     grid,
     late_mistakes,
     learning,
+    learning_variants,
     rivals_of_deletion,
 )
 from smlib.paper.experiments.judging.verdicts import Judgement
 from smlib.paper.experiments.overhead import method_costs
 from smlib.paper.experiments.overhead import tables as overhead
 from smlib.paper.experiments.runs.finetuning import FineTuneConfig
+from smlib.paper.experiments.tasks import in_learning as tasks_in_learning
 from smlib.paper.experiments.tasks import mathematics, translation
 from smlib.paper.experiments.text import study as text
 from smlib.paper.experiments.theory import chain, masking, occupancies
@@ -84,8 +86,14 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> set[str]:
     return found
 
 
+def in_the_other_regime(item: str, folder: Path) -> object:
+    return tasks_in_learning.latest(item, "full", folder)
+
+
 STUDIES: dict[str, Callable[[Path], object]] = {
     "arithmetic": lambda folder: grid.run("full", folder, 1),
+    "divergences in the learning regime": lambda folder: learning_variants.latest("full", folder),
+    "ablations in the learning regime": lambda folder: in_learning.latest("full", folder),
     "learning regime": lambda folder: learning.finished("full", folder),
     "decoupled deletion": lambda folder: decoupled.study("full", folder),
     "confirmation of decoupled deletion": lambda folder: decoupled_confirmation.study("full", folder),
@@ -93,9 +101,9 @@ STUDIES: dict[str, Callable[[Path], object]] = {
     "rivals of deletion": lambda folder: rivals_of_deletion.latest("full", folder),
     "late mistakes": lambda folder: late_mistakes.latest("full", folder),
     "divergences": lambda folder: divergences.run("full", folder, 1),
-    "multiplication": lambda folder: mathematics.run("tab6", "full", folder, 1),
-    "prime factors": lambda folder: mathematics.run("tab7", "full", folder, 1),
-    "translation": lambda folder: translation.run("full", folder, 1),
+    "multiplication": lambda folder: (mathematics.run("tab6", "full", folder, 1), in_the_other_regime("tab6", folder)),
+    "prime factors": lambda folder: (mathematics.run("tab7", "full", folder, 1), in_the_other_regime("tab7", folder)),
+    "translation": lambda folder: (translation.run("full", folder, 1), in_the_other_regime("tab5", folder)),
     "text": lambda folder: text.run("full", folder, processes=1),
     "theory": lambda folder: occupancies.run("full", str(folder)),
     "chain": lambda folder: chain.run("full", str(folder)),

@@ -1,5 +1,10 @@
-"""Every committed notebook runs to its last cell at `smoke`, as `smlib reproduce` would run it."""
+"""Every committed notebook runs to its last cell at `smoke`, as `smlib reproduce` would run it.
 
+What runs is the teacher's copy, so that the answers to its exercises run with it: the notebook itself but for the cells
+that ask, which `test_course.py` runs as they stand.
+"""
+
+import dataclasses
 import json
 import re
 
@@ -7,6 +12,7 @@ import nbformat
 import pytest
 
 from smlib.files import project_root
+from smlib.paper.course.copies import asked, write_course
 from smlib.paper.ledger import item_path
 from smlib.paper.reproduce import Reproduction, plan
 
@@ -41,12 +47,21 @@ def test_what_is_unexpected_is_named():
     assert len(list(unexpected(made))) == 1
 
 
+@pytest.fixture(scope="module")
+def course(tmp_path_factory):
+    """The folder that `make course` writes."""
+    folder = tmp_path_factory.mktemp("course")
+    write_course(folder)
+    return folder
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NOTEBOOKS)
-def test_notebook_runs_at_smoke(name, tmp_path, monkeypatch):
+def test_notebook_runs_at_smoke_with_the_answers_pasted_in(name, course, tmp_path, monkeypatch):
     monkeypatch.setenv("SMLIB_QUIET", "1")
     monkeypatch.setenv("SMLIB_WORKERS", "1")
-    tasks = [t for t in plan() if t.path is not None and t.path.name == name]
+    copy = course / "teacher" / name
+    tasks = [dataclasses.replace(t, path=copy) for t in plan() if t.path is not None and t.path.name == name]
     assert len(tasks) == 1
     work = Reproduction(
         "smoke",
@@ -59,6 +74,9 @@ def test_notebook_runs_at_smoke(name, tmp_path, monkeypatch):
     assert outcome.status == "done", f"{outcome.where}: {outcome.why}"
     executed = nbformat.read(work.folder / name, 4)
     assert list(unexpected(executed)) == []
+    told = "".join(o.get("text", "") for c in executed.cells if c.cell_type == "code" for o in c.outputs)
+    numbers = asked(nbformat.read(project_root() / "notebooks" / name, 4))
+    assert [number for number in numbers if f"{number}: right.\n" not in told] == []
     outputs = [o.get("data", {}) for c in executed.cells if c.cell_type == "code" for o in c.outputs]
     assert not any("application/vnd.jupyter.widget-view+json" in data for data in outputs)  # it dies with the kernel
     tables = ["".join(data.get("text/html", "")) for data in outputs]

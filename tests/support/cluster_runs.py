@@ -8,6 +8,7 @@ from typing import Any
 from smlib.files import ResultError
 from smlib.paper import results
 from smlib.paper.experiments.runs.finetuning import fine_tune
+from smlib.training.progress import tell
 
 
 def marked_fine_tune(marks: str, **call: Any) -> results.Run:
@@ -40,3 +41,19 @@ def simple(name: str, preset: str, results_dir: str | Path, marks: str, seconds:
 def keeping(keep: Path, **call: Any) -> results.Run:
     """A run that leaves more than its result."""
     return simple(**call)
+
+
+def talking(name: str, preset: str, results_dir: str | Path, heard: str) -> results.Run:
+    """A run that tells how far it is, and ends once the file of whoever sent it says so."""
+
+    def compute(scratch: Path) -> dict[str, object]:
+        tell("sm: step 3 of 9")
+        for _ in range(600):
+            if "step 3 of 9" in Path(heard).read_text():
+                return {"value": 3}
+            time.sleep(0.1)
+        raise AssertionError("nobody heard")
+
+    return results.run_cached(
+        "fig3", name, {"n": 1}, compute, preset=preset, seeds=[0], version_key="data", results_dir=results_dir
+    )

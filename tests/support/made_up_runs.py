@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from smlib.objectives.methods import get_method
+from smlib.paper.experiments.arithmetic import learning
 from smlib.paper.experiments.runs import finetuning
 from smlib.paper.experiments.runs.finetuning import FineTuneConfig
 from smlib.paper.results import Run, run_cached
@@ -76,3 +77,30 @@ def replace_training(monkeypatch: Any, *modules: Any) -> None:
         monkeypatch.setattr(module, "in_parallel", one_by_one)
         if hasattr(module, "fine_tune"):
             monkeypatch.setattr(module, "fine_tune", made_up)
+
+
+def put_planned(label: str, config: FineTuneConfig, folder: Path, rates: Mapping[str, float]) -> None:
+    """A finished run of the learning regime that nobody trained, where `fine_tune` would leave it.
+
+    Args:
+        rates: method -> share of right answers, the same at every look.
+    """
+    method, rng = label.split("-")[0], np.random.default_rng([*label.encode()])
+
+    def compute(_: Path) -> Mapping[str, object]:
+        def answers(n: int) -> dict[str, Any]:
+            return {
+                d: {"correct": bits(rng, n, rates[method]), "accuracy": rates[method], "backspace_rate": 0.1}
+                for d in config.decodings
+            }
+
+        steps = list(range(config.training.eval_every, config.training.steps + 1, config.training.eval_every))
+        curves = {f"val_{d}": [rates[method]] * len(steps) for d in config.curve}
+        return {
+            "history": {"step": [1], "val_step": steps, **curves},
+            "val": answers(config.n_val),
+            "test": answers(config.n_test),
+        }
+
+    own = finetuning._identity(config, "full", True, ())
+    run_cached(learning.ITEM, label, compute=compute, results_dir=folder, **own)

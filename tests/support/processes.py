@@ -10,18 +10,21 @@ import multiprocessing
 import os
 import signal
 import socket
+from unittest import mock
 
 import numpy as np
 import peft  # noqa: F401 (for the server: imported once, and not in every process)
 import torch
 import torch.distributed.fsdp  # for the server, as peft
 from accelerate import Accelerator
+from transformers import TrainerCallback
 
 from smlib.policies.adapters import with_adapters
 from smlib.policies.policy import Policy
 from smlib.policies.sources import Lora
-from smlib.training import background
+from smlib.training import algorithm_1, background
 from smlib.training.algorithm_1 import train
+from smlib.training.batches import Batches
 from smlib.training.checkpoints import run_identity, trainable
 from smlib.training.processes import Processes
 from smlib.training.trainer import SequenceMatchTrainer
@@ -30,7 +33,7 @@ from tests.support.finetuning import arguments, losses, prompted
 from tests.support.oracles import float64_policy
 
 METHODS = ("mle", "bc", "sm", "iqlearn", "dagger", "direct", "exact", "gail", "unlikelihood", "soft", "masked")
-LONG = ("bc", "sm")
+LONG = METHODS if os.environ.get("SMLIB_LONG_TESTS") else ("bc", "sm")
 """Methods that are trained for 20 steps; the others for 8."""
 
 SERVER = multiprocessing.get_context("forkserver")
@@ -68,15 +71,31 @@ def settings(method, **changes):
     return asked.on_policy(2 if method == "exact" else None) if method in ("exact", "gail") else asked
 
 
+class Kept(Batches):
+    """Batches that a test asks for their buffer, at the end of a run."""
+
+    last = None
+
+    def __init__(self, *given):
+        super().__init__(*given)
+        Kept.last = self
+
+    @classmethod
+    def buffer(cls):
+        """The examples, their rollouts and their steps, as a checkpoint has them."""
+        return {f"buffer.{name}": values for name, values in cls.last.buffer.state_dict().items()}
+
+
 def run(name, folder):
-    """Trains one case; its losses, gradient norms and final weights."""
+    """Trains one case; its losses, gradient norms, final weights and replay buffer."""
     method, adapters, dtype, changes = cases()[name]
     policy = policy_of(adapters, dtype)
-    result = train(policy, Copying(), settings(method, **changes), folder / name, progress=False)
+    with mock.patch.object(algorithm_1, "Batches", Kept):
+        result = train(policy, Copying(), settings(method, **changes), folder / name, progress=False)
     found = {n: p.detach().double().numpy() for n, p in trainable(policy).items()}
     found["losses"] = np.array([row["loss"] for row in result.history])
     found["norms"] = np.array([norm for row in result.history for norm in row["grad_norms"]])
-    return found
+    return found | Kept.buffer()
 
 
 def all_cases(folder):
@@ -92,18 +111,74 @@ def trainer_cases(folder):
         np.savez(folder / f"{name}-{rank()}.npz", allow_pickle=False, **found)
 
 
-TRAINED = {"trainer-mle": ("mle", False), "trainer-sm": ("sm", False), "trainer-sm-lora": ("sm", True)}
+TRAINED = {
+    "trainer-mle": ("mle", "base", None),
+    "trainer-sm": ("sm", "base", None),
+    "trainer-sm-lora": ("sm", "base", Lora(r=2, alpha=4)),
+    "trainer-sm-tied-head": ("sm", "tied", Lora(r=2, alpha=4, unembedding=True)),
+}
+"""Runs of the trainer: the method, the folder of the model, its adapters."""
 
 
 def run_trainer(name, folder, per_device):
-    """The same through `SequenceMatchTrainer`, on the model in `folder/base`."""
-    method, adapters = TRAINED[name]
+    """The same through `SequenceMatchTrainer`, on the model in `folder/base` or `folder/tied`."""
+    method, base, lora = TRAINED[name]
     args = arguments(folder / name, method=method, max_steps=8, per_device_train_batch_size=per_device, save_steps=100)
-    lora = Lora(r=2, alpha=4) if adapters else None
-    trainer = SequenceMatchTrainer(str(folder / "base"), args, prompted(), peft_config=lora)
+    trainer = SequenceMatchTrainer(str(folder / base), args, prompted(), peft_config=lora)
     trainer.train()
+    return learned(trainer)
+
+
+def learned(trainer):
+    """Losses, final weights and replay buffer of a trainer."""
     found = {n: p.detach().double().numpy() for n, p in trainable(trainer.policy).items()}
-    return found | {"losses": np.array(losses(trainer))}
+    buffer = {f"buffer.{name}": values for name, values in trainer.batches.buffer.state_dict().items()}
+    return found | buffer | {"losses": np.array(losses(trainer))}
+
+
+class Ends(TrainerCallback):
+    """Ends one process in the middle of step 7, by an error or by a kill."""
+
+    def __init__(self, number, kill):
+        self.number, self.kill = number, kill
+
+    def on_pre_optimizer_step(self, args, state, control, **others):
+        if rank() == self.number and state.global_step == 6:
+            if self.kill:
+                os.kill(os.getpid(), signal.SIGKILL)
+            raise OSError("the disk is gone")
+
+
+def checkpointed_trainer(folder, each=2, **options):
+    """A trainer of 10 steps that writes a checkpoint at the fourth and the eighth."""
+    args = arguments(folder / "trained", max_steps=10, save_steps=4, per_device_train_batch_size=each)
+    return SequenceMatchTrainer(str(folder / "base"), args, prompted(), **options)
+
+
+def trainer_fails(folder):
+    """Process 1 fails in the trainer."""
+    checkpointed_trainer(folder, callbacks=[Ends(1, kill=False)]).train()
+
+
+def trainer_killed(folder):
+    """Process 1 is killed in the trainer, after a checkpoint."""
+    checkpointed_trainer(folder, callbacks=[Ends(1, kill=True)]).train()
+
+
+def trainer_resumed(folder, each=2):
+    """What was killed, to its end."""
+    trainer = checkpointed_trainer(folder, each)
+    trainer.train(resume_from_checkpoint=True)
+    found = learned(trainer)
+    if rank() == 0:
+        np.savez(folder / "resumed.npz", allow_pickle=False, **found)
+    return found
+
+
+def trainer_cannot_begin(folder):
+    """Process 1 does not find the data."""
+    args = arguments(folder / "trained", max_steps=4, per_device_train_batch_size=2)
+    SequenceMatchTrainer(str(folder / "base"), args, str(folder / f"rows-{rank()}.jsonl")).train()
 
 
 class Failing(Copying):
@@ -134,10 +209,11 @@ def killed(folder):
 def resumed(folder):
     """What was killed, to its end."""
     policy = policy_of(False, torch.float64)
-    result = train(policy, Copying(), checkpointed(), folder / "run", progress=False)
+    with mock.patch.object(algorithm_1, "Batches", Kept):
+        result = train(policy, Copying(), checkpointed(), folder / "run", progress=False)
     if rank() == 0:
-        weights = {n: p.detach().numpy() for n, p in trainable(policy).items()}
-        np.savez(folder / "resumed.npz", losses=[row["loss"] for row in result.history], **weights)
+        found = {n: p.detach().numpy() for n, p in trainable(policy).items()} | Kept.buffer()
+        np.savez(folder / "resumed.npz", losses=[row["loss"] for row in result.history], **found)
 
 
 def checkpointed():
@@ -160,6 +236,17 @@ def beside_training(folder):
         except (ValueError, RuntimeError) as error:  # its own, or the other's
             print(error)
     return found
+
+
+SIZES = {"batch": 4, "refill": 4, "times_seen": 2.0, "rollout": 6, "dim": 16, "layers": 1, "heads": 2}
+"""Of the smallest shape that `smlib.bench.processes` times."""
+
+
+def timed(folder):
+    """What `smlib bench --processes` starts."""
+    measured, workloads = (importlib.import_module(f"smlib.bench.{name}") for name in ("processes", "workloads"))
+    shape = dataclasses.replace(workloads.ARITHMETIC, **SIZES)
+    measured.main([json.dumps(dataclasses.asdict(shape)), str(folder)])
 
 
 class Other(Copying):

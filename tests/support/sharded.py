@@ -33,6 +33,10 @@ TRAINED = {
 }
 """Runs of the trainer: the model, its adapters, further arguments."""
 
+_IN_16_BITS = ("llama", None, {"bf16": True, "dtype": "float32", "learning_rate": 1e-4})
+ROUNDED = {"rounded": _IN_16_BITS, "rounded-whole": _IN_16_BITS}
+"""One more, whose passes are in 16 bits, with pieces and with the whole model in each process."""
+
 
 def ask(**more):
     """Sets what `accelerate launch --use_fsdp --fsdp_version 2` would, and more of it."""
@@ -58,6 +62,10 @@ def some_cases(folder):
         keep(folder, name, run_trainer(name, folder, each=2))
     keep(folder, "evaluated", evaluated(folder))
     (folder / f"gathers-{rank()}.json").write_text(json.dumps([gathers(folder, 1), gathers(folder, None)]))
+    # The last, as Accelerate keeps the precision that it was first told.
+    keep(folder, "rounded", run_trainer("rounded", folder, each=2))
+    del os.environ["ACCELERATE_USE_FSDP"]
+    keep(folder, "rounded-whole", run_trainer("rounded-whole", folder, each=2))
     print(f"processor: {time.process_time():.0f} s")
 
 
@@ -83,7 +91,7 @@ def result_of(policy, result):
 
 def run_trainer(name, folder, each):
     """One of `TRAINED`; what resumes from a checkpoint has the same end."""
-    kind, lora, changes = TRAINED[name]
+    kind, lora, changes = {**TRAINED, **ROUNDED}[name]
     base = folder / f"base-{kind}"
     parts = changes.get("gradient_accumulation_steps", 1)
     changes = {"max_steps": 8, "save_steps": 100, **changes, "per_device_train_batch_size": each // parts}
@@ -178,6 +186,16 @@ def resumed(folder):
 def failing(folder):
     ask()
     processes.failing(folder)
+
+
+def trainer_killed(folder):
+    ask()
+    processes.trainer_killed(folder)
+
+
+def trainer_resumed(folder):
+    ask()
+    processes.trainer_resumed(folder)
 
 
 def refused(folder):

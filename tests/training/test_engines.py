@@ -272,6 +272,27 @@ def test_settings_that_contradict_one_another_are_refused(changes, said):
         config("sm", **changes)
 
 
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("cuda:64", r"rollout_device='cuda:64': this machine has .*cuda.*\. Name another, or leave it out"),
+        ("gpu1", r"rollout_device='gpu1': expected the name of a device, such as cuda:1 or cpu"),
+    ],
+)
+def test_a_device_that_is_not_there_is_said_before_anything_starts(name, said, tmp_path):
+    before = folders()
+    with pytest.raises(ValueError, match="(?i)" + said):
+        trained(beside(rollout_device=name), tmp_path)
+    assert gone(before)
+
+
+def test_the_copy_is_on_the_device_that_is_named(tmp_path):
+    copied = rebuilt(structure(policy(), tmp_path / "all"), tmp_path / "all", torch.device("cpu"))
+    assert copied.device == torch.device("cpu")
+    found = trained(dataclasses.replace(beside(rollout_device="cpu"), steps=8), tmp_path / "a")
+    same(found, trained(dataclasses.replace(beside(), steps=8), tmp_path / "b"))
+
+
 def test_a_refill_of_time_is_the_bound_where_none_is_given():
     assert config("sm").staleness == 0
     assert config("sm", rollout_engine="background").staleness == 1

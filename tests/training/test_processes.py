@@ -11,10 +11,14 @@ import torch
 
 from smlib.edits.packing import pack
 from smlib.objectives.losses import sizes
+from smlib.objectives.methods import METHODS
+from smlib.training.algorithm_1 import train
 from smlib.training.batches import Batches, Exponents
 from smlib.training.processes import ALONE, Processes, _flattened, _restored, data_hash
+from smlib.training.trainer import SequenceMatchTrainer
 from tests.support import processes
 from tests.support.copying import Copying, config, policy
+from tests.support.finetuning import arguments, prompted
 from tests.support.models import saved_model
 from tests.support.oracles import SPACE
 
@@ -23,16 +27,26 @@ from tests.support.oracles import SPACE
 def pair(tmp_path_factory):
     """Every case, trained by two processes that were started once."""
     folder = tmp_path_factory.mktemp("pair")
-    saved_model(folder / "base")
+    bases(folder)
     for status, text in processes.start("all_cases", folder):
         assert status == 0, text
     return folder
 
 
+def bases(folder):
+    saved_model(folder / "base")
+    saved_model(folder / "tied", "tied")
+
+
+def test_no_method_is_left_out():
+    assert set(processes.METHODS) == set(METHODS)
+
+
 @pytest.mark.parametrize("name", [*processes.cases(), *processes.TRAINED])
 def test_two_processes_are_one(pair, tmp_path, name):
+    """Losses, weights and the replay buffer: in both processes as in one."""
     if name in processes.TRAINED:
-        shutil.copytree(pair / "base", tmp_path / "base")
+        bases(tmp_path)
         one = processes.run_trainer(name, tmp_path, per_device=4)
     else:
         one = processes.run(name, tmp_path)
@@ -44,6 +58,7 @@ def test_two_processes_are_one(pair, tmp_path, name):
             np.testing.assert_array_equal(first[part], second[part])
             np.testing.assert_allclose(first[part], values, rtol=tolerance, atol=tolerance, err_msg=part)
         assert len(first["losses"]) >= 8
+        assert {"buffer.example", "buffer.realised"} < set(one)
     assert (pair / name).is_dir()
 
 
@@ -91,6 +106,43 @@ def test_after_a_kill_two_processes_or_one_go_on(tmp_path):
             for name, values in whole.items():
                 if name != "norms":
                     np.testing.assert_allclose(found[name], values, rtol=1e-10, atol=1e-10, err_msg=name)
+
+
+def test_a_failure_inside_the_trainer_ends_all_with_its_message(tmp_path):
+    bases(tmp_path)
+    ends = processes.start("trainer_fails", tmp_path)
+    assert [status for status, _ in ends] == [1, 1]
+    assert "OtherProcessError: process 1 of 2 failed: OSError: the disk is gone" in ends[0][1]
+    assert "OSError: the disk is gone" in ends[1][1]
+
+
+def test_a_process_whose_trainer_cannot_begin_tells_the_other_why(tmp_path):
+    bases(tmp_path)
+    (tmp_path / "rows-0.jsonl").write_text("".join(json.dumps(row) + "\n" for row in prompted()))
+    ends = processes.start("trainer_cannot_begin", tmp_path)
+    assert [status for status, _ in ends] == [1, 1]
+    assert "OtherProcessError: process 1 of 2 failed: " in ends[0][1]
+    for _, text in ends:
+        assert "rows-1.jsonl" in text.strip().splitlines()[-1]
+
+
+def test_both_loops_compare_what_the_processes_were_started_with(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(Processes, "check_same", lambda self, *given: asked.append(given))
+    plain, data = config("bc", steps=4), Copying()
+    train(policy(), data, plain, tmp_path / "a", progress=False)
+    trainer = SequenceMatchTrainer(
+        str(saved_model(tmp_path / "base")), arguments(tmp_path / "b", method="bc", max_steps=4), prompted()
+    )
+    trainer.train()
+    (first, identity, own), (second, start, theirs) = asked
+    assert (first, own) == (plain, data)
+    assert len(identity) == len(start) > 8
+    assert theirs is trainer.data
+    assert second["config"] == trainer.train_config
+    other = arguments(tmp_path / "c", method="bc", max_steps=4, lr_scheduler_type="linear", eval_steps=3)
+    said = other.alike(trainer.train_config)
+    assert {name for name in second if second[name] != said[name]} == {"lr_scheduler_type", "eval_steps"}
 
 
 def test_processes_that_do_not_find_one_another_are_refused(monkeypatch):

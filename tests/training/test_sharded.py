@@ -26,6 +26,7 @@ from smlib.training.split_trainer import SplitTrainer
 from tests.support import processes, sharded
 from tests.support.models import saved_model
 from tests.support.oracles import float64_policy
+from tests.support.processes_apart import forget_accelerates_state
 
 PAIR = Processes(0, 2)
 
@@ -66,6 +67,19 @@ def test_so_they_are_through_the_trainer(pair, tmp_path, name):
     for part, p in read.named_parameters():
         if part in one:
             np.testing.assert_allclose(p.detach().double(), one[part], rtol=1e-10, atol=1e-10)
+
+
+def test_passes_in_sixteen_bits_are_those_of_a_whole_model(pair, tmp_path):
+    """Weights are gathered in their own type, so logits, V and the loss are float32 with pieces too. One process packs
+    other rows, which the network rounds otherwise."""
+    sharded.bases(tmp_path)
+    forget_accelerates_state()
+    one = sharded.run_trainer("rounded", tmp_path, each=4)["losses"]
+    forget_accelerates_state()
+    with np.load(pair / "rounded-0.npz") as pieces, np.load(pair / "rounded-whole-0.npz") as whole_models:
+        np.testing.assert_allclose(pieces["losses"], whole_models["losses"], rtol=1e-6)
+        np.testing.assert_allclose(pieces["losses"], one, rtol=5e-3)
+        assert not np.array_equal(pieces["losses"], one)
 
 
 def test_each_has_half_of_weights_gradients_and_state(pair):
@@ -123,6 +137,29 @@ def test_after_a_kill_two_processes_or_one_go_on(tmp_path):
             for name, values in uninterrupted.items():
                 if name != "norms":
                     np.testing.assert_allclose(found[name], values, rtol=1e-10, atol=1e-10, err_msg=name)
+
+
+@pytest.mark.parametrize(("killed", "resumed"), [(processes, sharded), (sharded, processes)])
+def test_after_a_kill_in_the_trainer_it_goes_on_split_or_whole(tmp_path, killed, resumed):
+    """A checkpoint is that of one process, so each goes on from what the other left; and one does alone."""
+    saved_model(tmp_path / "base")
+    ends = processes.start(killed.trainer_killed, tmp_path)
+    assert (ends[0][0], ends[1][0]) == (1, -9)
+    assert [path.name for path in (tmp_path / "trained").glob("checkpoint-*")] == ["checkpoint-4"]
+    alone = tmp_path / "alone"
+    shutil.copytree(tmp_path / "trained", alone / "trained")
+    saved_model(alone / "base")
+    assert [status for status, _ in processes.start(resumed.trainer_resumed, tmp_path)] == [0, 0]
+    saved_model(tmp_path / "whole" / "base")
+    trainer = processes.checkpointed_trainer(tmp_path / "whole", each=4)
+    trainer.train()
+    uninterrupted = processes.learned(trainer)
+    processes.trainer_resumed(alone, each=4)
+    for folder in (tmp_path, alone):
+        with np.load(folder / "resumed.npz") as found:
+            assert set(found.files) == set(uninterrupted)
+            for name, values in uninterrupted.items():
+                np.testing.assert_allclose(found[name], values, rtol=1e-10, atol=1e-10, err_msg=name)
 
 
 def test_a_process_that_fails_ends_both_with_its_message(tmp_path):

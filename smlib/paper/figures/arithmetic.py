@@ -172,9 +172,9 @@ def parts(item: Mapping[str, Any]) -> Figure:
     """Each editing policy's way from MLE: its language model, its edits, and what perfect edits would give."""
     rows = item["details"]["parts"]
     looks = {
-        "model": ("<bkspc> forbidden, minus MLE", "grey", "o"),
-        "edits": ("own edits, minus <bkspc> forbidden", "blue", "D"),
-        "perfect": ("law of perfect digit edits, η = 0.1, minus <bkspc> forbidden", "orange", "s"),
+        "model": ("<bkspc> forbidden, minus MLE", "black", "o"),
+        "edits": ("own edits, minus <bkspc> forbidden", "green", "D"),
+        "perfect": ("law of perfect digit edits, η = 0.1, minus <bkspc> forbidden", "purple", "s"),
     }
     made, ax = figure(height=1.4 + 0.42 * len(rows), width=8.0)
     ax.axvline(0, color=PALETTE["grey"], lw=1)

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 from smlib.paper.figures.arithmetic import cell_title
 from smlib.paper.figures.style import PALETTE, counted, figure, method_style
+from smlib.paper.sentences.learning import headline_curves
 
 Study = Mapping[str, Any]
 RULES = {"t1": "temperature 1", "greedy": "greedy"}
@@ -85,6 +86,18 @@ def taught(study: Study) -> pd.DataFrame:
         last = {rule: [curve[rule][-1] for curve in cell["curves"]] for rule in RULES}
         rows[cell_title(cell["cell"])] = _gap(last["t1"], last["greedy"])
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("model")
+
+
+def by_passes(study: Study) -> pd.DataFrame:
+    """Validation accuracy of the claims' cells after so many passes, mean over seeds, samples and greedy answers."""
+    made: dict[tuple[str, str], list[str]] = {}
+    means = headline_curves(study)
+    for rule, title in RULES.items():
+        for method, curve in means.items():
+            made[title, method_style(method).label] = [f"{value:.3f}" for value in curve[rule]]
+    steps = next(iter(means.values()))["step"] if means else []
+    index = [f"{step * study['passes'] / study['steps']:.1f}" for step in steps]
+    return pd.DataFrame(made, index=index).rename_axis(index="passes")
 
 
 def _gap(t1: Sequence[float], greedy: Sequence[float]) -> Mapping[str, str]:

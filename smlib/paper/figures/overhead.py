@@ -196,6 +196,25 @@ def peers(run: Mapping[str, Any]) -> pd.DataFrame:
     return pd.DataFrame(rows).set_index("trainer")
 
 
+def processes(run: Mapping[str, Any]) -> pd.DataFrame:
+    """`smlib bench --processes`: a step in milliseconds at each number of processes, and what it is in proportion."""
+    rows = []
+    for k, count in enumerate(run["x"]):
+        mle, sm = (np.array(run["turns"][method][k]) for method in ("mle", "sm"))
+        first = [np.array(run["turns"][method][0]) for method in ("mle", "sm")]
+        rows.append(
+            {
+                "processes": count,
+                "MLE, ms a step": 1e3 * run["mle"][k],
+                "SequenceMatch, ms a step": 1e3 * run["sm"][k],
+                "SequenceMatch / MLE": float(np.median(sm / mle)),
+                f"MLE, over {run['x'][0]}": float(np.median(mle / first[0])),
+                f"SequenceMatch, over {run['x'][0]}": float(np.median(sm / first[1])),
+            }
+        )
+    return pd.DataFrame(rows).set_index("processes").round(2)
+
+
 def targets(run: Mapping[str, Any]) -> pd.DataFrame:
     """Every entry of `smlib bench`: median, quartiles, unit, baseline, turns, and target and floor where there are."""
     rows = [

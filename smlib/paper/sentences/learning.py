@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from smlib.paper.sentences.wording import among, percent, spread
+from smlib.paper.sentences.wording import among, bullets, percent, points, spread
 
 NAMES = {"mle": "MLE", "bc": "BC", "sm": "SequenceMatch"}
 SAID = {
@@ -37,6 +37,52 @@ def headline(study: Mapping[str, Any]) -> str:
         f"The base model {before}. After {study['passes']:.0f} passes over the questions, at digit noise {level} and "
         f"temperature 1, over {of} seeds: {among(shown)} of the test questions. {'; '.join(claims)}."
     )
+
+
+def crossings(study: Mapping[str, Any]) -> str:
+    """Where each method's curve crosses MLE's for good, and what each loses from its best look to its last.
+
+    Args:
+        study: of `experiments.arithmetic.learning.study`. The means over seeds of the claims' cells, temperature 1 and
+            the validation questions.
+    """
+    means = headline_curves(study)
+    if "mle" not in means:
+        return "No curve of MLE is there yet."
+    passes, said = [step * study["passes"] / study["steps"] for step in means["mle"]["step"]], []
+    for method, curve in means.items():
+        if method == "mle":
+            continue
+        lead = [own - mle for own, mle in zip(curve["t1"], means["mle"]["t1"], strict=True)]
+        ahead = next((i for i in range(len(lead)) if all(gap > 0 for gap in lead[i:])), None)
+        first = f"{NAMES[method]} is {points(lead[0])} points from MLE after {passes[0]:.0f} passes"
+        end = f"{points(lead[-1])} after {passes[-1]:.0f}"
+        if ahead is None:
+            said.append(f"{first} and {end}, and not ahead of it at the end.")
+        elif ahead == 0:
+            said.append(f"{first} and {end}: ahead at every look.")
+        else:
+            said.append(f"{first} and {end}: the curves cross between {passes[ahead - 1]:.0f} and {passes[ahead]:.0f}.")
+    falls = []
+    for method, curve in means.items():
+        best = max(range(len(passes)), key=lambda i: float(curve["t1"][i]))
+        lost = curve["t1"][best] - curve["t1"][-1]
+        falls.append(f"{NAMES[method]} {points(lost)} (best after {passes[best]:.0f} passes)")
+    said.append(f"From its best look to its last each has lost, in points: {among(falls)}.")
+    return bullets(said)
+
+
+def headline_curves(study: Mapping[str, Any]) -> dict[str, dict[str, list[float]]]:
+    """Method of the claims -> `step`, and mean accuracy over its seeds by decoding rule, at each look."""
+    level, found = study["claims"][0]["level"], dict[str, dict[str, list[float]]]()
+    for cell in study["cells"]:
+        name = cell["cell"]
+        if name == "mle" or name.endswith(f"-ground_truth-{level}"):
+            rules = [rule for rule in cell["curves"][0] if rule not in ("seed", "step")]
+            every = {rule: list(zip(*(curve[rule] for curve in cell["curves"]), strict=True)) for rule in rules}
+            means = {rule: [sum(look) / len(look) for look in looks] for rule, looks in every.items()}
+            found[name.split("-")[0]] = {"step": list(cell["curves"][0]["step"]), **means}
+    return found
 
 
 def _said(claim: Mapping[str, Any]) -> str:

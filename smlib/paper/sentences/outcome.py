@@ -121,14 +121,15 @@ def which_bases(results_dir: str | os.PathLike[str] = "results") -> dict[str, bo
 def has_to_learn(item: str, results_dir: str | os.PathLike[str] = "results") -> bool | None:
     """Whether an item's base model read other questions than the task's; None for an item without such a base.
 
-    A base that reads a mixture of other modules has to learn the task (`experiments.arithmetic.learning`).
+    A base that reads a mixture of other modules, or names for translation, has to learn the task
+    (`experiments.arithmetic.learning`, `experiments.tasks.translation`).
     """
     path = item_path(item, PRESET, results_dir)
     if not path.exists():
         return None
     origin: Any = read_item(item, PRESET, results_dir)["provenance"]
     found = [_base(path.parent / source) for source in origin.get("sources", {})]
-    mixtures = [base.get("mixture") is not None for base in found if base is not None]
+    mixtures = [base.get("mixture") is not None or base.get("other_kinds", False) for base in found if base is not None]
     return all(mixtures) if mixtures else None
 
 

@@ -60,5 +60,18 @@ def scaling(runs: Runs) -> str:
     return f"SequenceMatch over MLE along the context: {said}. One and the same batch took MLE {_times(same)}."
 
 
+def processes(run: Runs) -> str:
+    """How much of a step's time is left in the largest number of processes, and what a perfect share would leave."""
+    first, last = run["x"][0], run["x"][-1]
+    left = [
+        float(np.median(np.array(run["turns"][method][-1]) / np.array(run["turns"][method][0])))
+        for method in ("mle", "sm")
+    ]
+    return (
+        f"In {last} processes a step takes {left[0]:.2f} of its time in {first} with MLE and {left[1]:.2f} with "
+        f"SequenceMatch, on {run['cores']} cores; a perfect share would be {first / last:.2f}."
+    )
+
+
 def _times(seconds: list[float]) -> str:
     return f"{1e3 * min(seconds):.0f} to {1e3 * max(seconds):.0f} ms"

@@ -4,6 +4,7 @@ import ctypes
 import dataclasses
 import signal
 import sys
+import weakref
 
 import numpy as np
 import pytest
@@ -38,6 +39,7 @@ from smlib.paper.experiments.runs.pretraining import (
 from smlib.paper.figures import arithmetic as figures
 from smlib.paper.results import ResultError, Run
 from smlib.policies.policy import tiny_policy
+from smlib.training.memory import DeviceMemoryError
 
 SMALL = {"difficulty": "easy", "n_train": 10, "n_val": 5, "n_test": 30}
 
@@ -166,6 +168,28 @@ def test_parallel_calls_keep_their_order_and_end_with_their_parent():
     found = in_parallel(double, [{"x": i} for i in range(5)], processes=2)
     assert [value for value, _ in found] == [0, 2, 4, 6, 8]
     assert sys.platform != "linux" or {sent for _, sent in found} == {signal.SIGKILL}
+
+
+class Held:
+    """What a run holds while it runs."""
+
+
+def test_in_one_process_a_run_that_fails_lets_the_others_go_on():
+    """As where they are apart; and what it held is gone, which on a GPU is the room that the next run needs."""
+    kept, ended = [], []
+
+    def run(x):
+        assert not any(held() is not None for held in kept)
+        if x == 1:
+            held = Held()
+            kept.append(weakref.ref(held))
+            raise DeviceMemoryError("out of memory on the device, training: accumulation=2 halves it")
+        ended.append(x)
+
+    with pytest.raises(DeviceMemoryError, match="accumulation=2 halves it"):
+        in_parallel(run, [{"x": i} for i in range(4)], processes=1)
+    assert len(kept) == 1
+    assert ended == [0, 2, 3]
 
 
 def fake_runs(chosen, accuracy):

@@ -3,20 +3,25 @@
 import dataclasses
 import os
 import socket
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
 
 import pytest
 
+from smlib.cli import reproduce as command
 from smlib.files import ResultError
-from smlib.paper import results
+from smlib.paper import elsewhere, results
 from smlib.paper.elsewhere import adopt, differing, fingerprint, lay_out, needed, written
 from smlib.paper.experiments.arithmetic import grid as arithmetic
 from smlib.paper.experiments.runs import cluster as running
+from smlib.paper.experiments.runs.cluster_progress import Listener
 from smlib.paper.experiments.runs.executor import RAY, in_parallel
 from smlib.paper.experiments.runs.finetuning import fine_tune
-from tests.support.cluster_runs import keeping, marked_fine_tune, simple
+from smlib.training import progress
+from tests.support.cluster_runs import keeping, marked_fine_tune, simple, talking
 
 ROOT = Path(__file__).parents[3]
 
@@ -98,14 +103,69 @@ def test_an_interruption_stops_what_runs_on_the_cluster(two_nodes, tmp_path, mon
     monkeypatch.setattr(ray, "wait", interrupted)
     with pytest.raises(KeyboardInterrupt):
         running.on_cluster(simple, calls(["slow"], tmp_path, seconds=600), two_nodes.address)
-    (mark,) = (tmp_path / "marks").iterdir()
+    check_ended(tmp_path / "marks")
+
+
+def check_ended(marks: Path) -> None:
+    (mark,) = marks.iterdir()
     worker = int(mark.name.split("-")[1])
     for _ in range(300):
         if not Path(f"/proc/{worker}").exists():
-            break
+            return
         time.sleep(0.1)
-    else:
-        pytest.fail("the worker goes on")
+    pytest.fail("the worker goes on")
+
+
+SENT = """
+from pathlib import Path
+from smlib.paper.experiments.runs.executor import in_parallel
+from tests.paper.experiments.test_cluster import calls, simple
+
+in_parallel(simple, calls(["slow"], Path({folder!r}), seconds=600))
+"""
+
+
+def test_a_kill_of_who_sent_the_runs_stops_them(two_nodes, tmp_path):
+    """Which is how Ctrl-C ends the notebooks of `smlib reproduce`."""
+    environment = {**os.environ, RAY: two_nodes.address}
+    sender = subprocess.Popen([sys.executable, "-c", SENT.format(folder=str(tmp_path))], cwd=ROOT, env=environment)
+    try:
+        for _ in range(1_200):
+            if (tmp_path / "marks").exists() and list((tmp_path / "marks").iterdir()):
+                break
+            assert sender.poll() is None
+            time.sleep(0.1)
+    finally:
+        sender.kill()
+        sender.wait()
+    check_ended(tmp_path / "marks")
+
+
+def test_what_runs_there_say_is_told_here(two_nodes, tmp_path, monkeypatch):
+    heard = tmp_path / "heard"
+    heard.touch()
+    monkeypatch.setenv(RAY, two_nodes.address)
+    monkeypatch.setenv(progress.PLACE, str(heard))
+    monkeypatch.delenv("SMLIB_QUIET", raising=False)
+    in_parallel(talking, [{"name": "one", "preset": "smoke", "results_dir": tmp_path, "heard": str(heard)}])
+    assert heard.read_text().endswith(" of 1 runs on the cluster have ended; sm: step 3 of 9")
+
+
+def test_without_a_file_it_is_told_now_and_then(monkeypatch, capsys):
+    monkeypatch.delenv(progress.PLACE, raising=False)
+    monkeypatch.delenv("SMLIB_QUIET", raising=False)
+    monkeypatch.setattr(Listener, "_ask", lambda self: setattr(self, "line", "sm: step 3 of 9"))
+    told = Listener(None, 5)
+    told.look(1)
+    assert capsys.readouterr().err == ""
+    told.told -= progress.EVERY
+    told.look(2)
+    told.look(2)
+    assert capsys.readouterr().err == "2 of 5 runs on the cluster have ended; sm: step 3 of 9\n"
+    monkeypatch.setenv("SMLIB_QUIET", "1")
+    told.told -= progress.EVERY
+    told.look(3)
+    assert capsys.readouterr().err == ""
 
 
 def test_the_loss_of_a_node_leaves_the_same_files(two_nodes, tmp_path, monkeypatch):
@@ -170,6 +230,41 @@ def test_an_address_that_does_not_answer_is_said():
         port = taken.getsockname()[1]
         with pytest.raises(ResultError, match=rf"no Ray cluster answers at 127\.0\.0\.1:{port} .*ray start --head"):
             running.check_address(f"127.0.0.1:{port}")
+
+
+def test_no_cluster_of_this_machine_is_said_before_a_notebook_begins(monkeypatch):
+    ray = pytest.importorskip("ray", reason="the extra `cluster` is not installed")
+
+    def none(*given, **options):
+        raise ConnectionError("Could not find any running Ray instance.\nPlease specify the one to connect to.")
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", none)
+    monkeypatch.delenv(RAY, raising=False)
+    said = (
+        r"no Ray cluster answers at auto: Could not find any running Ray instance\. Start one with `ray start --head`"
+    )
+    with pytest.raises(ResultError, match=said):
+        command.reproduce(preset="smoke", only=["fig1"], ray="auto")
+    assert RAY not in os.environ
+
+
+@pytest.mark.parametrize("name", ["smlib's sources", "mathematics-dataset", "gensim", "Babel"])
+def test_a_worker_with_another_smlib_or_other_data_is_named(name, tmp_path):
+    here = fingerprint()
+    if name not in here:
+        pytest.skip(f"{name} is not installed")
+    call = calls(["one"], tmp_path)[0]
+    with pytest.raises(ResultError, match=rf"the worker on .* differs: {name} \S+ instead of 0\. Install the same com"):
+        running.compute(simple.__module__, "simple", call, {}, here | {name: "0"})
+    assert not list((tmp_path / "marks").iterdir())
+
+
+def test_data_that_a_worker_lacks_are_asked_for_by_its_run_alone():
+    here = fingerprint()
+    there = {name: value for name, value in here.items() if name not in elsewhere.DATA}
+    assert len(there) < len(here)
+    assert differing(here, there) == differing(there, here) == ""
 
 
 def test_files_come_home_and_only_there(tmp_path):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from smlib.paper.experiments.arithmetic import deletion_cost, learning
+from smlib.paper.experiments.arithmetic.deletion_ways import parameters
 from smlib.paper.experiments.runs import finetuning
 from smlib.paper.results import run_cached
 from tests.support.made_up_runs import bits
@@ -15,7 +16,7 @@ RATES = {"mle": {"t1": 0.7, "truncation": 0.75}, "left_out": {"t1": 0.66, "no_ba
 
 def test_the_ways_differ_in_the_objective_alone():
     made = deletion_cost.cells("full")
-    assert list(made) == [f"cost-8x96-{way}-s0" for way in ("mle", "shared", "weight=0.25", "left_out")]
+    assert list(made) == [f"cost-8x96-{way}-s0" for way in ("mle", "shared", "weight=0.25", "left_out", "own_head")]
     assert made["cost-8x96-mle-s0"][:3] == ("fig3", "mle-s0", True)  # the plan's own runs are not trained again
     assert made["cost-8x96-shared-s0"][:3] == ("fig3", "bc-ground_truth-0.2-s0", True)
     ways = [made[f"cost-8x96-{way}-s0"][3] for way in ("shared", "weight=0.25", "left_out")]
@@ -31,12 +32,6 @@ def test_the_ways_differ_in_the_objective_alone():
 
 
 def test_shapes_have_the_parameters_that_are_said():
-    def parameters(shape):
-        size = next(iter(deletion_cost.cells("full", (shape,)).values()))[3].base.model
-        # embedding and head of 305 tokens, attention, gated MLP of 8/3 width, norms
-        per_layer = 4 * size.dim**2 + 3 * size.dim * (8 * size.dim // 3) + 2 * size.dim
-        return 2 * 305 * size.dim + size.layers * per_layer + size.dim
-
     assert parameters("8x96") == 944_928  # the committed base's own count
     assert 0.8e6 < parameters("3x160") < 1.1e6
     assert 0.8e6 < parameters("2x192") < 1.1e6

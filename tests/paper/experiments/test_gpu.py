@@ -1,6 +1,7 @@
 """The prepared visit to a GPU, dry: it runs to its end on the CPU, keeps apart what it wrote, and survives failures."""
 
 import json
+import shlex
 import subprocess
 import sys
 import tarfile
@@ -21,6 +22,8 @@ from smlib.paper.figures.report import gpu_table
 def dry(tmp_path_factory):
     folder = tmp_path_factory.mktemp("dry")
     options = ["--dry", "--minutes", "30", "--results-dir", str(folder), "--weights-dir", str(folder / "weights")]
+    assert command.main([*options, "--only", "sampler"]) == 0  # in a process of its own, as all of them are on a GPU
+    assert set(records.read_all(folder)) == {"sampler"}
     assert command.main([*options, "--here"]) == 0
     return folder, options
 
@@ -155,6 +158,18 @@ def test_one_run_in_a_process_of_its_own(tmp_path):
     assert found["left"] == ["regime-bc-s0", "regime-decoupled-s0", "regime-sm-s0"]
 
 
+def test_make_gpu_asks_for_what_the_command_takes(repository, tmp_path, monkeypatch):
+    asked = ["make", "-n", "--no-print-directory", "gpu", "DRY=1", "MINUTES=3", "AT_ONCE=2", "ONLY=tests tables"]
+    shown = subprocess.run(asked, cwd=repository, capture_output=True, text=True, check=True).stdout
+    (line,) = [line for line in shown.splitlines() if "smlib.paper.experiments.gpu" in line]
+    given = shlex.split(line)[3:]
+    begun = []
+    monkeypatch.setattr(command, "_in_a_process", lambda part, given, budget: begun.append((part, given)) or True)
+    assert command.main([*given, "--results-dir", str(tmp_path)]) == 0
+    assert [part for part, _ in begun] == ["tests", "tables"]
+    assert {(asked.dry, asked.minutes, asked.at_once) for _, asked in begun} == {(True, 3.0, 2)}
+
+
 def test_without_a_device_it_names_the_dry_mode(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(command, "_cuda", lambda: False)
     with pytest.raises(SystemExit):
@@ -172,7 +187,7 @@ def test_the_failures_of_tests_are_kept(tmp_path):
     found = device_tests.read_report(report)
     assert (found["tests"], found["passed"], found["skipped"]) == (3, 1, 1)
     assert found["failures"] == {"a::bad": "1 != 2\nwhere"}
-    assert "1 of 3 tests failed: a::bad" in str(device_tests.TestsFailedError(found))
+    assert "1 of 3 tests failed:\n  a::bad: 1 != 2" in str(device_tests.TestsFailedError(found))
 
 
 def test_the_report_shows_both_sides(tmp_path, monkeypatch):

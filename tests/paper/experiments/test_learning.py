@@ -3,46 +3,25 @@
 import dataclasses
 import json
 
-import numpy as np
 import pytest
 
 from smlib.data.mixture import MIXTURES
 from smlib.files import read_json
 from smlib.paper.experiments.arithmetic import grid, learning
-from smlib.paper.experiments.runs import finetuning
 from smlib.paper.experiments.runs.finetuning import FineTuneConfig, fine_tune, fine_tuned
 from smlib.paper.experiments.runs.kept import kept_policy
 from smlib.paper.experiments.runs.pretraining import PretrainConfig, pretrained
 from smlib.paper.experiments.tasks import mathematics, queue
 from smlib.paper.figures import learning as figures
-from smlib.paper.results import run_cached
+from smlib.paper.sentences import learning as sentences
 from smlib.training.algorithm_1 import TrainConfig
-from tests.support.made_up_runs import bits
+from tests.support.made_up_runs import put_planned
 
 RATES = {"mle": 0.3, "bc": 0.5, "sm": 0.7}
 
 
 def put(label: str, config: FineTuneConfig, folder) -> None:
-    """A finished run that nobody trained, where `fine_tune` would leave it."""
-    method, rng = label.split("-")[0], np.random.default_rng([*label.encode()])
-
-    def compute(_):
-        def answers(n):
-            return {
-                d: {"correct": bits(rng, n, RATES[method]), "accuracy": RATES[method], "backspace_rate": 0.1}
-                for d in config.decodings
-            }
-
-        steps = list(range(config.training.eval_every, config.training.steps + 1, config.training.eval_every))
-        curves = {f"val_{d}": [RATES[method]] * len(steps) for d in config.curve}
-        return {
-            "history": {"step": [1], "val_step": steps, **curves},
-            "val": answers(config.n_val),
-            "test": answers(config.n_test),
-        }
-
-    own = finetuning._identity(config, "full", True, ())
-    run_cached(learning.ITEM, label, compute=compute, results_dir=folder, **own)
+    put_planned(label, config, folder, RATES)
 
 
 def test_the_plan_has_the_most_telling_runs_first_and_every_run_once():
@@ -143,6 +122,33 @@ def test_what_is_there_is_drawn_and_what_is_not_is_said(tmp_path):
     assert table.loc["MLE", "seeds"] == "2 of 5"
     assert table.loc["MLE", "temperature 1, <bkspc> forbidden"] == "—"
     assert figures.taught(study).loc["MLE", "greedy − temperature 1"] == "0.000"
+
+
+def with_curves(curves):
+    """A study of made-up curves: method -> accuracy at temperature 1 at each look, a list a seed."""
+    cells = [
+        {
+            "cell": method if method == "mle" else f"{method}-ground_truth-0.2",
+            "curves": [{"seed": n, "step": [10, 20, 30], "t1": c, "greedy": c} for n, c in enumerate(seeds)],
+        }
+        for method, seeds in curves.items()
+    ]
+    return {"cells": cells, "claims": [{"level": 0.2}], "passes": 3.0, "steps": 30}
+
+
+def test_where_the_curves_cross_and_what_is_lost_at_the_end():
+    study = with_curves({"mle": [[0.2, 0.5, 0.4], [0.4, 0.5, 0.4]], "bc": [[0.2, 0.4, 0.45]], "sm": [[0.4, 0.6, 0.5]]})
+    bc, sm, lost = sentences.crossings(study).splitlines()
+    assert bc == ("- BC is −10.0 points from MLE after 1 passes and +5.0 after 3: the curves cross between 2 and 3.")
+    assert sm.endswith("and +10.0 after 3: ahead at every look.")
+    assert "MLE +10.0 (best after 2 passes), BC 0.0 (best after 3 passes) and SequenceMatch +10.0" in lost
+    behind = sentences.crossings(with_curves({"mle": [[0.5, 0.5, 0.5]], "bc": [[0.6, 0.6, 0.4]]}))
+    assert "and −10.0 after 3, and not ahead of it at the end." in behind
+    assert sentences.crossings(with_curves({"bc": [[0.1, 0.1, 0.1]]})) == "No curve of MLE is there yet."
+    table = figures.by_passes(study)
+    assert list(table.index) == ["1.0", "2.0", "3.0"]
+    assert table["temperature 1", "MLE"].tolist() == ["0.300", "0.500", "0.400"]
+    assert figures.by_passes({**study, "cells": []}).empty
 
 
 def test_the_queue_trains_what_is_missing_and_keeps_what_it_is_asked_to(tmp_path, capsys):

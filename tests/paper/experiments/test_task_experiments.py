@@ -16,11 +16,13 @@ from smlib.paper.experiments.arithmetic import divergences
 from smlib.paper.experiments.arithmetic import grid as arithmetic
 from smlib.paper.experiments.judging import method_tables, scores
 from smlib.paper.experiments.report import summary as report
-from smlib.paper.experiments.tasks import mathematics, translation
+from smlib.paper.experiments.runs.pretraining import PretrainConfig
+from smlib.paper.experiments.tasks import in_learning, mathematics, queue, translation
 from smlib.paper.figures import ablations as ablation_figures
 from smlib.paper.figures import divergences as divergence_figures
 from smlib.paper.figures import report as report_figures
 from smlib.paper.figures import tasks
+from smlib.paper.figures.variants import tasks_table
 from smlib.paper.results import ITEMS, read_item
 from tests.support.made_up_runs import replace_training
 
@@ -77,7 +79,53 @@ def test_full_tables_have_the_columns_of_the_paper() -> None:
         assert labels == set(ITEMS[item].numbers)
 
 
+def test_translation_has_a_base_of_other_kinds_in_the_learning_regime() -> None:
+    known, made = translation.cells("full"), translation.cells("full", "learning")
+    assert set(made) == set(known)
+    bases = {c.base for c in made.values()}
+    assert [(b.other_kinds, b.mixture, b.task, b.model.layers) for b in bases] == [(True, None, "translation", 8)]
+    assert {(c.training.steps, c.training.learning_rate, c.training.eval_every) for c in made.values()} == {
+        (6_000, 1e-3, 0)
+    }
+    assert not any(c.base.other_kinds for c in known.values())
+    assert translation.preset("paper", "learning") == translation.preset("paper")
+    with pytest.raises(ValueError, match="unknown regime 'new'; known: known, learning"):
+        translation.preset("full", "new")
+    with pytest.raises(ValueError, match="other_kinds=True is of translation; a base model for mul reads a mixture"):
+        PretrainConfig(task="mul", other_kinds=True)
+
+
+def test_a_smoke_translation_learns_from_a_base_of_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    translation.main(["--preset", "smoke", "--results-dir", str(tmp_path), "--limit", "1"])
+    assert "1 of 3: mle-s0 -> " in capsys.readouterr().out
+    config = translation.cells("smoke", "learning")["mle-s0"]
+    run = translation.translate(config, "mle-s0", preset="smoke", results_dir=tmp_path)
+    assert run.cached
+    assert set(run["test"]) == set(translation.DECODINGS)  # type: ignore[call-overload]
+    rows = {(row["method"], row["level"]): row for row in in_learning.latest("tab5", "smoke", tmp_path)}
+    assert (rows["mle", 0.2]["status"], rows["bc", 0.2]["status"]) == ("run", "not run")
+    shown = tasks_table(list(rows.values()), digits=1)
+    assert shown.loc["MLE", "η = 0.2"].endswith("(1 of 1 seeds)")
+    assert shown.loc["BC", "η = 0.2"] == "not run"
+    pairs = translation._pairs(config.base, config.task())  # type: ignore[arg-type]
+    assert len(pairs) == config.base.questions  # type: ignore[union-attr]
+    assert not any(c.isdigit() for pair in pairs for c in pair.answer)
+
+
+@pytest.mark.parametrize("item", ["tab6", "tab7"])
+def test_a_table_of_the_learning_regime_says_what_is_there(item: str, tmp_path: Path) -> None:
+    queue.main(["--preset", "smoke", "--item", item, "--results-dir", str(tmp_path), "--only", "mle-s0"])
+    rows = {row["method"]: row for row in in_learning.latest(item, "smoke", tmp_path)}
+    assert {m: row["status"] for m, row in rows.items()} == {"mle": "run", "bc": "not run", "sm": "not run"}
+    assert 0.0 <= rows["mle"]["value"] <= 1.0
+    planned = in_learning.study(item, "full", tmp_path)
+    assert {(row["method"], row["level"]) for row in planned} == {(m, v) for m in rows for v in (0.02, 0.2)}
+    assert {row["planned"] for row in planned} == {3}
+
+
 def test_unknown_tables_name_the_known_ones() -> None:
+    with pytest.raises(ValueError, match="unknown table 'tab4'; known: tab5, tab6, tab7"):
+        in_learning.study("tab4", "full")
     with pytest.raises(ValueError, match="known: tab6, tab7"):
         mathematics.preset("tab5", "quick")
 

@@ -18,6 +18,7 @@ from smlib.objectives.methods import ByDivergence, get_method
 from smlib.paper.experiments.ablations.rivals import DEFAULT, METHODS, TITLES, critic_estimate, rivalries
 from smlib.paper.experiments.ablations.sweeps import SWEEPS, Sweep
 from smlib.paper.experiments.arithmetic import grid as arithmetic
+from smlib.paper.experiments.arithmetic.grid import ArithmeticPreset
 from smlib.paper.experiments.judging import scores
 from smlib.paper.experiments.judging.findings import finding, summary
 from smlib.paper.experiments.judging.verdicts import RULE, Comparison, judge
@@ -81,13 +82,15 @@ def seeds(preset: str) -> tuple[int, ...]:
     return arithmetic.preset(preset).seeds[: _settings(preset).n_seeds]
 
 
-def cells(preset: str, only: tuple[str, ...] = ()) -> dict[str, FineTuneConfig]:
+def cells(preset: str, only: tuple[str, ...] = (), regime: ArithmeticPreset | None = None) -> dict[str, FineTuneConfig]:
     """Every run by `<name>-s<seed>`: the default, the other methods, the sweeps around the default; seeds outermost.
 
     Args:
         only: names without seed; the preset's when omitted.
+        regime: another grid in the place of Figure 3's old one, with the seeds and the level of its middle.
     """
-    chosen, settings, eta = arithmetic.preset(preset), _settings(preset), level(preset)
+    chosen, settings = regime or arithmetic.preset(preset), _settings(preset)
+    eta, every = chosen.levels[len(chosen.levels) // 2], chosen.seeds[: settings.n_seeds]
 
     def one(method: str, seed: int, full: bool, changes: Mapping[str, Any]) -> FineTuneConfig:
         own = {k: v for k, v in changes.items() if k in ("n_train", "initial_value")}
@@ -102,14 +105,14 @@ def cells(preset: str, only: tuple[str, ...] = ()) -> dict[str, FineTuneConfig]:
 
     wanted = only or settings.only
     made: dict[str, FineTuneConfig] = {}
-    for seed in seeds(preset):
+    for seed in every:
         found = {DEFAULT: one("sm", seed, True, {})}
         found |= {name: one(method, seed, True, changes) for name, (method, changes) in METHODS.items()}
         for sweep in SWEEPS.values():
             for value, name in _names(sweep).items():
                 if not (sweep.parameter == "n_train" and value == chosen.n_train):
                     found[name] = one("sm", seed, name in TITLES, {sweep.parameter: value})
-        repeated = seed == seeds(preset)[0] or not settings.repeated
+        repeated = seed == every[0] or not settings.repeated
         here = [k for k in found if (not wanted or k in wanted) and (repeated or k in settings.repeated)]
         made |= {f"{k}-s{seed}": found[k] for k in here}
     return made

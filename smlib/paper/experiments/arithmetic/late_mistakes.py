@@ -81,7 +81,7 @@ def run(
         found = measured(policy, task, dataclasses.replace(config, examples=0), test=False)
         return {"visibility": seen, "history": history, **found, BASE: checksum(config.base, preset, results_dir)}
 
-    return run_cached(compute=compute, results_dir=results_dir, **_identity(label, config, preset))
+    return run_cached(compute=compute, results_dir=results_dir, **identity(label, config, preset))
 
 
 def study(preset: str, seeds: Sequence[int] = (0,), results_dir: str | Path = "results") -> dict[str, Any]:
@@ -92,7 +92,7 @@ def study(preset: str, seeds: Sequence[int] = (0,), results_dir: str | Path = "r
     """
     grouped: dict[tuple[str, str], list[Run]] = {(order, name): [] for order in ORDERS for name in METHODS}
     for label, (_, config) in cells(preset, seeds).items():
-        there = finished_run(results_dir=results_dir, **_identity(label, config, preset))
+        there = finished_run(results_dir=results_dir, **identity(label, config, preset))
         if there is not None:
             name = label.removeprefix(f"late-{config.answer_order}-").rsplit("-s", 1)[0]
             grouped[config.answer_order, name].append(there)
@@ -126,7 +126,8 @@ def _pooled(records: Sequence[Sequence[Mapping[str, float]]]) -> list[dict[str, 
     return made
 
 
-def _identity(label: str, config: FineTuneConfig, preset: str) -> dict[str, Any]:
+def identity(label: str, config: FineTuneConfig, preset: str) -> dict[str, Any]:
+    """What makes a run this one and no other: what `run_cached` and `finished_run` are asked with."""
     return {
         "item": ITEM,
         "name": label,

@@ -126,7 +126,7 @@ def run(
         found: dict[str, object] = {rule: answered(policy, task, cell.config, rule) for rule in cell.way.decodings}
         return {"val": found, "history": history, BASE: checksum(cell.config.base, preset, results_dir)}
 
-    return run_cached(compute=compute, results_dir=results_dir, **_identity(label, cell, preset))
+    return run_cached(compute=compute, results_dir=results_dir, **identity(label, cell, preset))
 
 
 def answered(policy: Policy, task: Task, config: FineTuneConfig, rule: str) -> dict[str, object]:
@@ -158,7 +158,7 @@ def study(preset: str, seeds: Sequence[int] = (0,), results_dir: str | Path = "r
     """
     found: dict[str, dict[int, Run]] = {name: {} for name in WAYS}
     for label, cell in cells(preset, seeds).items():
-        there = finished_run(results_dir=results_dir, **_identity(label, cell, preset))
+        there = finished_run(results_dir=results_dir, **identity(label, cell, preset))
         if there is not None:
             name, seed = label.removeprefix("rival-").rsplit("-s", 1)
             found[name][int(seed)] = there
@@ -218,7 +218,8 @@ def _costs(given: Answers) -> dict[str, float]:
     return {"tokens": round(stats.insertions / n, 6), "passes": round(stats.forward_tokens / n, 6)}
 
 
-def _identity(label: str, cell: Cell, preset: str) -> dict[str, Any]:
+def identity(label: str, cell: Cell, preset: str) -> dict[str, Any]:
+    """What makes a run this one and no other: what `run_cached` and `finished_run` are asked with."""
     own = OF_METHOD.get(cell.config.training.objective.method)
     operators = ["operators"] if set(cell.way.decodings) & set(OPERATORS) else []
     return {

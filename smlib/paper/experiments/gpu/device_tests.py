@@ -9,7 +9,8 @@ from typing import Any
 
 from smlib.files import project_root
 
-MESSAGE = 2_000  # characters that are kept of a failure
+MESSAGE = 2_000  # characters that are kept of a failure's trace
+SHOWN = 300  # characters of its first line that are printed: a lent machine may be gone before its files are read
 
 
 class TestsFailedError(RuntimeError):
@@ -18,9 +19,9 @@ class TestsFailedError(RuntimeError):
     __test__ = False  # no class of tests, whatever its name begins with
 
     def __init__(self, found: dict[str, Any]) -> None:
-        names = ", ".join(found["failures"])
-        failed = f"{len(found['failures'])} of {found['tests']} tests failed: {names}"
-        super().__init__(failed if names else f"none of {found['tests']} tests ran: all were skipped")
+        said = "".join(f"\n  {name}: {text.splitlines()[0][:SHOWN]}" for name, text in found["failures"].items())
+        failed = f"{len(found['failures'])} of {found['tests']} tests failed:{said}"
+        super().__init__(failed if said else f"none of {found['tests']} tests ran: all were skipped")
         self.found = found
 
 
@@ -61,7 +62,7 @@ def marked(tests: Path) -> list[str]:
 
 
 def read_report(path: Path) -> dict[str, Any]:
-    """The counts in a JUnit file; the messages of what failed are cut to `MESSAGE` characters, their ends kept."""
+    """The counts in a JUnit file; a failure is its message, then the last `MESSAGE` characters of its trace."""
     failures: dict[str, str] = {}
     seconds: dict[str, float] = {}
     tests = skipped = 0
@@ -70,7 +71,7 @@ def read_report(path: Path) -> dict[str, Any]:
         tests += 1
         wrong = next((e for e in case if e.tag in ("failure", "error")), None)
         if wrong is not None:
-            failures[name] = f"{wrong.get('message')}\n{wrong.text}"[-MESSAGE:]
+            failures[name] = f"{wrong.get('message')}\n{(wrong.text or '')[-MESSAGE:]}"
         elif any(e.tag == "skipped" for e in case):
             skipped += 1
         else:

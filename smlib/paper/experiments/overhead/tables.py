@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from smlib import bench
-from smlib.bench import peers
+from smlib.bench import peers, processes
 from smlib.bench.steps import DenseAlgorithmA, GradientStep
 from smlib.bench.timing import in_turns, seconds_of
 from smlib.bench.workloads import (
@@ -30,7 +30,7 @@ from smlib.bench.workloads import (
 )
 from smlib.generation.sampling import sample
 from smlib.paper.items import over_mle
-from smlib.paper.results import Run, check_preset, finished_run, get_item, run_cached, write_item
+from smlib.paper.results import NotCachedError, Run, check_preset, finished_run, get_item, run_cached, write_item
 
 TITLES = {"tab3": ("text", "text1024"), "tab4": ("arithmetic", "arithmetic")}
 KEYS = ("bench", "training", "sampling")
@@ -134,6 +134,28 @@ def beside_trl(preset: str, results_dir: str | Path = "results") -> Run | None:
     if there is not None or preset != "full" or not peers.available():
         return there
     return run_cached(compute=lambda _: peers.run(), **measured)
+
+
+def in_processes(preset: str, results_dir: str | Path = "results") -> Run | None:
+    """A step of training along the number of processes (`smlib.bench.processes`): what `full` measured, and measured
+    there; None where nobody has."""
+    check_preset(preset)
+    measured: dict[str, Any] = {
+        "item": "tab4",
+        "name": "processes",
+        "config": {"shape": ARITHMETIC, "counts": processes.COUNTS, "turns": processes.TURNS},
+        "preset": "full",
+        "seeds": (0,),
+        "version_key": KEYS,
+        "results_dir": results_dir,
+    }
+    there = finished_run(**measured)
+    if there is not None or preset != "full":
+        return there
+    try:
+        return run_cached(compute=lambda _: processes.along_processes(), **measured)
+    except NotCachedError:  # where results are only read
+        return None
 
 
 def as_trained(shape: Shape) -> Shape:

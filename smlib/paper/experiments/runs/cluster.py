@@ -21,6 +21,7 @@ import torch
 
 from smlib.files import ResultError
 from smlib.paper.elsewhere import Files, adopt, differing, fingerprint, lay_out, needed, written
+from smlib.paper.experiments.runs.cluster_progress import LOOK, Listener, new_board, telling
 from smlib.paper.results import NotCachedError, reading_only
 
 RETRIES = 3
@@ -77,16 +78,19 @@ def _send_out(function: Callable[..., Any], calls: Sequence[Mapping[str, Any]]) 
     remote: Any = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=RETRIES, retry_exceptions=False)(compute)
     bases: dict[tuple[str, str], Any] = {}
     waiting: dict[Any, Mapping[str, Any]] = {}
-    here = fingerprint()
+    here, board = fingerprint(), new_board()
+    listener = Listener(board, len(calls))
     for call in calls:
         place = (str(call["preset"]), str(call["results_dir"]))
         if place not in bases:
             bases[place] = ray.put(needed(*place))
-        waiting[remote.remote(function.__module__, function.__qualname__, dict(call), bases[place], here)] = call
+        sent = remote.remote(function.__module__, function.__qualname__, dict(call), bases[place], here, board)
+        waiting[sent] = call
     failures: list[Exception] = []
     try:
         while waiting:
-            ended, _ = ray.wait(list(waiting), num_returns=1)
+            ended, _ = ray.wait(list(waiting), num_returns=1, timeout=LOOK)
+            listener.look(len(calls) - len(waiting) + len(ended))
             for reference in ended:
                 call = waiting.pop(reference)
                 try:
@@ -105,8 +109,18 @@ def _send_out(function: Callable[..., Any], calls: Sequence[Mapping[str, Any]]) 
         raise (ResultError(f"{first}{others}") if isinstance(first, ResultError) else first)
 
 
-def compute(module: str, name: str, call: Mapping[str, Any], bases: Files, expected: Mapping[str, str]) -> Files:
+def compute(
+    module: str,
+    name: str,
+    call: Mapping[str, Any],
+    bases: Files,
+    expected: Mapping[str, str],
+    board: Any = None,
+) -> Files:
     """What a worker does: one run in a folder of its own; returns the files that it wrote.
+
+    Args:
+        board: where it is told how far the run is, see `smlib.paper.experiments.runs.cluster_progress`.
 
     Raises:
         ResultError: this place has another smlib, or other versions of what numbers depend on.
@@ -118,7 +132,7 @@ def compute(module: str, name: str, call: Mapping[str, Any], bases: Files, expec
             "(constraints.txt) on every machine of the cluster"
         )
     torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory(prefix="smlib-run-") as folder:
+    with telling(board), tempfile.TemporaryDirectory(prefix="smlib-run-") as folder:
         root = Path(folder)
         lay_out(bases, root)
         getattr(importlib.import_module(module), name)(**{**call, "results_dir": root})
@@ -159,6 +173,12 @@ def _connected(address: str) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def check_answers(address: str) -> None:
+    """Raises `ResultError` where Ray is not installed or no cluster answers, before anything is sent to one."""
+    with _connected(address):
+        pass
 
 
 def check_address(address: str) -> None:

@@ -10,6 +10,7 @@ import ctypes
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -51,12 +52,33 @@ def in_parallel(function: Callable[..., Any], calls: Sequence[Mapping[str, Any]]
         return on_cluster(function, calls, os.environ[RAY])
     count = min(processes or workers(), len(calls))
     if count <= 1:
-        return [function(**call) for call in calls]
+        return _one_by_one(function, calls)
     with ProcessPoolExecutor(
         count, mp_context=get_context("spawn"), initializer=_start_worker, initargs=(os.getpid(),)
     ) as pool:
         futures = [pool.submit(function, **call) for call in calls]
         return [future.result() for future in futures]
+
+
+def _one_by_one(function: Callable[..., Any], calls: Sequence[Mapping[str, Any]]) -> list:
+    """The same in this process; what one run raises is raised when the others have ended, as where they are apart."""
+    found, failures = [], list[Exception]()
+    for call in calls:
+        try:
+            found.append(function(**call))
+        except Exception as error:
+            _let_go(error)
+            failures.append(error)
+    if failures:
+        raise failures[0]
+    return found
+
+
+def _let_go(error: BaseException | None) -> None:
+    """Forgets what the frames of a failed run hold: a model that filled a GPU would leave no room for the next run."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
 
 
 def _start_worker(parent: int) -> None:

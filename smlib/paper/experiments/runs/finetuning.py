@@ -20,8 +20,9 @@ from smlib.paper.experiments.runs.answers import answer, recovery
 from smlib.paper.experiments.runs.kept import kept_policy, weights_of
 from smlib.paper.experiments.runs.pretraining import BASE, Base, PretrainConfig, checksum, of_present_base, pretrained
 from smlib.files import ADDED_LATER
-from smlib.objectives.methods import ObjectiveConfig
+from smlib.objectives.methods import ObjectiveConfig, get_method
 from smlib.policies.decoupled import DecoupledPolicy
+from smlib.policies.deletion_head import DeletionHeadPolicy
 from smlib.policies.policy import Policy
 from smlib.paper.results import Run, finished_run, run_cached
 from smlib.training.algorithm_1 import TrainConfig, train
@@ -53,6 +54,7 @@ class FineTuneConfig:
         curve: rules under which the validation questions are answered every `training.eval_every` steps.
         answer_order: of the digits of an answer, see `load_task`.
         initial_value: added to every V(s) before training; 0 leaves V as the base model's logits have it.
+        deletion_head: whether `<bkspc>` has a head of its own (`smlib.policies.deletion_head`) in place of a row.
     """
 
     base: Base = field(default_factory=PretrainConfig)
@@ -70,8 +72,16 @@ class FineTuneConfig:
     initial_value: float = field(default=0.0, metadata=ADDED_LATER)
     answer_order: str = field(default="most_first", metadata=ADDED_LATER)
     curve: tuple[str, ...] = field(default=(), metadata=ADDED_LATER)
+    deletion_head: bool = field(default=False, metadata=ADDED_LATER)
 
     def __post_init__(self) -> None:
+        method = get_method(self.training.objective.method)
+        if self.deletion_head and (not method.backspace or method.soft or method.critic):
+            raise ValueError(
+                f"deletion_head=True asks for a head of its own for <bkspc>, and {method.title} has "
+                f"{'no <bkspc>' if not method.backspace else 'another use for what such a head reads'}: leave it out, "
+                "or train by bc, sm or dagger"
+            )
         if bool(self.curve) != bool(self.training.eval_every):
             raise ValueError(
                 f"curve={self.curve} and eval_every={self.training.eval_every}: give both, or neither, to see "
@@ -161,11 +171,12 @@ def fine_tuned(
 def _identity(config: FineTuneConfig, preset: str, test: bool, without: tuple[str, ...]) -> dict[str, Any]:
     """What makes a run this one and no other, beside its item and name."""
     own = OF_METHOD.get(config.training.objective.method)
+    head = ["deletion_head"] if config.deletion_head else []
     return {
         "config": {"config": config, "test": test} | ({"without": without} if without else {}),
         "preset": preset,
         "seeds": [config.training.seed],
-        "version_key": (*VERSIONS, *([own] if own else [])),
+        "version_key": (*VERSIONS, *([own] if own else []), *head),
     }
 
 
@@ -175,6 +186,8 @@ def trained(
     """The trained policy, and what was logged on the way."""
     torch.set_num_threads(1)  # as everywhere: the result is then the same bytes however the run was started
     policy = pretrained(config.base, task, preset=preset, results_dir=results_dir)
+    if config.deletion_head:
+        policy = DeletionHeadPolicy.of(policy)
     for part in without:
         REMOVALS[part](policy)
     if config.initial_value:

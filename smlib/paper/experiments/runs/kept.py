@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from smlib.files import config_hash, resolve
+from smlib.policies.deletion_head import DeletionHeadPolicy
 from smlib.policies.policy import Policy
 
 
@@ -14,4 +15,5 @@ def weights_of(config: object, name: str, weights_dir: str | Path) -> Path:
 def kept_policy(config: object, name: str, weights_dir: str | Path) -> Policy | None:
     """The policy that `fine_tune` left in `weights_dir`; None where there is none."""
     folder = weights_of(config, name, weights_dir)
-    return Policy.load(folder) if folder.exists() else None
+    kind = DeletionHeadPolicy if getattr(config, "deletion_head", False) else Policy
+    return kind.load(folder) if folder.exists() else None

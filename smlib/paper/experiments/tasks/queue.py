@@ -3,6 +3,9 @@
 A run that is there is passed over, and one that was killed goes on from its last checkpoint, so the same command is
 given again after any interruption. It starts one process of one thread. Several commands side by side need an order or
 names of their own (`--only`): one that comes to a run that another has begun waits for it.
+
+`--item g1` trains the divergences of App. G.1 in the learning regime, one seed, on the validation questions alone; the
+ablations have a command of their own, `python -m smlib.paper.experiments.ablations.in_learning`.
 """
 
 import argparse
@@ -12,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 
-from smlib.paper.experiments.arithmetic import learning
+from smlib.paper.experiments.arithmetic import divergences, learning, learning_variants
 from smlib.paper.experiments.runs.finetuning import FineTuneConfig, fine_tune, fine_tuned
 from smlib.paper.experiments.tasks import mathematics
 from smlib.paper.items import PRESETS
@@ -21,9 +24,18 @@ PLANS: Mapping[str, Callable[[str], Mapping[str, FineTuneConfig]]] = MappingProx
     {
         learning.ITEM: learning.cells,
         **{item: partial(mathematics.cells, item, regime="learning") for item in mathematics.TASKS},
+        divergences.ITEM: lambda preset: {c.kept_as: c.config for c in variants(preset)},
     }
 )
 """Item -> the runs of the learning regime, in their order."""
+
+ON_VALIDATION = (divergences.ITEM,)
+"""Items whose runs in this regime see no test question."""
+
+
+def variants(preset: str) -> list[learning_variants.Cell]:
+    """The runs of `g1` that no other plan has, one seed."""
+    return [cell for cell in learning_variants.cells(preset).values() if cell.item == divergences.ITEM]
 
 
 def train(
@@ -54,7 +66,8 @@ def train(
     next(iter(wanted.values())).prepare(preset, results_dir)
     done = 0
     for place, (label, config) in enumerate(wanted.items(), start=1):
-        where = {"item": item, "preset": preset, "results_dir": results_dir}
+        test = item not in ON_VALIDATION
+        where = {"item": item, "preset": preset, "results_dir": results_dir, "test": test}
         if fine_tuned(config, label, **where) is not None:  # type: ignore[arg-type]
             continue
         if done == limit:

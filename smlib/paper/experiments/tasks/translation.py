@@ -2,10 +2,16 @@
 
 The pairs are real locale data (`smlib.data.translation`), the split is by content: no number, date or time of a test
 sentence occurs in training. opus_books, the paper's corpus, is `load_task("opus_books")` and needs a pretrained model.
+
+There are two regimes, as for arithmetic (`arithmetic.learning`): a base that has read pairs of the task, and one that
+has read names in French and English (`smlib.data.translation_names`) and has to learn the task. `python -m
+smlib.paper.experiments.tasks.translation` trains the runs of the second.
 """
 
+import argparse
 import dataclasses
 import itertools
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -14,6 +20,7 @@ from typing import Any
 import torch
 from safetensors.torch import save
 
+from smlib.data import translation_names
 from smlib.data.demonstrations import TaskDemonstrations
 from smlib.data.mathematics import Example
 from smlib.data.tasks import Task
@@ -24,6 +31,7 @@ from smlib.evaluation.bleu_jackknife import bleu_estimate, pseudovalues
 from smlib.files import write_atomically
 from smlib.objectives.methods import get_method
 from smlib.paper.experiments.arithmetic import grid as arithmetic
+from smlib.paper.experiments.arithmetic import learning
 from smlib.paper.experiments.arithmetic.grid import ArithmeticPreset
 from smlib.paper.experiments.judging import scores
 from smlib.paper.experiments.judging.method_tables import METHODS, PAIRS, write_table
@@ -40,7 +48,8 @@ from smlib.paper.experiments.runs.pretraining import (
     pretrained,
     weights_file,
 )
-from smlib.paper.experiments.tasks.mathematics import prefix
+from smlib.paper.experiments.tasks.mathematics import SEEDS, prefix
+from smlib.paper.items import PRESETS as NAMES
 from smlib.paper.results import Run, check_preset, run_cached
 from smlib.policies.policy import Policy
 from smlib.training.algorithm_1 import train
@@ -55,30 +64,48 @@ PAIRS_OF_BASE = (
 )
 
 
-def _preset(name: str) -> ArithmeticPreset:
-    source = arithmetic.preset(name)
+PAIRS_OF_NAMES = 150_000
+"""Pairs of names that a base of the learning regime reads, in one pass."""
+
+
+def _preset(name: str, regime: str) -> ArithmeticPreset:
+    source = arithmetic.preset(name) if regime == "known" else dataclasses.replace(learning.preset(name), eval_every=0)
     if isinstance(source.base, LanguageModel):
         books = dataclasses.replace(source.base, task="opus_books", difficulty="all")
         return dataclasses.replace(source, base=books, levels=(0.02, 0.2), kinds=(KIND,), recovery_prompts=0)
     model = dataclasses.replace(source.base.model, positions=192)
-    questions = min(source.base.questions, PAIRS_OF_BASE)
-    pairs = dataclasses.replace(source.base, task="translation", difficulty="easy", questions=questions, model=model)
+    other = regime == "learning"
+    questions = min(source.base.questions, PAIRS_OF_NAMES if other else PAIRS_OF_BASE)
+    pairs = dataclasses.replace(
+        source.base, task="translation", difficulty="easy", questions=questions, model=model, mixture=None,
+        other_kinds=other,
+    )  # fmt: skip
     levels = (0.02, 0.2) if name == "full" else (0.2,)
-    size = min(source.n_test, 500)
-    return dataclasses.replace(source, base=pairs, levels=levels, kinds=(KIND,), recovery_prompts=0, n_test=size)
+    size, seeds = min(source.n_test, 500), source.seeds[:SEEDS]
+    return dataclasses.replace(
+        source, base=pairs, levels=levels, kinds=(KIND,), recovery_prompts=0, n_test=size, seeds=seeds
+    )
 
 
-PRESETS: Mapping[str, ArithmeticPreset] = MappingProxyType({n: _preset(n) for n in arithmetic.PRESETS})
+REGIMES: Mapping[str, Mapping[str, ArithmeticPreset]] = MappingProxyType(
+    {regime: MappingProxyType({n: _preset(n, regime) for n in arithmetic.PRESETS}) for regime in ("known", "learning")}
+)
+PRESETS = REGIMES["known"]
+RESTS_ON: Mapping[str, str] = MappingProxyType(dict.fromkeys(PRESETS, "known"))
+"""Preset -> regime of the table. It changes when the base model and the runs of the other regime are committed."""
 
 
-def preset(name: str) -> ArithmeticPreset:
-    """The frozen preset; `paper` is Llama-2-7b on opus_books. Raises for unknown names."""
-    return PRESETS[check_preset(name)]
+def preset(name: str, regime: str = "known") -> ArithmeticPreset:
+    """The frozen preset; `paper` is Llama-2-7b on opus_books in either regime. Raises for unknown names."""
+    check_preset(name)
+    if regime not in REGIMES:
+        raise ValueError(f"unknown regime {regime!r}; known: {', '.join(REGIMES)}")
+    return REGIMES[regime][name]
 
 
-def cells(name: str) -> dict[str, FineTuneConfig]:
+def cells(name: str, regime: str = "known") -> dict[str, FineTuneConfig]:
     """Run name -> configuration; seeds outermost. MLE sees no noise, so one run serves both columns."""
-    chosen = preset(name)
+    chosen = preset(name, regime)
 
     def one(method: str, level: float, seed: int) -> FineTuneConfig:
         kind, row_len = "none" if method == "mle" else KIND, 256 if chosen.row_len else None
@@ -101,9 +128,8 @@ def base(config: Base, task: Task, *, preset: str, results_dir: str | Path = "re
     weights = weights_file(config, preset, results_dir)
 
     def compute(scratch: Path) -> Mapping[str, object]:
-        pairs = stream("train", config.difficulty, config.seed, task.keys())
         policy = config.model.build(task)
-        data = TaskDemonstrations(task, list(itertools.islice(pairs, config.questions)))
+        data = TaskDemonstrations(task, _pairs(config, task))
         history = train(policy, data, config.training(), scratch).history
         rounded = {k: v.to(torch.bfloat16).contiguous() for k, v in policy.lm.state_dict().items()}
         policy.lm.load_state_dict({k: v.float() for k, v in rounded.items()})
@@ -119,9 +145,22 @@ def base(config: Base, task: Task, *, preset: str, results_dir: str | Path = "re
     if not weights.exists():
         run_cached(
             "shared", f"pretrain-{config.task}", config, compute, preset=preset, seeds=[config.seed],
-            version_key=VERSIONS, results_dir=results_dir, beside=weights,
+            version_key=(*VERSIONS, *(["translation_names"] if config.other_kinds else [])),
+            results_dir=results_dir, beside=weights,
         )  # fmt: skip
     return pretrained(config, task, preset=preset, results_dir=results_dir)
+
+
+def _pairs(config: PretrainConfig, task: Task) -> list[Example]:
+    """What a base model reads, without a pair of the task's."""
+    if not config.other_kinds:
+        return list(itertools.islice(stream("train", config.difficulty, config.seed, task.keys()), config.questions))
+    room = config.training().row_len or config.model.positions
+    drawn = translation_names.stream(config.seed, task.keys())
+    short = (pair for pair in drawn if len(task.prompt_ids(pair)) + len(task.answer_ids(pair)) < room)
+    pairs = list(itertools.islice(short, config.questions))
+    translation_names.check_apart(pairs, task.keys())
+    return pairs
 
 
 def translate(config: FineTuneConfig, name: str, *, preset: str, results_dir: str | Path = "results") -> Run:
@@ -167,16 +206,19 @@ def translate(config: FineTuneConfig, name: str, *, preset: str, results_dir: st
             BASE: checksum(config.base, preset, results_dir),
         }
 
-    seeds = [config.training.seed]
-    run = run_cached(
-        ITEM, name, config, compute, preset=preset, seeds=seeds, version_key=VERSIONS, results_dir=results_dir
-    )
+    run = run_cached(ITEM, name, config, compute, preset=preset, results_dir=results_dir, **kept(config))
     return of_present_base(run, config.base, preset, results_dir)
+
+
+def kept(config: FineTuneConfig) -> dict[str, Any]:
+    """What is asked of a run's file beside its configuration: seeds, and the versions that it rests on."""
+    return {"seeds": [config.training.seed], "version_key": VERSIONS}
 
 
 def run(name: str, results_dir: str | Path = "results", processes: int | None = None) -> dict[str, Any]:
     """Trains or reads every run, writes the ledger's line for `tab5`, and returns what its figures and tables show."""
-    chosen, configs = preset(name), cells(name)
+    regime = RESTS_ON[check_preset(name)]
+    chosen, configs = preset(name, regime), cells(name, regime)
     first = next(iter(configs.values()))
     if isinstance(first.base, PretrainConfig):
         base(first.base, first.task(), preset=name, results_dir=results_dir)
@@ -255,3 +297,23 @@ def _edited(
                 }
             )
     return found
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """`python -m smlib.paper.experiments.tasks.translation`: the runs of the learning regime, one after another."""
+    parser = argparse.ArgumentParser(description="Trains the translations of the learning regime, its base first.")
+    parser.add_argument("--preset", choices=NAMES, default="full")
+    parser.add_argument("--results-dir", default="results")
+    parser.add_argument("--limit", type=int, help="train or read at most so many runs")
+    given = parser.parse_args(arguments)
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    wanted = cells(given.preset, "learning")
+    first = next(iter(wanted.values()))
+    base(first.base, first.task(), preset=given.preset, results_dir=given.results_dir)
+    for place, (name, config) in enumerate(list(wanted.items())[: given.limit], start=1):
+        run = translate(config, name, preset=given.preset, results_dir=given.results_dir)
+        print(f"{place} of {len(wanted)}: {name} -> {run.path}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
