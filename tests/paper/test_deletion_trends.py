@@ -81,9 +81,11 @@ def test_what_no_accuracy_can_be_is_said_to_be_so():
     found_ = deletion_trends.by_size(steep)
     assert "reaches differences that no accuracy can have" in sentences.size(found_)[-1]
     assert "reaches" not in sentences.size(deletion_trends.by_size(FOUR))[-1]
-    said = sentences.title({"passes": [], "size": found_})
+    apart = [{**row, "parameters": 2**n * row["parameters"]} for n, row in enumerate(steep)]  # no two of one size
+    said = sentences.title({"passes": [], "size": deletion_trends.by_size(apart)})
     assert said.startswith("A line through the sizes leaves open whether it loses or wins at 7 billion (−")
-    sure = deletion_trends.by_size([{**row, "cost": found(row["cost"]["difference"], 1e-4)} for row in FOUR])
+    line = rows(("4x64", 10**5, 0.05), ("8x96", 10**6, 0.03), ("12x192", 10**7, 0.01), ("2x192", 10**8, -0.01))
+    sure = deletion_trends.by_size([{**row, "cost": found(row["cost"]["difference"], 1e-4)} for row in line])
     assert "says −4.7 (" in sentences.title({"passes": [], "size": sure})
 
 
@@ -91,6 +93,9 @@ def test_depth_is_compared_at_equal_size_alone():
     said = sentences.depth(deletion_trends.by_size(FOUR))
     assert said.startswith("Depth at about 1.0 million parameters, writing loses: 8 layers +3.0 points (95 %: +2.0 to")
     assert "and 2 layers +3.0" in said
+    assert said.endswith("with 1 seed.")
+    title = sentences.title({"passes": [], "size": deletion_trends.by_size(FOUR)})
+    assert title == "With as many parameters 8 layers lose +3.0 points and 2 layers +3.0"
     assert "only one base of each size" in sentences.depth(deletion_trends.by_size(FOUR[:3]))
     assert sentences.depth(deletion_trends.by_size([])) == "Depth: not run."
 

@@ -1,7 +1,7 @@
 """Cost and gain of deletion while training goes on, and against the size of the model."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from smlib.paper.figures.deletion import in_points
 from smlib.paper.figures.style import PALETTE, figure, headline
-from smlib.paper.sentences.deletion_trends import title
+from smlib.paper.sentences.deletion_trends import of_one_size, title
 
 STYLES = {
     "cost": ("writing, lost to MLE", {"color": PALETTE["black"], "marker": "o"}),
@@ -39,26 +39,37 @@ def passes_and_sizes(found: Trends) -> Figure:
             if passes[0][what]["low"] is not None:
                 low, high = ([100 * row[what][end] for row in passes] for end in ("low", "high"))
                 left.fill_between(at, low, high, color=style["color"], alpha=0.15, lw=0)
-        for row in size["bases"]:
+        for row, at in zip(size["bases"], _places(size["bases"]), strict=True):
             value = 100 * row[what]["difference"]
             ends = [[value - 100 * row[what]["low"]], [100 * row[what]["high"] - value]]
             label = "" if passes or row is not size["bases"][0] else label
-            right.errorbar([row["parameters"]], [value], yerr=ends, linestyle="none", label=label, **style)
+            right.errorbar([at], [value], yerr=ends, linestyle="none", label=label, **style)
         if size["status"] == "fitted":
             _draw_line(right, size, what, str(style["color"]))
+    for row, at in zip(size["bases"], _places(size["bases"]), strict=True):
+        top = 100 * max(row[what]["high"] for what in STYLES)
+        shape = row["shape"].replace("x", " × ")
+        right.annotate(shape, (at, top), (0, 3), textcoords="offset points", ha="center", fontsize=9)
     left.set_ylim(*_measured(found))  # a line that is drawn on goes far beyond what was measured, and off the page
     for ax in (left, right):
         ax.axhline(0.0, color=PALETTE["grey"], lw=1)
     left.set_xlabel("passes over the questions")
     left.set_ylabel("points of accuracy, validation")
-    right.set_xlabel("parameters of the model")
+    right.set_xlabel("parameters (equal sizes side by side)")
     right.set_xscale("log")
+    right.margins(x=0.08)
     if size["status"] != "fitted":
         right.set_title(f"{len(size['bases'])} of {size['needed']} sizes: no line", fontsize=11)
     shown = left if passes else right
     made.legend(*shown.get_legend_handles_labels(), loc="outside lower center", ncols=2)
     headline(made, title(found))
     return made
+
+
+def _places(bases: Sequence[Mapping[str, Any]]) -> list[float]:
+    """Where each base is drawn: at its size, and those of nearly one size side by side, deepest first."""
+    beside = {row["shape"]: 2.6 ** (n - 0.5) for n, row in enumerate(of_one_size(bases))}
+    return [row["parameters"] * beside.get(row["shape"], 1.0) for row in bases]
 
 
 def _measured(found: Trends) -> tuple[float, float]:

@@ -19,7 +19,9 @@ def told(found: Mapping[str, Any]) -> str:
 
 
 def title(found: Mapping[str, Any]) -> str:
-    """Of the figure: the cost at the first and the last look of training, and what there is of a line."""
+    """Of the figure: the cost at the first and the last look of training; then the deepest and the flattest base of one
+    size, or where no two bases are of one size what there is of a line.
+    """
     rows, said = found["passes"], ""
     if rows:
         first, last = rows[0], rows[-1]
@@ -28,10 +30,18 @@ def title(found: Mapping[str, Any]) -> str:
             f"{points(last['cost']['difference'])} after {last['passes']:.0f}; edits win "
             f"{points(first['gain']['difference'])} and {points(last['gain']['difference'])}"
         )
-    fitted = found["size"]["status"] == "fitted"
-    far = list(found["size"]["cost"]["far"].items())[-1] if fitted else None
-    line = _drawn_on(*far) if far else "too few sizes for a line"
-    return f"{said}; {line}" if said else line[0].upper() + line[1:]
+    fitted, alike = found["size"]["status"] == "fitted", of_one_size(found["size"]["bases"])
+    if alike:
+        deep, flat = alike[0], alike[-1]
+        rest = (
+            f"with as many parameters {_layers(deep)} layers lose {points(deep['cost']['difference'])} points and "
+            f"{_layers(flat)} layers {points(flat['cost']['difference'])}"
+        )
+    elif fitted:
+        rest = _drawn_on(*list(found["size"]["cost"]["far"].items())[-1])
+    else:
+        rest = "too few sizes for a line"
+    return f"{said}; {rest}" if said else rest[0].upper() + rest[1:]
 
 
 def passes(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -68,16 +78,28 @@ def noise(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def depth(found: Mapping[str, Any]) -> str:
     """The bases of nearly one size side by side, deepest first: what depth does at equal parameters."""
-    bases: list[Mapping[str, Any]] = list(found["bases"])
-    if not bases:
+    if not found["bases"]:
         return "Depth: not run."
-    groups = [[b for b in bases if 0.8 < b["parameters"] / a["parameters"] < 1.25] for a in bases]
-    largest = max(groups, key=len)
-    alike = sorted(largest, key=lambda row: -int(row["shape"].split("x")[0]))
-    if len(alike) < 2:
+    alike = of_one_size(found["bases"])
+    if not alike:
         return "Depth at equal parameters: only one base of each size is there."
-    each = [f"{row['shape'].split('x')[0]} layers {spread(row['cost'])}" for row in alike]
+    each = [f"{_layers(row)} layers {spread(row['cost'])}{_seeds(row)}" for row in alike]
     return f"Depth at about {alike[0]['parameters'] / 1e6:.1f} million parameters, writing loses: {among(each)}."
+
+
+def of_one_size(bases: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The largest group of bases whose numbers of parameters are within a quarter, deepest first; none if it is one."""
+    groups = [[b for b in bases if 0.8 < b["parameters"] / a["parameters"] < 1.25] for a in bases]
+    alike = sorted(max(groups, key=len, default=[]), key=lambda row: -_layers(row))
+    return alike if len(alike) > 1 else []
+
+
+def _layers(row: Mapping[str, Any]) -> int:
+    return int(row["shape"].split("x")[0])
+
+
+def _seeds(row: Mapping[str, Any]) -> str:
+    return "" if row["n_seeds"] >= 3 else f" with {row['n_seeds']} seed{'' if row['n_seeds'] == 1 else 's'}"
 
 
 def size(found: Mapping[str, Any]) -> list[str]:
