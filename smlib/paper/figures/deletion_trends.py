@@ -39,17 +39,17 @@ def passes_and_sizes(found: Trends) -> Figure:
             if passes[0][what]["low"] is not None:
                 low, high = ([100 * row[what][end] for row in passes] for end in ("low", "high"))
                 left.fill_between(at, low, high, color=style["color"], alpha=0.15, lw=0)
-        for row, at in zip(size["bases"], _places(size["bases"]), strict=True):
+        for row, place in zip(size["bases"], _places(size["bases"]), strict=True):
             value = 100 * row[what]["difference"]
             ends = [[value - 100 * row[what]["low"]], [100 * row[what]["high"] - value]]
             label = "" if passes or row is not size["bases"][0] else label
-            right.errorbar([at], [value], yerr=ends, linestyle="none", label=label, **style)
+            right.errorbar([place], [value], yerr=ends, linestyle="none", label=label, **style)
         if size["status"] == "fitted":
             _draw_line(right, size, what, str(style["color"]))
-    for row, at in zip(size["bases"], _places(size["bases"]), strict=True):
+    for row, place in zip(size["bases"], _places(size["bases"]), strict=True):
         top = 100 * max(row[what]["high"] for what in STYLES)
         shape = row["shape"].replace("x", " × ")
-        right.annotate(shape, (at, top), (0, 3), textcoords="offset points", ha="center", fontsize=9)
+        right.annotate(shape, (place, top), (0, 3), textcoords="offset points", ha="center", fontsize=9)
     left.set_ylim(*_measured(found))  # a line that is drawn on goes far beyond what was measured, and off the page
     for ax in (left, right):
         ax.axhline(0.0, color=PALETTE["grey"], lw=1)

@@ -90,8 +90,8 @@ def depth(found: Mapping[str, Any]) -> str:
 def of_one_size(bases: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """The largest group of bases whose numbers of parameters are within a quarter, deepest first; none if it is one."""
     groups = [[b for b in bases if 0.8 < b["parameters"] / a["parameters"] < 1.25] for a in bases]
-    alike = sorted(max(groups, key=len, default=[]), key=lambda row: -_layers(row))
-    return alike if len(alike) > 1 else []
+    alike = max(groups, key=len) if groups else []
+    return sorted(alike, key=lambda row: -_layers(row)) if len(alike) > 1 else []
 
 
 def _layers(row: Mapping[str, Any]) -> int:
