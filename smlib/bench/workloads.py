@@ -170,6 +170,7 @@ def level_policy(shape: Shape, space: ActionSpace, backspace: float, eos: float,
     """The same body with fixed action probabilities."""
     plain = policy_for(shape, space, seed)
     policy = LevelPolicy(plain.lm, plain.config)
+    policy.offset = plain.offset  # that of the seed: its own would be another one in every process
     # What is trained beside quantised weights is in float32 whatever their arithmetic is in.
     policy = policy.to(shape.device) if shape.adapters else policy.to(shape.device, getattr(torch, shape.dtype))
     return policy.level(backspace, eos)

@@ -5,11 +5,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from smlib.bench import processes as measured
-from smlib.bench.workloads import ARITHMETIC
+from smlib.bench.workloads import ARITHMETIC, level_policy
 from smlib.cli.app import app
+from smlib.edits.actions import ActionSpace
 from smlib.files import ResultError
 from smlib.paper import results
 from smlib.paper.experiments.overhead import tables as experiment
@@ -53,6 +55,17 @@ def test_one_process_and_more_take_turns(monkeypatch):
     assert found["turns"]["mle"] == [[1.0] * 3, [0.5] * 3]
     with pytest.raises(ValueError, match="3 processes do not divide a batch of 4"):
         measured.along_processes(SHAPE, counts=(1, 3))
+
+
+def test_the_policy_is_the_same_in_every_process():
+    """Weights that the global generator drew would differ between processes, which refuse to train together then."""
+    made = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        policy = level_policy(SHAPE, ActionSpace(vocab_size=11, eos=1), 0.2, 0.1)
+        made.append({name: p.detach() for name, p in policy.named_parameters()})
+    assert made[0].keys() == made[1].keys()
+    assert all(torch.equal(p, made[1][name]) for name, p in made[0].items())
 
 
 def test_what_fails_in_a_process_is_said():
