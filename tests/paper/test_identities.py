@@ -110,6 +110,7 @@ STUDIES: dict[str, Callable[[Path], object]] = {
     "masking": lambda folder: masking.run("full", folder),
     "overhead": lambda folder: overhead.run("full", folder),
     "TRL": lambda folder: overhead.beside_trl("full", folder),
+    "processes": lambda folder: overhead.in_processes("full", folder),
     "method costs": lambda folder: method_costs.method_costs("full", folder),
     "ablations": lambda folder: ablation_runs("full", folder, processes=1),
     "regimes": lambda folder: regimes.run("full", folder, 1),
