@@ -95,13 +95,17 @@ def cost(rows: Sequence[Mapping[str, Any]]) -> str:
     Args:
         rows: of `experiments.arithmetic.deletion_cost.latest`.
     """
-    said: list[str] = []
-    for shape in dict.fromkeys(row["shape"] for row in rows):
-        there = {row["way"] for row in rows if row["shape"] == shape}
-        lacks = [words for way, words in TRAINED.items() if way not in there]
-        said += [f"Not run with a base of {shape}: {among(lacks)}."] if lacks else []
     if not rows:
         return "No run of this study is there."
+    bases: dict[tuple[str, ...], list[str]] = {}  # what they lack -> they
+    for shape in dict.fromkeys(row["shape"] for row in rows):
+        there = {row["way"] for row in rows if row["shape"] == shape}
+        bases.setdefault(tuple(words for way, words in TRAINED.items() if way not in there), []).append(shape)
+    said = [
+        f"Not run with {'a base' if len(shapes) == 1 else 'bases'} of {among(shapes)}: {among(lacks)}."
+        for lacks, shapes in bases.items()
+        if lacks
+    ]
     return bullets(said) if said else "Every way was run with every base."
 
 
