@@ -4,7 +4,7 @@ There are two kinds. One reads the task's own module and knows the task before i
 mixture of other modules (`smlib.data.mixture`) and has to learn the task, as the paper's Llama has. Neither reads a
 question of the task's splits. The weights, in bfloat16, are committed beside the result file of their run where they are
 under 2 MB, so that fine-tuning starts from the same model everywhere; `pretrained(...)` trains them again where the file
-is missing. That is so for the bases of 2 x 192 and 3 x 160 in the study of what deletion costs: about 25 minutes each.
+is missing. That is so for the bases of 2 x 192 and 3 x 160 in the study of what deletion costs.
 """
 
 import hashlib
