@@ -11,7 +11,7 @@ replaces the L x L mask of Algorithm A (`smlib.edits.algorithm_a`), `<bkspc>` co
 from a prefix of a data trajectory is laid out as a branch of it and shares the prefix's slots.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -85,38 +85,66 @@ def kept(trajectory: Trajectory) -> Trie:
 
 
 def trie(trajectory: Trajectory, space: ActionSpace) -> Trie:
-    """Lays out one trajectory: a stack of slots, touched once per run of insertions and once per backspace."""
-    realised = trajectory.realised
-    root = trajectory.prompt.size
-    edits = np.flatnonzero(realised == space.bkspc).tolist()
-    stack = [root - 1]  # slots of the current state, bottom to top; the prompt's last slot stands for all of it
-    states = [root - 1]
-    deleted: list[tuple[int, int]] = []
-    depth_before: list[tuple[int, int]] = []  # (first slot, depth) of each run of insertions
-    count, begin = root, 0
-    for end in [*edits, realised.size]:
-        if end > begin:
-            run = range(count, count + end - begin)
-            depth_before.append((count, root - 1 + len(stack)))
-            stack.extend(run)
-            states.extend(run)
-            count = run.stop
-        if end < realised.size:
-            if len(stack) > 1:
-                deleted.append((stack.pop(), count))
-            states.append(stack[-1])
-        begin = end + 1
-    inserted = realised if not edits else realised[realised != space.bkspc]
-    positions = np.arange(count)
-    for (first, depth), (stop, _) in zip(depth_before, [*depth_before[1:], (count, 0)], strict=True):
-        positions[first:stop] += depth - first
-    expiry = np.full(count, count)
-    if deleted:
-        slots, moments = zip(*deleted, strict=True)
-        expiry[list(slots)] = moments
-    return Trie(
-        tokens=np.concatenate([trajectory.prompt, inserted]).astype(np.int64),
-        positions=positions,
-        expiry=expiry,
-        states=np.asarray(states),
-    )
+    """Lays out one trajectory.
+
+    >>> space = ActionSpace(vocab_size=10, eos=0)
+    >>> laid = trie(Trajectory.make([1], [5, space.bkspc, 6, space.eos], space=space), space)
+    >>> laid.expiry.tolist(), laid.states.tolist()  # two slots existed when 5 was deleted; s_2 is s_0
+    ([4, 2, 4, 4], [0, 1, 0, 2, 3])
+    """
+    return tries([trajectory], space)[0]
+
+
+def tries(trajectories: Sequence[Trajectory], space: ActionSpace) -> list[Trie]:
+    """Lays out trajectories, all of them in one pass of array operations and without a loop over visits.
+
+    The depth of a state below its prompt is a walk that an insertion raises by one and a `<bkspc>` lowers by one, or
+    leaves at 0. The token on top of a state is the last one inserted at its depth, so a stable sort of the visits by
+    trajectory and depth brings it before them, and a running maximum carries its slot along. A `<bkspc>` above depth 0
+    deletes the top of the state before it.
+    """
+    if not trajectories:
+        return []
+    visits = np.array([len(t) for t in trajectories])
+    roots = np.array([t.prompt.size for t in trajectories])
+    ends = np.cumsum(visits)
+    begins, owner = ends - visits, np.repeat(np.arange(visits.size), visits)
+    root = roots[owner]
+    realised = np.concatenate([t.realised for t in trajectories])
+    inserts = realised != space.bkspc
+
+    walk = np.cumsum(np.where(inserts, 1, -1))
+    walk -= np.append(0, walk[ends[:-1] - 1])[owner]
+    apart = owner * (visits.max() + 1)  # keeps the trajectories' depths apart, so that one pass runs over all of them
+    depth = walk - np.minimum(np.minimum.accumulate(walk - apart) + apart, 0)
+    count = np.cumsum(inserts)
+    count += (roots - np.append(0, count[ends[:-1] - 1]))[owner]  # slots that exist after each action
+
+    order = np.argsort(apart + depth, kind="stable")
+    last = np.maximum.accumulate(np.where(inserts[order], np.arange(order.size), 0))
+    top = np.empty_like(count)
+    top[order] = count[order[last]] - 1
+    top[depth == 0] = root[depth == 0] - 1
+    before = np.append(0, top[:-1])
+    before[begins] = roots - 1
+
+    sizes = count[ends - 1]
+    first = np.cumsum(sizes) - sizes
+    slot = first[owner] + count - 1  # among the slots of all trajectories; of use where the action inserts
+    in_prompt = np.arange(roots.sum()) - np.repeat(np.cumsum(roots) - roots, roots)
+    prompts = np.repeat(first, roots) + in_prompt
+    tokens, positions = np.empty((2, int(sizes.sum())), dtype=np.int64)
+    tokens[prompts], positions[prompts] = np.concatenate([t.prompt for t in trajectories]), in_prompt
+    tokens[slot[inserts]], positions[slot[inserts]] = realised[inserts], (depth + root - 1)[inserts]
+    expiry = np.repeat(sizes, sizes)
+    deletes = ~inserts & (before >= root)
+    expiry[(first[owner] + before)[deletes]] = count[deletes]
+    states = np.insert(top, begins, roots - 1)
+
+    laid = []
+    for k, (start, size, begin, n) in enumerate(
+        zip(first.tolist(), sizes.tolist(), begins.tolist(), visits.tolist(), strict=True)
+    ):
+        part = slice(start, start + size)
+        laid.append(Trie(tokens[part], positions[part], expiry[part], states[begin + k : begin + k + n + 1]))
+    return laid

@@ -14,7 +14,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from smlib.edits.actions import ActionSpace, Trajectory
-from smlib.edits.masking import Array, Trie, dense_mask, kept, trie
+from smlib.edits.masking import Array, Trie, dense_mask, kept, tries
 from smlib.edits.path import Judged
 
 
@@ -176,7 +176,7 @@ def pack(
         raise ValueError("nothing to pack: there is no trajectory in the groups")
     if model is not None and [len(m) for m in model] != [len(g) for g in groups]:
         raise ValueError("model must have one flag for each trajectory of each group")
-    laid = [kept(t) if keep_edits else trie(t, space) for t in members]
+    laid = [kept(t) for t in members] if keep_edits else tries(members, space)
     placed: list[tuple[_Block, list[int]]] = []
     first = 0
     for group in groups:

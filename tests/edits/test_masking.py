@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from smlib.edits.actions import Trajectory, replay
 from smlib.edits.algorithm_a import algorithm_a, algorithm_a_printed
-from smlib.edits.masking import dense_mask, trie
+from smlib.edits.masking import dense_mask, trie, tries
 from smlib.edits.packing import pack
 from smlib.objectives.divergences import get
 from smlib.objectives.losses import likelihood, sequencematch, visit_values
@@ -27,6 +27,17 @@ def test_trie_shows_each_visit_exactly_its_state(trajectory):
     mask = dense_mask(torch.from_numpy(laid.expiry)[None])[0, 0].numpy()
     for state, slot in zip(replay(trajectory, SPACE), laid.states, strict=True):
         assert visible_state(laid.tokens, laid.positions, mask[slot]) == (state, list(range(len(state))))
+
+
+@given(st.lists(trajectories(), max_size=6))
+def test_many_laid_out_at_once_are_each_laid_out_alone(several):
+    together = tries(several, SPACE)
+    assert len(together) == len(several)
+    for laid, trajectory in zip(together, several, strict=True):
+        for name, part in vars(trie(trajectory, SPACE)).items():
+            found = getattr(laid, name)
+            assert found.dtype == np.int64
+            np.testing.assert_array_equal(found, part, err_msg=name)
 
 
 @given(trajectories())
