@@ -2,10 +2,12 @@
 
 import copy
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
 
+from smlib.bench.timing import stopwatch
 from smlib.bench.workloads import LevelPolicy, Shape, level_policy
 from smlib.edits.actions import ActionSpace
 from smlib.generation.sampling import SampleStats, SamplingConfig, sample
@@ -23,6 +25,27 @@ def ours(
     config = SamplingConfig(max_new_tokens=new, max_actions=actions or new)
     seeds = list(range(batch))
     return lambda: sample(policy, prompts, config, seeds, batch_size=batch).stats
+
+
+def network_seconds(shape: Shape, *, batch: int, prompt: int, new: int) -> Callable[[], float]:
+    """A call of what `ours` gives without deletions, which returns the seconds of the network's passes alone."""
+    policy, prompts = _start(shape, batch, prompt, 0.0)
+    passes, config = policy.hidden, SamplingConfig(max_new_tokens=new, max_actions=new)
+    spent: list[float] = []
+
+    def timed(*arguments: Any, **options: Any) -> Any:
+        seconds, found = stopwatch(lambda: passes(*arguments, **options))
+        spent.append(seconds)
+        return found
+
+    policy.hidden = timed  # type: ignore[method-assign]
+
+    def total() -> float:
+        spent.clear()
+        sample(policy, prompts, config, list(range(batch)), batch_size=batch)
+        return sum(spent)
+
+    return total
 
 
 def theirs(shape: Shape, *, batch: int, prompt: int, new: int, cache: str | None) -> Callable[[], object]:

@@ -45,13 +45,15 @@ def bench(
     table = Table(title="smlib bench", box=None, pad_edge=False) if narrow else Table(title="smlib bench")
     table.add_column("name", no_wrap=True)  # what `--json` and the docs call it
     judged = any("target" in figure for figure in figures.values())
-    columns = ("value", *(("target", "floor") if judged else ()), *(() if narrow else ("unit", "baseline", "n")))
+    columns = ("value", *(("target", "bound") if judged else ()), *(() if narrow else ("unit", "baseline", "n")))
     for column in columns:
         table.add_column(column, overflow="fold")
     for name, figure in figures.items():
         missed = figure.get("reached") is False
         table.add_row(name, *(str(figure.get(key, "")) for key in columns), style="yellow" if missed else None)
-    captions = ["floor: the ratio of floating-point operations; entries that miss their target are yellow"] * judged
+    captions = [
+        "bound: the best that is possible (smlib/bench/targets.py); entries that miss their target are yellow"
+    ] * judged
     captions += [f"--json, and a terminal of {WIDE} columns, show units, baselines and counts"] * narrow
     table.caption = "; ".join(captions) or None
     console.print(table)

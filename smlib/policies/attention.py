@@ -7,7 +7,8 @@ of keys that no query of a piece sees are left out too. Values and gradients sta
 """
 
 import itertools
-from typing import Any
+from collections.abc import Callable, Hashable
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -55,26 +56,27 @@ def attention_in_pieces(
     beyond_sdpa = kwargs.get("softcap") is not None or kwargs.get("s_aux") is not None
     attend = plain_attention if beyond_sdpa else sdpa_attention_forward
     readable = attention_mask is not None and attention_mask.dtype == torch.bool and attention_mask.device.type == "cpu"
-    if readable and length == 1 and bool(attention_mask.all()):  # type: ignore[union-attr]
+    if readable and length == 1 and _sees_all(attention_mask):  # type: ignore[arg-type]
         attention_mask = None  # while sampling, where all rows are equally deep: the kernel is a third faster without
     if attention_mask is None or length <= PIECE or key.shape[2] != length:
-        whole: tuple[Tensor, None] = attend(module, query, key, value, attention_mask, **kwargs)
+        whole: tuple[Tensor, None] = attend(module, query, key, value, _added(attention_mask, query.dtype), **kwargs)
         return whole
     plan = _plan(attention_mask) if readable else None  # reading a mask back would stall a GPU
     if plan is None:
-        pieces = []
+        pieces, added = [], _added(attention_mask, query.dtype)
         for begin in range(0, length, PIECE):
             end = min(begin + PIECE, length)
-            mask = attention_mask[:, :, begin:end, :end]
+            mask = added[:, :, begin:end, :end]
             queries = query[:, :, begin:end]
             pieces.append(attend(module, queries, key[:, :, :end], value[:, :, :end], mask, **kwargs)[0])
         return torch.cat(pieces, dim=1), None
     rows = []
+    cut = _cut(attention_mask, plan, query.dtype)
     for row, (sizes, needed) in enumerate(plan):
         here = slice(row, row + 1)
         # One split and not many slices: the gradient of a slice is a tensor of zeros as large as the whole.
         keys, values = key[here].split(sizes, 2), value[here].split(sizes, 2)
-        queries, masks = query[here].split(PIECE, 2), attention_mask[here].split(PIECE, 2)
+        queries = query[here].split(PIECE, 2)
         rows.append(
             torch.cat(
                 [
@@ -83,7 +85,7 @@ def attention_in_pieces(
                         queries[piece],
                         torch.cat([keys[i] for i in chosen], 2),
                         torch.cat([values[i] for i in chosen], 2),
-                        torch.cat([masks[piece].split(sizes, 3)[i] for i in chosen], 3),
+                        cut[row][piece],
                         **kwargs,
                     )[0]
                     for piece, chosen in enumerate(needed)
@@ -132,6 +134,7 @@ def plain_attention(
     return (weights @ value).transpose(1, 2).contiguous(), None
 
 
+T = TypeVar("T")
 Cut = tuple[list[int], list[list[int]]]
 
 
@@ -162,13 +165,59 @@ def _plan(mask: Tensor) -> list[Cut] | None:
     """`visible_segments`, found once for all layers, which get the same mask; None where too little would be cut."""
     if mask.shape[1] != 1:
         return None
-    if not hasattr(mask, "_segments"):
+
+    def made() -> list[Cut] | None:
         plan = visible_segments(mask)
         kept = sum(sizes[i] for sizes, needed in plan for chosen in needed for i in chosen)
         whole = len(plan) * sum(range(PIECE, mask.shape[-1] + PIECE, PIECE))
-        mask._segments = plan if kept < KEPT * whole else None  # type: ignore[attr-defined]
-    found: list[Cut] | None = mask._segments  # type: ignore[attr-defined]
-    return found
+        return plan if kept < KEPT * whole else None
+
+    return _once(mask, "plan", made)
+
+
+def _sees_all(mask: Tensor) -> bool:
+    return _once(mask, "all", lambda: bool(mask.all()))
+
+
+def _added(mask: Tensor | None, dtype: torch.dtype) -> Any:
+    """A bool mask as what is added to the scores, 0 or -inf, made once for all layers; anything else as it is.
+
+    The kernels make the same of a bool mask, and autograd keeps it: a copy for each layer, if each makes its own.
+    """
+    if mask is None or mask.dtype != torch.bool:
+        return mask
+    return _once(mask, dtype, lambda: _scores(mask, dtype))
+
+
+def _cut(mask: Tensor, plan: list[Cut], dtype: torch.dtype) -> list[list[Tensor]]:
+    """For each row and piece of a plan the mask of the keys that it keeps, as `_added` gives it."""
+
+    def made() -> list[list[Tensor]]:
+        found = []
+        for row, (sizes, needed) in enumerate(plan):
+            masks = mask[row : row + 1].split(PIECE, 2)
+            found.append(
+                [
+                    _scores(torch.cat([masks[piece].split(sizes, 3)[i] for i in chosen], 3), dtype)
+                    for piece, chosen in enumerate(needed)
+                ]
+            )
+        return found
+
+    return _once(mask, ("cut", dtype), made)
+
+
+def _scores(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, -torch.inf)
+
+
+def _once(mask: Tensor, name: Hashable, make: Callable[[], T]) -> T:
+    """What was made of a mask under this name, kept beside it for the other layers."""
+    kept = mask.__dict__.setdefault("_made", {})
+    if name not in kept:
+        kept[name] = make()
+    made: T = kept[name]
+    return made
 
 
 def use_pieces(lm: Any) -> None:

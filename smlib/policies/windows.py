@@ -26,9 +26,13 @@ class Places:
 def at_places(
     mask: Bool[Tensor, "R 1 S K"], query: Int[Tensor, "R S"], key: Int[Tensor, "R K"]
 ) -> Bool[Tensor, "R 1 S K"]:
-    """The same mask, which knows now where its queries and keys stand. In place."""
-    setattr(mask, PLACES, Places(query, key))
-    return mask
+    """The same mask under another name, which knows where its queries and keys stand.
+
+    What layers make of a mask is kept beside it, and so ends with the pass that it was named for.
+    """
+    named = mask.view_as(mask)
+    setattr(named, PLACES, Places(query, key))
+    return named
 
 
 def windowed(mask: Tensor | None, window: int | None) -> Tensor | None:

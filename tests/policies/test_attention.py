@@ -8,6 +8,7 @@ import transformers
 from smlib.edits.actions import ActionSpace, Trajectory
 from smlib.edits.packing import pack
 from smlib.policies import attention
+from smlib.policies.policy import tiny_policy
 
 SPACE = ActionSpace(vocab_size=11, eos=1, bos=0)
 FAMILIES = {
@@ -109,3 +110,41 @@ def test_a_row_with_branches_is_cut_and_stays_attention(monkeypatch):
     slope = torch.randn_like(whole)
     for a, b in zip(*(torch.autograd.grad((o * slope).sum(), (q, k, v)) for o in (cut, whole)), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("cut", [False, True])
+def test_all_layers_share_one_mask_of_scores_and_get_the_same_bits(cut, batch, monkeypatch):
+    monkeypatch.setattr(attention, "PIECE", 32)
+    monkeypatch.setattr(attention, "KEPT", 1.1 if cut else 0.0)
+    mask = batch.mask()
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(mask.shape[0], 2, mask.shape[-1], 8, requires_grad=True) for _ in range(3))
+    module, given = torch.nn.Module(), []
+    kernel = attention.sdpa_attention_forward
+
+    def attend(module, query, key, value, attention_mask, **options):
+        given.append(attention_mask)
+        # What the kernel was handed before: bools, of each call its own.
+        allowed = attention_mask == 0
+        assert torch.equal(attention_mask, torch.zeros(allowed.shape).masked_fill(~allowed, -torch.inf))
+        found = kernel(module, query, key, value, attention_mask, **options)[0]
+        assert torch.equal(found, kernel(module, query, key, value, allowed, **options)[0])
+        return found, None
+
+    monkeypatch.setattr(attention, "sdpa_attention_forward", attend)
+    layers = []
+    for _ in range(2):
+        before = len(given)
+        attention.attention_in_pieces(module, q, k, v, mask)
+        layers.append([m.data_ptr() for m in given[before:]])
+    assert layers[0] == layers[1]
+    assert len(layers[0]) >= 4
+
+
+def test_what_layers_make_of_a_mask_ends_with_the_pass(batch):
+    policy = tiny_policy(SPACE, dim=16, layers=2, heads=2, positions=512)
+    mask = batch.mask()
+    one, same = (policy.hidden(batch.tokens, batch.positions, mask) for _ in range(2))
+    assert torch.equal(one, same)
+    mask[:] = torch.eye(mask.shape[-1], dtype=torch.bool)  # every slot sees itself alone
+    assert not torch.equal(one, policy.hidden(batch.tokens, batch.positions, mask))

@@ -216,7 +216,7 @@ def processes(run: Mapping[str, Any]) -> pd.DataFrame:
 
 
 def targets(run: Mapping[str, Any]) -> pd.DataFrame:
-    """Every entry of `smlib bench`: median, quartiles, unit, baseline, turns, and target and floor where there are."""
+    """Every entry of `smlib bench`: median, quartiles, unit, baseline, turns, and target and bound where there are."""
     rows = [
         {
             "entry": name,
@@ -226,7 +226,7 @@ def targets(run: Mapping[str, Any]) -> pd.DataFrame:
             "baseline": entry["baseline"],
             "n": entry["n"],
             "target": entry.get("target", "—"),
-            "floor": entry.get("floor", "—"),
+            "bound": entry.get("bound", "—"),
             "reached": {True: "yes", False: "no"}.get(entry.get("reached"), "—"),
         }
         for name, entry in run.items()
