@@ -24,7 +24,6 @@ from smlib.training.checkpoints import trainable
 from tests.support.models import SMALL
 from tests.support.oracles import SPACE, groups
 
-
 needs_compiler = pytest.mark.skipif(
     not (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")),
     reason="needs a C compiler, by which Triton builds FlexAttention's kernel",
