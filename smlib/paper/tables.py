@@ -2,6 +2,7 @@
 
 import html
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -114,7 +115,8 @@ class Told:
     text: str
 
     def _repr_markdown_(self) -> str:
-        return self.text
+        # Markdown takes a bare `<bkspc>` for HTML and shows nothing of it.
+        return re.sub(r"(?<!`)<(bkspc|eos|bos)>(?!`)", r"`<\1>`", self.text)
 
     def __repr__(self) -> str:
         return self.text

@@ -34,8 +34,8 @@ def test_every_way_has_a_line_and_every_shape_a_colour():
 def test_the_title_has_the_interval_of_what_it_says_and_the_fewest_seeds():
     said = deletion.finding(ROWS)
     assert said == (
-        "Edits win +2.2 (+1.2 to +3.2) points in the same weights and +4.4 (+3.4 to +5.4) by a network of its own "
-        "(BC); in the former writing loses -2.5 (-3.5 to -1.5), in a base of 4x64 +5.0 (+4.0 to +6.0)"
+        "A base of 8x96: edits win +2.2 (+1.2 to +3.2) points in the same weights, where the loss in writing is -2.5 "
+        "(-3.5 to -1.5), and +4.4 (+3.4 to +5.4) by a network of its own (BC)"
     )
     assert deletion.cost_and_gain(ROWS).legends[0].get_title().get_text().endswith("at least 1 seed")
     assert deletion.cost_and_gain(ROWS[:3]).get_supxlabel().endswith("at least 2 seeds")
@@ -45,7 +45,7 @@ def test_the_title_has_the_interval_of_what_it_says_and_the_fewest_seeds():
 
 def test_what_was_not_run_is_said_for_each_base():
     first, second = cost(ROWS).splitlines()
-    assert first.startswith("- Not run with a base of 8x96: same weights, labels count a quarter, same weights, labels")
+    assert first.startswith("- Not run with a base of 8x96: same weights, labels count a quarter; same weights, labels")
     assert "closed form" not in first
     assert "closed form, no training" in second
     assert cost([]) == "No run of this study is there."

@@ -67,8 +67,10 @@ def test_below_four_sizes_there_is_no_line_and_that_is_said():
 def test_the_sentences_say_what_the_line_says_of_larger_models():
     cost, gain, caution = sentences.size(deletion_trends.by_size(FOUR))
     assert "a line through 4 bases of 0.10 to 10.00 million parameters" in cost
-    assert "ten times the parameters change what writing loses by −2.0 points (95 %: −3.6 to −0.4), which tells" in cost
-    assert "Drawn on, writing loses −1.3 (" in cost
+    assert (
+        "ten times the parameters change the loss in writing by −2.0 points (95 %: −3.6 to −0.4), which tells" in cost
+    )
+    assert "Drawn on, the loss in writing is −1.3 (" in cost
     assert "points at 135 million parameters and −4.7 (" in cost
     assert "which does not tell its sign" in gain
     assert caution == (
@@ -91,11 +93,13 @@ def test_what_no_accuracy_can_be_is_said_to_be_so():
 
 def test_depth_is_compared_at_equal_size_alone():
     said = sentences.depth(deletion_trends.by_size(FOUR))
-    assert said.startswith("Depth at about 1.0 million parameters, writing loses: 8 layers +3.0 points (95 %: +2.0 to")
+    assert said.startswith(
+        "Depth at about 1.0 million parameters, the loss in writing: 8 layers +3.0 points (95 %: +2.0 to"
+    )
     assert "and 2 layers +3.0" in said
     assert said.endswith("with 1 seed.")
     title = sentences.title({"passes": [], "size": deletion_trends.by_size(FOUR)})
-    assert title == "With as many parameters 8 layers lose +3.0 points and 2 layers +3.0"
+    assert title == "With as many parameters 8 layers lose 3.0 points and 2 layers lose 3.0"
     assert "only one base of each size" in sentences.depth(deletion_trends.by_size(FOUR[:3]))
     assert sentences.depth(deletion_trends.by_size([])) == "Depth: not run."
 

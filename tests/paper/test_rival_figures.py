@@ -120,7 +120,7 @@ def test_the_orders_in_sentences_and_in_a_table():
     assert "Most significant digit first: BC deletes with probability 80 % right after any wrong digit." in said
     assert "one more or less than the right one, 30 %, and 70 % one token later; after a right digit 1 %." in said
     assert "one more or less than the right one, 94 %; after a right digit 1 %." in said
-    assert "Not run: mle (least significant digit first)." in said
+    assert "Not run, least significant digit first: MLE." in said
     assert late({"rows": []}) == "No run of this study is there."
     table = rivals.orders_table(ORDERS)
-    assert table.loc["mle"].tolist() == ["0.700 (1 seed)", "not run"]
+    assert table.loc["MLE"].tolist() == ["0.700 (1 seed)", "not run"]

@@ -182,18 +182,18 @@ def _surely_ahead(found: Sequence[Mapping[str, Any]]) -> str:
     for pair, other in (("sm-mle", "MLE"), ("sm-bc", "BC")):
         ahead, behind = sum(f[pair]["low"] > 0 for f in found), sum(f[pair]["high"] < 0 for f in found)
         said.append(f"ahead of {other} in {ahead or 'none'} and behind it in {behind or 'none'}")
-    return f"Of {counted(len(found), 'regime')} SequenceMatch is surely {', '.join(said)}"
+    return f"Of {counted(len(found), 'setting')} SequenceMatch is surely {', '.join(said)}"
 
 
 def regime_table(study: Mapping[str, Any]) -> pd.DataFrame:
     """Accuracy of each method in each regime, by decoding rule."""
     return pd.DataFrame(
         [
-            {"regime": row["title"], "decoding": DECODINGS[row["decoding"]]}
+            {"setting": row["title"], "decoding": DECODINGS[row["decoding"]]}
             | {m.upper(): _shown(record) for m, record in row["accuracy"].items()}
             for row in study["regimes"]
         ]
-    ).set_index(["regime", "decoding"])
+    ).set_index(["setting", "decoding"])
 
 
 DIRECT = {"direct": "χ²-mixture", "direct-tv": "total variation"}
@@ -251,7 +251,7 @@ def direct_table(study: Mapping[str, Any], part: str = "direct") -> pd.DataFrame
     return pd.DataFrame(
         [
             {
-                "regime": row["title"],
+                "setting": row["title"],
                 "decoding": DECODINGS[row["decoding"]],
                 "direct matching of": DIRECT[name],
                 "MLE": _shown(row["accuracy"]["mle"]),
@@ -264,7 +264,7 @@ def direct_table(study: Mapping[str, Any], part: str = "direct") -> pd.DataFrame
             for row in study[part]
             for name, test in row["over_mle"].items()
         ]
-    ).set_index(["regime", "decoding", "direct matching of"])
+    ).set_index(["setting", "decoding", "direct matching of"])
 
 
 def _answer(value: bool | None) -> str:

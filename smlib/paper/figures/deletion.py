@@ -74,18 +74,17 @@ def cost_and_gain(rows: Rows) -> Figure:
 
 
 def finding(rows: Rows) -> str:
-    """The figure's title: what edits win in the same weights and in the best other way, and what writing loses."""
+    """The figure's title, of its first base: what edits win in the same weights, and in the best other way."""
     here = {row["way"]: row for row in rows if row["shape"] == rows[0]["shape"]}
     others = [row for way, row in here.items() if way != "shared"]
-    wins = [f"{in_points(here['shared']['gain'])} points in the same weights"] if "shared" in here else []
+    wins = []
+    if "shared" in here:
+        gain, loss = (in_points(here["shared"][what]) for what in ("gain", "cost"))
+        wins.append(f"{gain} points in the same weights, where the loss in writing is {loss},")
     if others:
         best = max(others, key=lambda row: float(row["gain"]["difference"]))
         wins.append(f"{in_points(best['gain'])} by {WAYS[best['way']]}")
-    lost = f"; in the former writing loses {in_points(here['shared']['cost'])}" if "shared" in here else ""
-    for row in rows:
-        if row["way"] == "shared" and row["shape"] != rows[0]["shape"]:
-            lost += f", in a base of {row['shape']} {in_points(row['cost'])}"
-    return f"Edits win {' and '.join(wins)}{lost}"
+    return f"A base of {rows[0]['shape']}: edits win {' and '.join(wins).removesuffix(',')}"
 
 
 def decoupled_table(rows: Rows) -> pd.DataFrame:

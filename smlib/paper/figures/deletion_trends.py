@@ -68,7 +68,8 @@ def passes_and_sizes(found: Trends) -> Figure:
 
 def _places(bases: Sequence[Mapping[str, Any]]) -> list[float]:
     """Where each base is drawn: at its size, and those of nearly one size side by side, deepest first."""
-    beside = {row["shape"]: 2.6 ** (n - 0.5) for n, row in enumerate(of_one_size(bases))}
+    alike = of_one_size(bases)
+    beside = {row["shape"]: 2.0 ** (n - (len(alike) - 1) / 2) for n, row in enumerate(alike)}
     return [row["parameters"] * beside.get(row["shape"], 1.0) for row in bases]
 
 

@@ -19,7 +19,7 @@ TITLES = {
     "greedy_exclude": "greedy, no repeats",
     "no_backspace": "temperature 1, <bkspc> forbidden",
     "top_p": "top-p 0.9",
-    "truncation": "law of perfect edits",
+    "truncation": "truncation, p²/(p + ηu)",
 }
 
 

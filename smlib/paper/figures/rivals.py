@@ -24,6 +24,9 @@ WAYS = {
 }
 """Name in `experiments.arithmetic.rivals_of_deletion` -> how it is trained, in words."""
 
+LATE = {"dagger": "DAgger", "bc-burst": "BC, bursts of 3"}
+"""More names, of `experiments.arithmetic.late_mistakes`."""
+
 ORDERS = {"most_first": "most significant digit first", "least_first": "least significant digit first"}
 KINDS = {"any": "another digit", "carry": "one more or less"}
 FARTHEST = 5
@@ -195,5 +198,5 @@ def orders_table(study: Study) -> pd.DataFrame:
         shown = "not run"
         if row["status"] == "run":
             shown = f"{row['accuracy']['value']:.3f} ({counted(row['n_seeds'], 'seed')})"
-        made.setdefault(row["method"], {})[ORDERS[row["order"]]] = shown
+        made.setdefault((WAYS | LATE)[row["method"]], {})[ORDERS[row["order"]]] = shown
     return pd.DataFrame.from_dict(made, orient="index").rename_axis(index="method")

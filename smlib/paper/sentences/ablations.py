@@ -41,9 +41,10 @@ def direct(study: Study) -> str:
     for title in dict.fromkeys(row["title"] for row in study["direct"]):
         samples, greedy = (cells[title, rule] for rule in ("t1", "greedy"))
         gap = greedy["accuracy"]["mle"]["value"] - samples["accuracy"]["mle"]["value"]
-        gains = among([f"{DIRECT[name]} gains {spread(test)}" for name, test in samples["over_mle"].items()])
+        gains = among([f"{DIRECT[name]} {spread(test)}" for name, test in samples["over_mle"].items()])
         said.append(
-            f"{title}: greedy answers of MLE are {points(gap)} points from its samples. At temperature 1 {gains}."
+            f"{title}: greedy answers of MLE are {points(abs(gap)).removeprefix('+')} points "
+            f"{'better' if gap > 0 else 'worse'} than its samples. At temperature 1, less MLE: {gains}."
         )
     return bullets(said)
 
@@ -144,8 +145,8 @@ def _regimes(study: Study) -> str:
     ahead = {pair: sum(row[pair]["low"] > 0 for row in rows) for pair in ("sm-mle", "sm-bc")}
     behind = sum(row["sm-mle"]["high"] < 0 for row in rows)
     return (
-        f"**Other regimes.** Of {len(rows)} settings of data, steps and α, SequenceMatch is surely ahead of MLE in "
-        f"{ahead['sm-mle'] or 'none'} and surely behind it in {behind}; it is surely ahead of BC in "
+        f"**Other settings for all methods.** Of {len(rows)} settings of data, steps and α, SequenceMatch is surely "
+        f"ahead of MLE in {ahead['sm-mle'] or 'none'} and surely behind it in {behind}; it is surely ahead of BC in "
         f"{ahead['sm-bc'] or 'none'} (intervals of 95 % that exclude 0, temperature 1)."
     )
 

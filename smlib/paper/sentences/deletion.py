@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from smlib.paper.figures.deletion import WAYS as TRAINED
-from smlib.paper.figures.rivals import ORDERS, WAYS, answered, rule
+from smlib.paper.figures.rivals import LATE, ORDERS, WAYS, answered, rule
 from smlib.paper.figures.style import counted
 from smlib.paper.sentences.wording import among, bullets, percent, spread
 
@@ -131,8 +131,9 @@ def late(study: Mapping[str, Any]) -> str:
             )
         answers = {name: row["accuracy"]["value"] for (o, name), row in rows.items() if o == order}
         if answers:
-            each = [f"{WAYS.get(name, name)} {percent(value, 1)}" for name, value in answers.items()]
+            each = [f"{(WAYS | LATE)[name]} {percent(value, 1)}" for name, value in answers.items()]
             said.append(f"{words.capitalize()}, accuracy at temperature 1: {among(each)}.")
-    missing = [f"{row['method']} ({ORDERS[row['order']]})" for row in study["rows"] if row["status"] != "run"]
-    said.append(f"Not run: {among(missing)}." if missing else "")
+    for order, words in ORDERS.items():
+        missing = [row["method"] for row in study["rows"] if row["status"] != "run" and row["order"] == order]
+        said.append(f"Not run, {words}: {among([(WAYS | LATE)[name] for name in missing])}." if missing else "")
     return bullets(said)

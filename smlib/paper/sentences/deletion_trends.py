@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from math import log10
 from typing import Any
 
-from smlib.paper.sentences.wording import among, bullets, points, spread
+from smlib.paper.sentences.wording import among, bullets, points, spread, verb
 
-NAMES = {"cost": "writing loses", "gain": "edits win"}
+NAMES = {"cost": "the loss in writing", "gain": "the gain by edits"}
 
 
 def told(found: Mapping[str, Any]) -> str:
@@ -26,16 +26,15 @@ def title(found: Mapping[str, Any]) -> str:
     if rows:
         first, last = rows[0], rows[-1]
         said = (
-            f"Writing loses {points(first['cost']['difference'])} points after {first['passes']:.0f} passes and "
-            f"{points(last['cost']['difference'])} after {last['passes']:.0f}; edits win "
-            f"{points(first['gain']['difference'])} and {points(last['gain']['difference'])}"
+            f"Writing {_writing(first)} points after {first['passes']:.0f} passes and {_writing(last)} after "
+            f"{last['passes']:.0f}; edits {_edits(first)} and then {_edits(last)}"
         )
     fitted, alike = found["size"]["status"] == "fitted", of_one_size(found["size"]["bases"])
     if alike:
         deep, flat = alike[0], alike[-1]
         rest = (
-            f"with as many parameters {_layers(deep)} layers lose {points(deep['cost']['difference'])} points and "
-            f"{_layers(flat)} layers {points(flat['cost']['difference'])}"
+            f"with as many parameters {_layers(deep)} layers {verb(deep['cost']['difference'], 'lose', 'gain')} points "
+            f"and {_layers(flat)} layers {verb(flat['cost']['difference'], 'lose', 'gain')}"
         )
     elif fitted:
         rest = _drawn_on(*list(found["size"]["cost"]["far"].items())[-1])
@@ -57,18 +56,25 @@ def passes(rows: Sequence[Mapping[str, Any]]) -> str:
         else "writing loses to MLE to the end"
     )
     return (
-        f"Passes over the questions: after {rows[0]['passes']:.0f} writing has lost "
-        f"{points(rows[0]['cost']['difference'])} points and edits win {points(rows[0]['gain']['difference'])}; after "
-        f"{last['passes']:.0f} it has lost {points(last['cost']['difference'])} and they win "
-        f"{points(last['gain']['difference'])}, {seeds}; {until}."
+        f"Passes over the questions: after {rows[0]['passes']:.0f} writing {_writing(rows[0])} points and "
+        f"edits {_edits(rows[0])}; after {last['passes']:.0f} writing {_writing(last)} and edits {_edits(last)}, "
+        f"{seeds}; {until}."
     )
+
+
+def _writing(row: Mapping[str, Any]) -> str:
+    return verb(row["cost"]["difference"], "loses", "gains")
+
+
+def _edits(row: Mapping[str, Any]) -> str:
+    return verb(row["gain"]["difference"], "win", "lose")
 
 
 def noise(rows: Sequence[Mapping[str, Any]]) -> str:
     """Cost and gain at each level that was run, and which were not."""
     there = [row for row in rows if row["status"] == "run"]
     said = [
-        f"at η = {row['level']:g} writing loses {spread(row['cost'])} and edits win {spread(row['gain'])}"
+        f"at η = {row['level']:g} {NAMES['cost']} is {spread(row['cost'])} and {NAMES['gain']} {spread(row['gain'])}"
         for row in there
     ]
     missing = [f"{row['level']:g}" for row in rows if row["status"] != "run"]
@@ -84,7 +90,7 @@ def depth(found: Mapping[str, Any]) -> str:
     if not alike:
         return "Depth at equal parameters: only one base of each size is there."
     each = [f"{_layers(row)} layers {spread(row['cost'])}{_seeds(row)}" for row in alike]
-    return f"Depth at about {alike[0]['parameters'] / 1e6:.1f} million parameters, writing loses: {among(each)}."
+    return f"Depth at about {alike[0]['parameters'] / 1e6:.1f} million parameters, {NAMES['cost']}: {among(each)}."
 
 
 def of_one_size(bases: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -119,7 +125,7 @@ def size(found: Mapping[str, Any]) -> list[str]:
         far = [f"{_between(end)} points at {name} parameters" for name, end in line["far"].items()]
         said.append(
             f"Size, a line through {len(bases)} bases of {low / 1e6:.2f} to {high / 1e6:.2f} million parameters: ten "
-            f"times the parameters change what {words} by {spread(slope)}, {told}. Drawn on, {words} {among(far)}."
+            f"times the parameters change {words} by {spread(slope)}, {told}. Drawn on, {words} is {among(far)}."
         )
     seeds = min(row["n_seeds"] for row in bases)
     few = f" Some of these bases have {seeds} seed{'' if seeds == 1 else 's'}." if seeds < 3 else ""

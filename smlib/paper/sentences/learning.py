@@ -55,21 +55,25 @@ def crossings(study: Mapping[str, Any]) -> str:
             continue
         lead = [own - mle for own, mle in zip(curve["t1"], means["mle"]["t1"], strict=True)]
         ahead = next((i for i in range(len(lead)) if all(gap > 0 for gap in lead[i:])), None)
-        first = f"{NAMES[method]} is {points(lead[0])} points from MLE after {passes[0]:.0f} passes"
-        end = f"{points(lead[-1])} after {passes[-1]:.0f}"
+        first = f"{NAMES[method]} is {_beside(lead[0])} MLE after {passes[0]:.0f} passes"
+        end = f"{_beside(lead[-1])} it after {passes[-1]:.0f}"
         if ahead is None:
-            said.append(f"{first} and {end}, and not ahead of it at the end.")
+            said.append(f"{first} and {end}.")
         elif ahead == 0:
-            said.append(f"{first} and {end}: ahead at every look.")
+            said.append(f"{first} and {end}, and ahead each time that it was measured.")
         else:
             said.append(f"{first} and {end}: the curves cross between {passes[ahead - 1]:.0f} and {passes[ahead]:.0f}.")
     falls = []
     for method, curve in means.items():
         best = max(range(len(passes)), key=lambda i: float(curve["t1"][i]))
         lost = curve["t1"][best] - curve["t1"][-1]
-        falls.append(f"{NAMES[method]} {points(lost)} (best after {passes[best]:.0f} passes)")
-    said.append(f"From its best look to its last each has lost, in points: {among(falls)}.")
-    return bullets(said)
+        falls.append(f"{NAMES[method]} {points(lost).removeprefix('+')} (best after {passes[best]:.0f} passes)")
+    said.append(f"From its best measurement to its last one each has lost, in points: {among(falls)}.")
+    return "On the validation questions, at temperature 1:\n\n" + bullets(said)
+
+
+def _beside(lead: float) -> str:
+    return f"{points(abs(lead)).removeprefix('+')} points {'ahead of' if lead > 0 else 'behind'}"
 
 
 def headline_curves(study: Mapping[str, Any]) -> dict[str, dict[str, list[float]]]:

@@ -57,7 +57,7 @@ def full(said_in_short: str, bases: Mapping[str, bool | None], results_dir: str 
     said = [
         behind(bases, results_dir),
         recovery(tab1) if tab1 else "",
-        f"**Recovery by other means.** {ablations.recovery(study)}" if study else "",
+        f"**Recovery by other means**, from a base that knew the task. {ablations.recovery(study)}" if study else "",
         cost(results_dir),
         ablations.critic(study).replace("$D$", "the divergence") if study else "",
         text(tab2) if tab2 else "",

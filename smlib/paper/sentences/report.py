@@ -103,8 +103,9 @@ def recovery(tab1: Details) -> str:
     shares = {k: [percent(rates[k]["all_removed"]["value"]) for rates in (sm, bc)] for k in (few, many)}
     return (
         f"**What rollouts can buy is recovery.** At the optimum of a tabular policy it comes from states off the data, "
-        f"several tokens deep. Trained networks: SequenceMatch deletes {few} wrong token in {shares[few][0]} of the "
-        f"prompts and all of {many} in {shares[many][0]}, BC {shares[few][1]} and {shares[many][1]}."
+        f"several tokens deep. Networks whose base had to learn the task: SequenceMatch deletes {few} wrong token in "
+        f"{shares[few][0]} of the prompts and all of {many} in {shares[many][0]}, BC {shares[few][1]} and "
+        f"{shares[many][1]}."
     )
 
 
@@ -117,9 +118,10 @@ def edits(fig3: Details) -> str:
     sure = sum(row["edits"]["low"] > 0 for row in rows)
     return (
         f"**A perfect clone of noised answers only cuts the tail.** With digit noise that law would return "
-        f"{_range(law)} points to the policies of Figure 3. Their own edits return {_range(own)}, and {sure} of these "
-        f"{len(own)} exclude 0. Learning them costs the language model {_range([-m for m in reversed(model)])} points, "
-        f"which the formula leaves out. Where there is a gain, it has to be compared with decoders that truncate."
+        f"{_range(law)} points to the policies of Figure 3. Their own edits return {_range(own)}; {sure} of the "
+        f"{len(own)} intervals {'lies' if sure == 1 else 'lie'} above 0. Learning them costs the language model "
+        f"{_range([-m for m in reversed(model)])} points, which the formula leaves out. Where there is a gain, it has "
+        f"to be compared with decoders that truncate."
     )
 
 

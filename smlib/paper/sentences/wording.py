@@ -1,5 +1,6 @@
 """How a number is written in a sentence."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,9 +22,24 @@ def spread(test: Mapping[str, Any], digits: int = 1) -> str:
     return f"{points(test['difference'], digits)} points (95 %: {low} to {high})"
 
 
+def verb(difference: float, more: str, less: str) -> str:
+    """`loses 4.6` or `gains 1.4`: a difference in points, its sign said by the verb."""
+    return f"{less if points(difference).startswith('−') else more} {points(abs(difference)).removeprefix('+')}"
+
+
 def among(names: Sequence[str]) -> str:
-    """`a, b and c`."""
-    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+    """`a, b and c`; `a; b, c; and d` where a name has a comma of its own outside of brackets."""
+    if len(names) < 2:
+        return "".join(names)
+    if any("," in _outside_brackets(name) for name in names):
+        return f"{'; '.join(names[:-1])}; and {names[-1]}"
+    return f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def _outside_brackets(text: str) -> str:
+    """The text without what stands in round brackets, which may be nested."""
+    shorter = re.sub(r"\([^()]*\)", "", text)
+    return shorter if shorter == text else _outside_brackets(shorter)
 
 
 def bullets(sentences: Sequence[str]) -> str:

@@ -138,12 +138,15 @@ def with_curves(curves):
 
 def test_where_the_curves_cross_and_what_is_lost_at_the_end():
     study = with_curves({"mle": [[0.2, 0.5, 0.4], [0.4, 0.5, 0.4]], "bc": [[0.2, 0.4, 0.45]], "sm": [[0.4, 0.6, 0.5]]})
-    bc, sm, lost = sentences.crossings(study).splitlines()
-    assert bc == ("- BC is −10.0 points from MLE after 1 passes and +5.0 after 3: the curves cross between 2 and 3.")
-    assert sm.endswith("and +10.0 after 3: ahead at every look.")
-    assert "MLE +10.0 (best after 2 passes), BC 0.0 (best after 3 passes) and SequenceMatch +10.0" in lost
+    _, _, bc, sm, lost = sentences.crossings(study).splitlines()
+    assert bc == (
+        "- BC is 10.0 points behind MLE after 1 passes and 5.0 points ahead of it after 3: the curves cross between 2 "
+        "and 3."
+    )
+    assert sm.endswith("and 10.0 points ahead of it after 3, and ahead each time that it was measured.")
+    assert "MLE 10.0 (best after 2 passes), BC 0.0 (best after 3 passes) and SequenceMatch 10.0" in lost
     behind = sentences.crossings(with_curves({"mle": [[0.5, 0.5, 0.5]], "bc": [[0.6, 0.6, 0.4]]}))
-    assert "and −10.0 after 3, and not ahead of it at the end." in behind
+    assert "and 10.0 points behind it after 3." in behind
     assert sentences.crossings(with_curves({"bc": [[0.1, 0.1, 0.1]]})) == "No curve of MLE is there yet."
     table = figures.by_passes(study)
     assert list(table.index) == ["1.0", "2.0", "3.0"]

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from smlib.paper.sentences import ablations, among, bullets, learning, overhead, points, report, spread, tasks
+from smlib.paper.sentences import ablations, among, bullets, learning, overhead, points, report, spread, tasks, verb
 
 ABLATIONS = (ablations.findings, ablations.confirmation, ablations.direct, ablations.critic, ablations.recovery)
 
@@ -27,6 +27,9 @@ def test_numbers_are_written_as_points() -> None:
     assert spread({"difference": 0.1, "low": 0.0, "high": 0.2}) == "+10.0 points (95 %: 0.0 to +20.0)"
     assert among(["a", "b", "c"]) == "a, b and c"
     assert among(["a"]) == "a"
+    assert among(["a (b, (c), d)", "e"]) == "a (b, (c), d) and e"
+    assert among(["a, b", "c", "d"]) == "a, b; c; and d"
+    assert (verb(0.046, "loses", "gains"), verb(-0.014, "loses", "gains")) == ("loses 4.6", "gains 1.4")
     assert bullets(["a", "", "b"]) == "- a\n- b"
 
 
