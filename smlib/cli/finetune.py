@@ -149,6 +149,7 @@ def run(arguments: Sequence[str]) -> None:
 def _train(what: FinetuneArguments, args: Any) -> None:
     from smlib.data.rows import rows_of
     from smlib.policies.loading import Lora
+    from smlib.training.folder import check_folder
     from smlib.training.memory import for_loading, room
     from smlib.training.trainer import SequenceMatchTrainer
 
@@ -157,6 +158,7 @@ def _train(what: FinetuneArguments, args: Any) -> None:
         raise ValueError(
             f"there is no {missing}: name one with --{missing}, as in smlib finetune --model smollm2 --dataset my.jsonl"
         )
+    check_folder(args.output_dir)
     _check_unfinished(args)
     targets = tuple(what.lora_target_modules or ()) or None
     lora = Lora(what.lora_r, what.lora_alpha, what.lora_dropout, what.lora_unembedding, targets)
@@ -206,7 +208,8 @@ def _check_unfinished(args: Any) -> None:
     if finished.is_file() and not args.resume_from_checkpoint:
         raise ValueError(
             f"{args.output_dir} holds a finished policy: name another folder with --output_dir, or remove this one. "
-            f"A run cannot be made longer: to train its policy further, start another with --model {shlex.quote(args.output_dir)}"
+            "A run cannot be made longer: to train its policy further, start another with "
+            f"--model {shlex.quote(args.output_dir)}"
         )
 
 
@@ -240,8 +243,8 @@ def _hub_told(so_far: str) -> Iterator[None]:
         if not any(kind.__module__.split(".")[0] in HUB for kind in type(error).__mro__):
             raise
         raise ValueError(
-            f"the hub cannot be reached, or refuses: {error}; {so_far}. Leave out --push_to_hub, or see that the network "
-            "is there and that you are logged in (hf auth login)"
+            f"the hub cannot be reached, or refuses: {error}; {so_far}. Leave out --push_to_hub, or see that the "
+            "network is there and that you are logged in (hf auth login)"
         ) from error
 
 

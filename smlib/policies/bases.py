@@ -161,8 +161,8 @@ def _said(error: Exception) -> str:
 def _missing(name: str, local_files_only: bool, error: Exception) -> str:
     if name in shipped.names():
         return (
-            f"{name} is a policy that comes with smlib and no language model of a folder or of the hub: in Python it is "
-            f"loaded by smlib.load_shipped({name!r}); `smlib generate {name}`, `smlib train --init {name}` and "
+            f"{name} is a policy that comes with smlib and no language model of a folder or of the hub: in Python it "
+            f"is loaded by smlib.load_shipped({name!r}); `smlib generate {name}`, `smlib train --init {name}` and "
             f"`smlib export {name} OUT` take it by this name"
         )
     cure = (

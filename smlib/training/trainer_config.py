@@ -202,9 +202,7 @@ class SequenceMatchConfig(TrainingArguments):
         if self.max_steps == 0:
             raise ValueError("max_steps must be at least 1, or -1 for the passes of num_train_epochs, got 0")
         if self.fp16 and self.device.type == "cpu":
-            raise ValueError(
-                "fp16=True has no effect on a CPU, where training would stay in float32: use bf16, or none"
-            )
+            raise ValueError("fp16=True has no effect on a CPU, where training stays in float32: use bf16, or none")
         for name in ("bc_steps", "anneal_steps", "edits_steps", "edits_prompts"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
