@@ -23,7 +23,7 @@ from smlib.files import ResultError
 PASSED_ON = {"ignore_unknown_options": True, "help_option_names": []}
 """Settings of the command: its options are none of typer's, and neither is its help."""
 
-ABOUT_THE_INPUT = (ValueError, TypeError, OSError, ModuleNotFoundError, RuntimeError)
+ABOUT_THE_INPUT = (ValueError, TypeError, OSError, ImportError, RuntimeError)
 """What the library raises of options, data, models and folders, each with one line that says what to do."""
 
 HUB = ("huggingface_hub", "httpx", "httpx2")

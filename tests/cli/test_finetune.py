@@ -272,6 +272,12 @@ def test_a_hub_that_is_out_of_reach_is_one_line(case, tmp_path, monkeypatch):
         ({"use_peft": True, "lora_target_modules": "q_prj"}, "q_prj.*Its linear layers are called down_proj, .*q_proj"),
         ({"eval_dataset": "held.jsonl"}, "held.jsonl would not be looked at: say when, as by --eval_strategy steps"),
         ({"divergence": "kl"}, "unknown divergence 'kl'; known: forward_kl"),
+        (
+            {"metric_for_best_model": "bleu"},
+            "'bleu' is not measured on held-out data: expected one of eval_loss, eval_l",
+        ),
+        ({"per_device_eval_batch_size": 0}, "per_device_eval_batch_size must be at least 1, got 0"),
+        ({"optim": "galore_adamw", "optim_target_modules": "q_proj"}, "galore_torch"),
         ({"max_steps": 0}, "max_steps must be at least 1, or -1 for the passes of num_train_epochs, got 0"),
         ({"fp16": True}, "fp16=True has no effect on a CPU"),
         ({"model": "sm-arithmetic"}, "comes with smlib and no language model.*smlib train --init sm-arithmetic"),
