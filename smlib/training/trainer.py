@@ -200,7 +200,7 @@ class SequenceMatchTrainer(SplitTrainer):
             self.add_up()
             drop_idle_gradients(self.policy, config.objective, step)
             self.watch.step(batch, step)
-        return loss.total.detach()
+        return self.processes.averaged(loss.total.detach())  # transformers takes the mean over processes
 
     def _clip_grad_norm(self, model: nn.Module) -> Any:
         """The policy's gradients and the critic's are clipped apart; the norm is the policy's."""
