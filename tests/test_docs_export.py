@@ -194,3 +194,11 @@ def test_what_was_not_run_is_said_so(repository):
     for engine in ("vLLM", "SGLang"):
         section = text.split(f"\n## {engine}\n")[1].split("\n## ")[0]
         assert section.strip().startswith("Not run here")
+
+
+def test_the_small_server_asks_no_hub_for_a_folder_that_is_not_there(tmp_path, repository):
+    command = [sys.executable, str(repository / "docs" / "examples" / "serve.py"), str(tmp_path / "nothing")]
+    said = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert said.returncode == 2
+    assert "nothing: write one by smlib export POLICY FOLDER" in said.stderr
+    assert "huggingface.co" not in said.stderr

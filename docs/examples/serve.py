@@ -11,6 +11,7 @@ an engine with a prefix cache is for work. It listens on this machine alone and 
 import argparse
 import html
 import json
+import os
 import threading
 import urllib.parse
 from collections.abc import Sequence
@@ -218,6 +219,8 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=8000, help="0 takes a free one (default: 8000)")
     parser.add_argument("--host", default="127.0.0.1", help="the address to listen on (default: this machine alone)")
     given = parser.parse_args()
+    if not os.path.isdir(given.folder):  # transformers would ask the hub for adapters of that name
+        parser.error(f"there is no folder {given.folder}: write one by smlib export POLICY FOLDER")
     try:
         model = Model(given.folder)
     except (OSError, ValueError, AttributeError) as error:

@@ -9,7 +9,12 @@ from smlib.policies.policy import Policy
 
 
 def check_sampling(policy: Policy, prompt: int, config: SamplingConfig, seeds: Sequence[int]) -> None:
-    """Raises `ResultError` if a prompt of so many tokens leaves no room, or a seed is none."""
+    """Raises `ResultError` if a prompt of so many tokens leaves no room, a seed is none, or deletions are soft."""
+    if policy.config.keep_edits:
+        raise ResultError(
+            "this policy reads what was deleted (soft deletion, method soft), which is not shown as it is written: "
+            "sample it in Python by smlib.sample, as docs/your-own-model.md does"
+        )
     reads = policy.max_positions
     if reads - prompt < config.max_new_tokens:
         raise ResultError(

@@ -7,7 +7,9 @@ that starts (docs/machines.md).
 """
 
 import json
-from collections.abc import Sequence
+import shlex
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from inspect import get_annotations
 from pathlib import Path
@@ -21,8 +23,11 @@ from smlib.files import ResultError
 PASSED_ON = {"ignore_unknown_options": True, "help_option_names": []}
 """Settings of the command: its options are none of typer's, and neither is its help."""
 
-ABOUT_THE_INPUT = (ValueError, TypeError, OSError, ModuleNotFoundError, RuntimeError)
+ABOUT_THE_INPUT = (ValueError, TypeError, OSError, ImportError, RuntimeError)
 """What the library raises of options, data, models and folders, each with one line that says what to do."""
+
+HUB = ("huggingface_hub", "httpx", "httpx2")
+"""Packages whose errors are about the hub."""
 
 OFTEN = (
     "output_dir",
@@ -72,7 +77,7 @@ class FinetuneArguments:
     )
     dataset_split: str = field(default="train", metadata={"help": "Which split of a data set on the hub."})
     eval_dataset: str | None = field(
-        default=None, metadata={"help": "Held-out data, named as --dataset is; left out: none."}
+        default=None, metadata={"help": "Held-out data, named as --dataset is; needs --eval_strategy; left out: none."}
     )
     eval_split: str = field(default="test", metadata={"help": "Which split of held-out data on the hub."})
     streaming: bool = field(default=False, metadata={"help": "Read the data as they are needed; needs max_steps."})
@@ -144,6 +149,7 @@ def run(arguments: Sequence[str]) -> None:
 def _train(what: FinetuneArguments, args: Any) -> None:
     from smlib.data.rows import rows_of
     from smlib.policies.loading import Lora
+    from smlib.training.folder import check_folder
     from smlib.training.memory import for_loading, room
     from smlib.training.trainer import SequenceMatchTrainer
 
@@ -152,25 +158,46 @@ def _train(what: FinetuneArguments, args: Any) -> None:
         raise ValueError(
             f"there is no {missing}: name one with --{missing}, as in smlib finetune --model smollm2 --dataset my.jsonl"
         )
+    check_folder(args.output_dir)
     _check_unfinished(args)
     targets = tuple(what.lora_target_modules or ()) or None
     lora = Lora(what.lora_r, what.lora_alpha, what.lora_dropout, what.lora_unembedding, targets)
+    _check_used(what, args)
     hub = not args.local_files_only
     train = rows_of(what.dataset, split=what.dataset_split, streaming=what.streaming, download=hub)
     evaluated = what.eval_dataset
     held_out = None if evaluated is None else rows_of(evaluated, split=what.eval_split, download=hub)
-    with room("loading the model", for_loading(args.dtype, args.load_in_4bit)):
+    with room("loading the model", for_loading(args.dtype, args.load_in_4bit)), _hub_told("nothing was trained"):
         trainer = SequenceMatchTrainer(what.model, args, train, held_out, peft_config=lora if what.use_peft else None)
     resume = args.resume_from_checkpoint
     try:
         trainer.train(resume_from_checkpoint=True if str(resume).lower() == "true" else resume)
     except KeyboardInterrupt as error:
         raise Stopped(_where(trainer, resume)) from error
+    except Exception:
+        _close_bars(trainer)
+        raise
     trainer.save_model()
     if args.push_to_hub:
-        trainer.push_to_hub()
+        with _hub_told(f"the policy is in {args.output_dir}, and was not pushed"):
+            trainer.push_to_hub()
     if trainer.is_world_process_zero():
-        print(f"saved in {args.output_dir}; try: smlib generate --model {args.output_dir} --prompt '...'")
+        print(f"saved in {args.output_dir}; try: smlib generate --model {shlex.quote(args.output_dir)} --prompt '...'")
+
+
+def _check_used(what: FinetuneArguments, args: Any) -> None:
+    """Raises ValueError for options that would do nothing: of adapters without adapters, of evaluation without one."""
+    changed = [f"--{f.name}" for f in fields(what) if f.name.startswith("lora_") and getattr(what, f.name) != f.default]
+    if changed and not what.use_peft:
+        raise ValueError(
+            f"{', '.join(changed)} say what adapters are like, and without adapters all weights are trained: "
+            "add --use_peft true, or leave them out"
+        )
+    if what.eval_dataset is not None and str(args.eval_strategy.value) == "no":
+        raise ValueError(
+            f"--eval_dataset {what.eval_dataset} would not be looked at: say when, as by --eval_strategy steps "
+            "--eval_steps 100, or --eval_strategy epoch"
+        )
 
 
 def _check_unfinished(args: Any) -> None:
@@ -181,7 +208,8 @@ def _check_unfinished(args: Any) -> None:
     if finished.is_file() and not args.resume_from_checkpoint:
         raise ValueError(
             f"{args.output_dir} holds a finished policy: name another folder with --output_dir, or remove this one. "
-            f"A run cannot be made longer: to train its policy further, start another with --model {args.output_dir}"
+            "A run cannot be made longer: to train its policy further, start another with "
+            f"--model {shlex.quote(args.output_dir)}"
         )
 
 
@@ -196,6 +224,28 @@ def _where(trainer: Any, resume: Any) -> str:
         return f"{reached}, before the first checkpoint (--save_steps). Begin again with: {command()}"
     more = () if resume else ("--resume_from_checkpoint", "true")
     return f"{reached}; {kept} is its last checkpoint. Go on with: {command(*more)}"
+
+
+def _close_bars(trainer: Any) -> None:
+    """Ends the line of the progress bar, so that what is said of an error stands on a line of its own."""
+    for callback in trainer.callback_handler.callbacks:
+        bar = getattr(callback, "training_bar", None)
+        if bar is not None:
+            bar.close()
+
+
+@contextmanager
+def _hub_told(so_far: str) -> Iterator[None]:
+    """Tells what the hub's client raises in one line; its errors come from the HTTP package that its release uses."""
+    try:
+        yield
+    except Exception as error:
+        if not any(kind.__module__.split(".")[0] in HUB for kind in type(error).__mro__):
+            raise
+        raise ValueError(
+            f"the hub cannot be reached, or refuses: {error}; {so_far}. Leave out --push_to_hub, or see that the "
+            "network is there and that you are logged in (hf auth login)"
+        ) from error
 
 
 def _without_config(arguments: list[str]) -> tuple[list[str], str | None]:

@@ -21,7 +21,7 @@ def generate(
         str | None,
         typer.Argument(
             help="The name of a policy that comes with smlib (`smlib policies` lists them), or a folder in which "
-            "`smlib train` left one.",
+            "`smlib train` or `smlib finetune` left one.",
             show_default=False,
             autocompletion=one_of(_names),
         ),
@@ -110,7 +110,15 @@ def generate(
         return
     from smlib.generation.sampling import SamplingConfig
     from smlib.policies import shipped
+    from smlib.policies.policy import SAVED
 
+    if greedy and (temperature, top_p) != (1.0, 1.0):
+        raise ResultError(
+            "--greedy takes the most probable action, whatever --temperature and --top-p say: leave out the one or the "
+            "others"
+        )
+    if policy is not None and not demo and policy not in shipped.names() and (folder_name(policy) / SAVED).is_file():
+        policy, model = None, policy  # the folder of a policy of any tokeniser, as --model takes it
     # Greedy decoding without a memory can insert and delete the same token for ever.
     try:
         config = SamplingConfig(

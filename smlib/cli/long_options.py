@@ -48,6 +48,11 @@ class LongOptions(HfArgumentParser):
         """Raises ValueError for words that are no option and no value of one, with the option that comes nearest."""
         if not rest:
             return
+        if not rest[0].startswith("-"):
+            raise ValueError(
+                f"{rest[0]!r} stands after no option that takes it: values follow an option, and those with spaces are "
+                f"quoted; see `{self.prog} --help`"
+            )
         name = rest[0].lstrip("-").replace("-", "_").split("=")[0]
         near = get_close_matches(name, known, 1)
         meant = f"did you mean --{near[0]}? " if near else ""

@@ -1,5 +1,6 @@
 """`smlib train`: a small policy on a task."""
 
+import shlex
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -146,4 +147,4 @@ def train(
         accuracy = fit(settings, folder, init)
     for decoding, share in accuracy.items():
         print(f"validation accuracy, {decoding}: {share:.3f} of {settings.validation} questions")
-    print(f"saved in {folder}; try: smlib generate {folder} --prompt '...'")
+    print(f"saved in {folder}; try: smlib generate {shlex.quote(str(folder))} --prompt '...'")

@@ -210,7 +210,7 @@ class Texts(Continuations):
             if not isinstance(text, str) or not text.strip():
                 raise ValueError(
                     f"row {number}, column text is {'empty' if isinstance(text, str) else 'no string'} ({text!r}): "
-                    "leave such rows out, as by dataset.filter(lambda row: row['text'])"
+                    "leave such rows out, as by dataset.filter(lambda row: row['text'].strip())"
                 )
             # The context holds <bos> as well, and the last token of a passage is a label alone.
             found, _ = cover([Article(f"row {number}", text)], tokenizer, max(context - 1, 3))

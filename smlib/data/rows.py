@@ -2,10 +2,12 @@
 
 import json
 import os
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 Row = Mapping[str, Any]
 SUFFIXES = (".jsonl", ".json", ".parquet")
@@ -96,8 +98,35 @@ def _named(name: str, split: str, streaming: bool, download: bool) -> Rows:
     return rows_of(datasets.load_dataset(name, split=split, streaming=streaming))
 
 
+@contextmanager
+def _text(path: Path) -> Iterator[TextIO]:
+    """The file, opened as UTF-8, with the mark at its beginning or without, as editors on Windows save it."""
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            yield file
+    except UnicodeDecodeError as error:
+        number, said = _undecodable(path)
+        raise ValueError(
+            f"{path}, line {number} is no UTF-8 ({said}): save the file as UTF-8, as by "
+            f"iconv -f {'UTF-16' if number == 1 and 'byte-order mark' in said else 'LATIN1'} -t UTF-8"
+        ) from error
+
+
+def _undecodable(path: Path) -> tuple[int, str]:
+    """The first line that is no UTF-8, and what is wrong with it."""
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            if number == 1 and line[:2] in (BOM_UTF16_LE, BOM_UTF16_BE):
+                return number, "it begins with the byte-order mark of UTF-16"
+            try:
+                line.decode()
+            except UnicodeDecodeError as error:
+                return number, f"byte 0x{line[error.start]:02x} at its place {error.start}: {error.reason}"
+    raise AssertionError("a file that cannot be read as UTF-8 has such a line")
+
+
 def _lines(path: Path) -> Iterator[Row]:
-    with path.open(encoding="utf-8") as file:
+    with _text(path) as file:
         for number, line in enumerate(file, 1):
             if not line.strip():
                 continue
@@ -111,15 +140,17 @@ def _lines(path: Path) -> Iterator[Row]:
 
 
 def _json(path: Path) -> Iterator[Row]:
-    with path.open(encoding="utf-8") as file:
+    with _text(path) as file:
         begins = file.read(64).lstrip()[:1]
     if begins != "[":
         yield from _lines(path)
         return
-    try:
-        yield from json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is no JSON: {error}") from error
+    with _text(path) as file:
+        try:
+            rows = json.load(file)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path} is no JSON: {error}") from error
+    yield from rows
 
 
 def _parquet(path: Path) -> Iterator[Row]:

@@ -260,7 +260,12 @@ class PretrainedTokenizer:
             )
         used = set(tokenizer.get_vocab().values())  # fewer than the largest of them, where a vocabulary has holes
         if vocab_size is not None and vocab_size <= max(used):
-            raise ValueError(f"vocab_size {vocab_size} is below the {max(used) + 1} ids of {name!r}")
+            last = tokenizer.convert_ids_to_tokens(max(used))
+            raise ValueError(
+                f"vocab_size {vocab_size} is below the {max(used) + 1} ids of {name!r}, the last of them {last!r}: the "
+                "model's head has no row for it. Give the tokeniser that the model was trained with, or add rows by "
+                f"model.resize_token_embeddings({max(used) + 1}) and save the model again"
+            )
         self.backend = tokenizer
         self.vocab_size = int(vocab_size or max(used) + 1)
         self.eos = int(tokenizer.eos_token_id)

@@ -24,8 +24,11 @@ from torch import Tensor
 Elementwise = Callable[[Tensor], Tensor]
 
 
-class UnknownDivergenceError(KeyError):
-    """No divergence of that name; the message lists the known ones."""
+class UnknownDivergenceError(KeyError, ValueError):
+    """No divergence of that name; the message lists the known ones.
+
+    It is a ValueError too, as that of an unknown method is, so that whoever tells users of their options hears it.
+    """
 
     def __str__(self) -> str:
         return str(self.args[0])
@@ -255,7 +258,7 @@ def get(name: str) -> Divergence:
     """The record called `name`.
 
     Raises:
-        UnknownDivergenceError: (a KeyError) for any other name; nothing falls back to a default.
+        UnknownDivergenceError: (a KeyError and a ValueError) for any other name; nothing falls back to a default.
 
     >>> get("chi2").phi(torch.tensor([0.0, 1.0])).tolist()
     [0.0, 0.75]

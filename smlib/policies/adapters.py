@@ -165,7 +165,9 @@ def _wrapped(lm: Any, lora: Lora, wrap: Callable[[], Any]) -> Any:
         try:
             wrapped = wrap()
         except (ValueError, TypeError, RuntimeError, NotImplementedError, AttributeError) as error:
-            raise ModelError(f"peft cannot put adapters on this {type(lm).__name__}: {error}") from error
+            linear = sorted({name.rsplit(".", 1)[-1] for name in matrices(lm).layers})
+            known = f". Its linear layers are called {', '.join(linear)}" if lora.target_modules else ""
+            raise ModelError(f"peft cannot put adapters on this {type(lm).__name__}: {error}{known}") from error
     if head is not None:
         head.requires_grad_(True)  # peft has frozen all that is no adapter
     return wrapped

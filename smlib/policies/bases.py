@@ -7,6 +7,7 @@ import torch
 from safetensors import SafetensorError
 
 from smlib.data.tokenizers import PretrainedTokenizer
+from smlib.policies import shipped
 from smlib.policies.decoder import bare
 from smlib.policies.exported_tokenizer import without_bkspc
 from smlib.policies.policy import Policy, PolicyConfig
@@ -158,6 +159,12 @@ def _said(error: Exception) -> str:
 
 
 def _missing(name: str, local_files_only: bool, error: Exception) -> str:
+    if name in shipped.names():
+        return (
+            f"{name} is a policy that comes with smlib and no language model of a folder or of the hub: in Python it "
+            f"is loaded by smlib.load_shipped({name!r}); `smlib generate {name}`, `smlib train --init {name}` and "
+            f"`smlib export {name} OUT` take it by this name"
+        )
     cure = (
         "a hub name needs local_files_only=False (or a download beforehand)." if local_files_only else "is it spelt so?"
     )

@@ -39,6 +39,11 @@ def standard_model(policy: Policy, *, merge: bool, dtype: torch.dtype | None = N
             "the policy has no <bkspc>, so there is nothing that a plain checkpoint lacks: save it with "
             "policy.lm.save_pretrained, or switch <bkspc> on with policy.allow_backspace() first"
         )
+    if policy.config.keep_edits:
+        raise ValueError(
+            "the policy reads what was deleted (soft deletion), and the decoding loop of a plain checkpoint takes it "
+            "back: save it with smlib.save_policy, and sample it with smlib.sample"
+        )
     if hasattr(policy, "deletion"):
         raise ValueError(
             "the <bkspc> of this policy is a head of its own and no row beside the tokens', which is all that a plain "

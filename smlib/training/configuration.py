@@ -123,7 +123,10 @@ class TrainConfig:
         sizes = {"a part of a batch": self.batch_size // self.accumulation, "refill": self.refill}
         for name, size in {**sizes, "buffer_size": self.buffer_size}.items():
             if size % self.group:
-                raise ValueError(f"group={self.group} rollouts from each prompt do not divide {name}, {size}")
+                raise ValueError(
+                    f"group={self.group} rollouts from each prompt do not divide {name}, {size}: choose a multiple of "
+                    f"{self.group} (a part of a batch is per_device_train_batch_size of a trainer), or another group"
+                )
         if self.checkpoint_every % self.log_every:
             raise ValueError(f"checkpoint_every {self.checkpoint_every} is no multiple of log_every {self.log_every}")
         refill_interval(self.batch_size, self.refill, self.times_seen)

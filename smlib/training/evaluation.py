@@ -13,6 +13,19 @@ from smlib.training.configuration import TrainConfig
 from smlib.training.dataset import Dataset
 from smlib.training.sharding import whole
 
+MEASURES = ("loss", "loss_clean", "perplexity", "bkspc_probability")
+"""What `held_out` returns; less is better of each."""
+
+
+def check_measure(name: str) -> None:
+    """Raises ValueError for what is no measure of held-out data, such as a `metric_for_best_model`."""
+    said = name.removeprefix("eval_")
+    if not any(said == known or said.endswith(f"_{known}") for known in MEASURES):  # eval_held_loss: of a set by name
+        raise ValueError(
+            f"metric_for_best_model={name!r} is not measured on held-out data: expected one of "
+            f"{', '.join(f'eval_{known}' for known in MEASURES)}"
+        )
+
 
 def held_out(
     policy: Policy, data: Dataset, config: TrainConfig, batch_size: int, device: torch.device | str

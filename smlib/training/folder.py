@@ -38,6 +38,21 @@ def usable_folder(folder: Path | str) -> Path:
     return work
 
 
+def check_folder(folder: Path | str) -> None:
+    """Looks whether `usable_folder` could make this folder, and makes nothing: before a model is loaded.
+
+    Raises:
+        OSError: the folder, or the nearest one above it that is there, is a file or cannot be written to.
+    """
+    there = next(path for path in (Path(folder).absolute(), *Path(folder).absolute().parents) if path.exists())
+    if not there.is_dir():
+        raise NotADirectoryError(f"{folder} cannot be the folder of a run: {there} is a file; name another folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise PermissionError(
+            f"{folder} cannot be the folder of a run: {there} may not be written to; name one that can be written to"
+        )
+
+
 def hold(folder: Path, name: str = LOCK) -> bool:
     """Lets no other process train in the folder, until `release` or the end of this one, however it ends.
 

@@ -158,9 +158,11 @@ class SequenceMatchTrainer(SplitTrainer):
         self, epoch_iterator: Iterator, num_batches: int, device: torch.device
     ) -> tuple[list[dict[str, Any]], None]:
         """The batch of the step that begins, in its parts: refill and populate the buffer, then draw."""
-        if not [place for _, place in zip(range(num_batches), epoch_iterator, strict=False)]:
-            return [], None
         step = self.state.global_step
+        over = step >= self.state.max_steps  # a finished run that is resumed: transformers would take one step more
+        self.control.should_training_stop |= over
+        if over or not [place for _, place in zip(range(num_batches), epoch_iterator, strict=False)]:
+            return [], None
         self.batches.populate(step)
         batch = self.batches.draw(step, self.args.device)
         last = len(batch.packed) - 1
@@ -187,12 +189,10 @@ class SequenceMatchTrainer(SplitTrainer):
         step, config, batch = self.state.global_step, self.train_config, inputs["batch"]
         part = batch.packed[inputs["part"]]
         going_on = self._dropout if inputs["part"] else None
-        rank = self.processes.rank
-        with dropout_of_step(config.seed, step, self.args.device, going_on, rank) as reached:
+        with dropout_of_step(config.seed, step, self.args.device, going_on, self.processes.rank) as reached:
             with self.compute_loss_context_manager():
                 loss = model(part, config.objective, step, config.chunk, batch.whole)
-            groups = batch.groups[inputs["part"]]
-            stop_if_infinite(loss, step, groups, Path(self.args.output_dir), self.processes)
+            stop_if_infinite(loss, step, batch.groups[inputs["part"]], Path(self.args.output_dir), self.processes)
             self.accelerator.backward(self.processes.averaged(loss.total))
         self._dropout = reached[0]
         self.watch.part(loss)
@@ -200,7 +200,7 @@ class SequenceMatchTrainer(SplitTrainer):
             self.add_up()
             drop_idle_gradients(self.policy, config.objective, step)
             self.watch.step(batch, step)
-        return loss.total.detach()
+        return self.processes.averaged(loss.total.detach())  # transformers takes the mean over processes
 
     def _clip_grad_norm(self, model: nn.Module) -> Any:
         """The policy's gradients and the critic's are clipped apart; the norm is the policy's."""

@@ -22,6 +22,7 @@ from transformers.training_args import OptimizerNames
 from smlib.environment import PASSED, say_unheard, without
 from smlib.objectives.methods import ObjectiveConfig, get_method
 from smlib.training.configuration import ENGINES, GROUP, TrainConfig
+from smlib.training.evaluation import check_measure
 
 ETA = 0.1
 """Noise level of the demonstrations where none is asked for and the data have no mistakes of their own."""
@@ -179,6 +180,10 @@ class SequenceMatchConfig(TrainingArguments):
     edits_prompts: int = _option(2, "How many prompts are looked at each time.")
 
     def __post_init__(self) -> None:
+        if self.metric_for_best_model is not None:
+            check_measure(self.metric_for_best_model)
+            # transformers takes every name that does not end in "loss" for one of which more is better.
+            self.greater_is_better = self.greater_is_better is True  # type: ignore[has-type]
         with without(PASSED):  # transformers takes its mixed precision from there where no argument says it
             super().__post_init__()
         say_unheard(self.mixed_precision)
@@ -199,6 +204,12 @@ class SequenceMatchConfig(TrainingArguments):
                 "fsdp has no meaning here: a model is split where the launcher asks for it, accelerate launch "
                 "--use_fsdp --fsdp_version 2. Leave it out"
             )
+        if self.per_device_eval_batch_size < 1:
+            raise ValueError(f"per_device_eval_batch_size must be at least 1, got {self.per_device_eval_batch_size}")
+        if self.max_steps == 0:
+            raise ValueError("max_steps must be at least 1, or -1 for the passes of num_train_epochs, got 0")
+        if self.fp16 and self.device.type == "cpu":
+            raise ValueError("fp16=True has no effect on a CPU, where training stays in float32: use bf16, or none")
         for name in ("bc_steps", "anneal_steps", "edits_steps", "edits_prompts"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")

@@ -137,7 +137,7 @@ def test_the_example_runs_and_explains_every_line(case, tmp_path, repository):
     stored = yaml.safe_load(example.read_text())
     kept = ("per_device_train_batch_size", "anneal_steps", "buffer_size", "refill", "times_seen")
     small = {k: v for k, v in case.items() if k not in kept}
-    run(["--config", str(example), *options(small, output_dir=tmp_path / "run", eval_dataset=case["dataset"])])
+    run(["--config", str(example), *options(small, output_dir=tmp_path / "run")])
     args = json.loads((tmp_path / "run" / "training_args.json").read_text())
     assert args["gradient_accumulation_steps"] == stored["gradient_accumulation_steps"] == 2
     policy, _ = load_policy(tmp_path / "run")
@@ -215,6 +215,51 @@ def test_the_command_passes_its_options_on_in_their_order(monkeypatch):
     assert given == options
 
 
+def test_a_word_that_belongs_to_no_option_is_no_option(case, tmp_path):
+    with pytest.raises(ResultError, match="'extra' stands after no option that takes it"):
+        run([*options(case, output_dir=tmp_path / "run"), "extra"])
+
+
+def test_a_finished_run_that_is_given_again_is_trained_no_further(case, tmp_path):
+    given = options(case, output_dir=tmp_path / "run", method="bc")
+    run(given)
+    finished = (tmp_path / "run" / "lm" / "model.safetensors").read_bytes()
+    (tmp_path / "run" / "policy.safetensors").unlink()  # as where it was killed before the policy was written
+    run([*given, "--resume_from_checkpoint", "true"])
+    assert not (tmp_path / "run" / "checkpoint-9").exists(), "8 steps were asked for"
+    assert (tmp_path / "run" / "lm" / "model.safetensors").read_bytes() == finished
+    assert (tmp_path / "run" / "policy.safetensors").is_file()
+
+
+def test_a_folder_that_cannot_be_is_said_before_a_model_is_loaded(case, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("mine")
+    for name in ("file", "file/run"):
+        with pytest.raises(ResultError, match=r"file.* cannot be the folder of a run: .*file is a file; name another"):
+            run(options(case, model="nothing", output_dir=tmp_path / name))
+    monkeypatch.setattr("os.access", lambda *_: False)  # as of a folder that may be read only, also for root
+    with pytest.raises(ResultError, match=r"run cannot be the folder of a run: .* may not be written to"):
+        run(options(case, model="nothing", output_dir=tmp_path / "run"))
+    assert (tmp_path / "file").read_text() == "mine"
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_line_that_goes_on_can_be_pasted(case, tmp_path, capsys):
+    run(options(case, output_dir=tmp_path / "my run", method="mle"))
+    assert f"smlib generate --model '{tmp_path / 'my run'}' --prompt" in capsys.readouterr().out
+
+
+def test_a_hub_that_is_out_of_reach_is_one_line(case, tmp_path, monkeypatch):
+    class NoNetworkError(Exception):
+        __module__ = "httpx.transports"
+
+    def refuses(trainer):
+        raise NoNetworkError("Name or service not known")
+
+    monkeypatch.setattr("transformers.Trainer.init_hf_repo", refuses)
+    with pytest.raises(ResultError, match=r"the hub cannot be reached, or refuses: Name.*; nothing was trained\."):
+        run(options(case, output_dir=tmp_path / "run", push_to_hub=True))
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -223,6 +268,19 @@ def test_the_command_passes_its_options_on_in_their_order(monkeypatch):
         ({"dataset": "nowhere.jsonl"}, "there is no file nowhere.jsonl"),
         ({"modle": "x"}, "modle"),
         ({"streaming": True, "max_steps": -1}, "so an epoch has none either: set max_steps"),
+        ({"lora_r": 8}, "--lora_r say what adapters are like, and without .* add --use_peft true"),
+        ({"use_peft": True, "lora_target_modules": "q_prj"}, "q_prj.*Its linear layers are called down_proj, .*q_proj"),
+        ({"eval_dataset": "held.jsonl"}, "held.jsonl would not be looked at: say when, as by --eval_strategy steps"),
+        ({"divergence": "kl"}, "unknown divergence 'kl'; known: forward_kl"),
+        (
+            {"metric_for_best_model": "bleu"},
+            "'bleu' is not measured on held-out data: expected one of eval_loss, eval_l",
+        ),
+        ({"per_device_eval_batch_size": 0}, "per_device_eval_batch_size must be at least 1, got 0"),
+        ({"optim": "galore_adamw", "optim_target_modules": "q_proj"}, "galore_torch"),
+        ({"max_steps": 0}, "max_steps must be at least 1, or -1 for the passes of num_train_epochs, got 0"),
+        ({"fp16": True}, "fp16=True has no effect on a CPU"),
+        ({"model": "sm-arithmetic"}, "comes with smlib and no language model.*smlib train --init sm-arithmetic"),
         ({"lora_r": 0}, "r must be at least 1, got 0"),
         ({"max_length": -1}, "max_length must be at least 3, or 0 for the model's context, got -1"),
         ({"backspace_token": "w7"}, "choose another spelling with backspace_token"),

@@ -15,9 +15,11 @@ from smlib.data.tokenizers import arithmetic_tokenizer
 from smlib.edits.actions import ActionSpace
 from smlib.files import ResultError, canonical_json, differences
 from smlib.paper.experiments.arithmetic import grid as arithmetic
+from smlib.policies.loading import load_policy, save_policy
 from smlib.policies.policy import Policy, tiny_policy
 from smlib.training.algorithm_1 import NonFiniteLossError
 from smlib.training.checkpoints import CheckpointError
+from tests.support.models import saved_model
 
 runner = CliRunner()
 SMALL = ["--steps", "4", "--questions", "40"]
@@ -180,10 +182,32 @@ def test_what_generate_is_given_is_checked(tmp_path: Path) -> None:
     assert "temperature=0.0: expected > 0" in said("generate", folder, "--temperature", "0")
     assert "top_p=2.0: expected in (0, 1]" in said("generate", folder, "--top-p", "2")
     assert "a seed lies between 0" in said("generate", folder, "--seed", "-1")
+    assert "leave out the one or the others" in said("generate", folder, "--greedy", "--temperature", "0.5")
+    assert "leave out the one or the others" in said("generate", folder, "--greedy", "--top-p", "0.5")
     assert "no room for 24 more; shorten the prompt" in said("generate", folder, "--prompt", "1 2 3 4 5 6 7 8 9")
     for settings in ("[]", "{}", '{"settings": {"task": "sums", "difficulty": "easy"}}'):
         (tmp_path / "settings.json").write_text(settings)
         assert "settings.json" in said("generate", folder)
+
+
+def test_a_policy_of_any_tokeniser_needs_no_option_of_its_own(tmp_path: Path) -> None:
+    """What `smlib finetune` and `save_policy` leave is found by its folder, as `smlib export` finds it."""
+    policy, words = load_policy(saved_model(tmp_path / "base"))
+    save_policy(policy, words, tmp_path / "run")
+    written = [
+        runner.invoke(cli.app, ["generate", *given, "--prompt", "w3", "--max-tokens", "4"], catch_exceptions=False)
+        for given in ([str(tmp_path / "run")], ["--model", str(tmp_path / "run")])
+    ]
+    assert written[0].exit_code == 0
+    assert written[0].output == written[1].output != ""
+
+
+def test_soft_deletion_is_neither_shown_nor_exported_as_what_goes_back(tmp_path: Path) -> None:
+    policy, words = load_policy(saved_model(tmp_path / "base"))
+    save_policy(policy.keep_edits(), words, tmp_path / "soft")
+    assert "sample it in Python by smlib.sample" in said("generate", "--model", str(tmp_path / "soft"))
+    assert "reads what was deleted (soft deletion)" in said("export", str(tmp_path / "soft"), str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("kind", [CheckpointError, NonFiniteLossError])

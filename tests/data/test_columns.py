@@ -254,6 +254,7 @@ def test_columns_that_are_none_or_several_are_named():
         ({"messages": "w1"}, "expected a list of"),
         ({"text": ""}, "row 1, column text is empty"),
         ({"text": "w1"}, "row 1, column text has one token"),
+        ({"text": "  "}, r"row 1, column text is empty .*row\['text'\].strip\(\)"),
     ],
 )
 def test_rows_that_cannot_be_learned_from_are_refused_by_number(row, message):
@@ -304,6 +305,21 @@ def test_sources_that_are_none_are_refused(tmp_path):
     (tmp_path / "rows.parquet").write_text("no")
     with pytest.raises(ValueError, match="is no parquet file"):
         rows_of(tmp_path / "rows.parquet")
+
+
+def test_files_as_windows_saves_them_are_read_or_named(tmp_path):
+    line = '{"prompt": "w1", "completion": "é"}'
+    for name, text in (("mark.jsonl", f"{line}\r\n{line}\r\n"), ("mark.json", f"[{line}]")):
+        (tmp_path / name).write_text(text, encoding="utf-8-sig", newline="")
+        assert next(iter(rows_of(tmp_path / name).begin())) == {"prompt": "w1", "completion": "é"}
+    for encoding, said in (
+        ("utf-16", r"line 1 is no UTF-8 \(it begins with the byte-order mark of UTF-16\).* iconv -f UTF-16 -t UTF-8"),
+        ("latin1", r"line 2 is no UTF-8 \(byte 0xe9 at its place 32: .*\).* iconv -f LATIN1 -t UTF-8"),
+    ):
+        for name in ("other.jsonl", "other.json"):
+            (tmp_path / name).write_text(f"{{}}\n{line}\n", encoding=encoding)
+            with pytest.raises(ValueError, match=f"{name}, {said}"):
+                rows_of(tmp_path / name)
 
 
 def test_datasets_is_asked_for_by_name_where_it_is_missing(monkeypatch):

@@ -350,7 +350,7 @@ def test_other_bad_models_are_named(tmp_path):
     with pytest.raises(ValueError, match="4-bit weights cannot be trained"):
         load_policy("nobody/nothing", four_bit=True)
     saved_model(tmp_path / "base")
-    with pytest.raises(ValueError, match="is below the"):
+    with pytest.raises(ValueError, match=r"is below the .* has no row for it\..*resize_token_embeddings"):
         load_policy(tmp_path / "base", vocab_size=10)
     (tmp_path / "base" / "model.safetensors").write_bytes(b"torn")
     with pytest.raises((FileNotFoundError, ModelError)):

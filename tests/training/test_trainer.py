@@ -17,6 +17,7 @@ from smlib.objectives.methods import METHODS
 from smlib.policies.loading import Lora, load_policy
 from smlib.training.algorithm_1 import NonFiniteLossError, train
 from smlib.training.checkpoints import CheckpointError, trainable
+from smlib.training.evaluation import MEASURES
 from smlib.training.trainer import SequenceMatchTrainer
 from tests.support.finetuning import arguments, explained, logged, losses, prompted
 from tests.support.models import saved_model, texts, words_tokenizer
@@ -159,6 +160,12 @@ def test_epochs_count_the_examples(base, tmp_path):
     trainer.train()
     assert trainer.state.global_step == 9
     assert trainer.state.epoch == pytest.approx(3.0)
+
+
+@pytest.mark.parametrize("name", [f"{before}{name}" for name in MEASURES for before in ("", "eval_", "eval_held_")])
+def test_less_is_better_of_every_measure(name, tmp_path):
+    """transformers would keep the checkpoint with the largest perplexity."""
+    assert arguments(tmp_path, metric_for_best_model=name).greater_is_better is False
 
 
 def test_evaluation_best_checkpoint_and_saved_policy(base, tmp_path):
