@@ -186,12 +186,28 @@ def _train(what: FinetuneArguments, args: Any) -> None:
 
 
 def _check_used(what: FinetuneArguments, args: Any) -> None:
-    """Raises ValueError for options that would do nothing: of adapters without adapters, of evaluation without one."""
+    """Raises ValueError for options that would do nothing: of adapters without adapters, of evaluation without one, of
+    splits for files, and what scripts of transformers do besides."""
     changed = [f"--{f.name}" for f in fields(what) if f.name.startswith("lora_") and getattr(what, f.name) != f.default]
     if changed and not what.use_peft:
         raise ValueError(
             f"{', '.join(changed)} say what adapters are like, and without adapters all weights are trained: "
             "add --use_peft true, or leave them out"
+        )
+    for name, source, split in (
+        ("dataset_split", what.dataset, what.dataset_split),
+        ("eval_split", what.eval_dataset, what.eval_split),
+    ):
+        (usual,) = (f.default for f in fields(what) if f.name == name)
+        if source is not None and split != usual and Path(source).is_file():
+            raise ValueError(
+                f"--{name} {split} is for data sets of the hub, and {source} is a file, all of whose rows are read: "
+                "leave it out, or write the rows that you mean into a file of their own"
+            )
+    if args.do_predict:
+        raise ValueError(
+            "--do_predict does nothing here: write completions with smlib generate --model, or look at held-out data "
+            "while training with --eval_dataset and --eval_strategy"
         )
     if what.eval_dataset is not None and str(args.eval_strategy.value) == "no":
         raise ValueError(

@@ -37,7 +37,8 @@ class LongOptions(HfArgumentParser):
         sections: Mapping[str, Sequence[str]],
         rest: str,
     ) -> None:
-        super().__init__(tuple(kinds), prog=prog, usage=usage, description=description)
+        # An option that is cut short would be taken for the first that begins so, and not be named as unknown.
+        super().__init__(tuple(kinds), prog=prog, usage=usage, description=description, allow_abbrev=False)
         self.sections, self.rest = dict(sections), rest
 
     def error(self, message: str) -> NoReturn:

@@ -9,6 +9,9 @@ from smlib.training.metrics import METRICS, MetricsError, read_rows
 Curve = list[tuple[int, float]]
 """(step, value), in the order of the steps."""
 
+OF_MODELS = ("config.json", "adapter_config.json", "lm", "policy.safetensors")
+"""Files of a model or a policy. `smlib train` leaves its policy in a folder beside its log."""
+
 BLOCKS = "▁▂▃▄▅▆▇█"
 FIRST = ("loss", "beta", "lr")
 """Curves that are listed before the others."""
@@ -41,6 +44,10 @@ def curves_of(run: Path) -> dict[str, Curve]:
         raise MetricsError(
             f"{run} is a run of SequenceMatchTrainer or `smlib finetune`, which logs to trackers and keeps no log that "
             "is drawn here: start it with --report_to tensorboard, or watch a run of `smlib train`"
+        )
+    if path is None and run.is_dir() and any((run / name).exists() for name in OF_MODELS):
+        raise MetricsError(
+            f"{run} holds a model and no log of a run ({METRICS}): expected the folder that `smlib train` writes to"
         )
     return curves
 

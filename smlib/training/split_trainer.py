@@ -7,7 +7,7 @@ checkpoint holds whole tensors: it is that of one process, and any number of the
 
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import nn
@@ -45,6 +45,13 @@ class SplitTrainer(Trainer):
             raise ValueError("fp16 scales the loss by what all gradients are, and each process has a piece: use bf16")
         if not name.startswith("adamw_torch"):
             raise ValueError(f"optim={name!r} does not take the pieces of FSDP2: choose adamw_torch")
+
+    def predict(self, test_dataset: Any, *arguments: Any, **options: Any) -> NoReturn:
+        """Raises NotImplementedError: a policy acts, and has no prediction of a row."""
+        raise NotImplementedError(
+            "SequenceMatchTrainer has no predictions: write completions with smlib.sample(trainer.policy, ...) or "
+            "smlib generate --model, and measure held-out data with evaluate()"
+        )
 
     def alone(self) -> AbstractContextManager[None]:
         """Lets no other process train in `output_dir`."""

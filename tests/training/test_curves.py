@@ -77,6 +77,8 @@ def test_a_terminal_is_drawn_until_the_run_has_finished(run, monkeypatch):
 def test_a_run_without_a_log_and_one_that_is_not_there_say_so(tmp_path):
     asked = ["watch", str(tmp_path)]
     assert "nothing is logged yet" in runner.invoke(cli.app, asked, env={"COLUMNS": "300"}).stdout
+    (tmp_path / "config.json").write_text("{}")
+    assert "holds a model and no log of a run" in str(runner.invoke(cli.app, asked).exception)
     error = runner.invoke(cli.app, ["watch", str(tmp_path / "none")]).exception
     assert isinstance(error, ResultError)
     assert "there is no such run" in str(error)

@@ -178,6 +178,8 @@ def test_evaluation_best_checkpoint_and_saved_policy(base, tmp_path):
     assert trainer.state.best_metric == pytest.approx(min(found))
     assert logged(trainer) <= explained()
     metrics = trainer.evaluate()
+    with pytest.raises(NotImplementedError, match=r"no predictions: .*smlib\.sample\(trainer\.policy"):
+        trainer.predict(prompted())
     assert metrics["eval_loss"] == pytest.approx(min(found), rel=1e-12)
     assert metrics["eval_perplexity"] == pytest.approx(np.exp(metrics["eval_loss_clean"]))
     assert 0 < metrics["eval_bkspc_probability"] < 1
