@@ -64,7 +64,8 @@ def main() -> None:
     try:
         screen.prepare()
         try:
-            app(prog_name="smlib")
+            with screen.plain_warnings():
+                app(prog_name="smlib")
         finally:
             sys.stdout.flush()
     except ResultError as error:

@@ -4,6 +4,9 @@ import errno
 import json
 import os
 import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from rich.markup import escape
@@ -48,6 +51,18 @@ def prepare() -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
+
+
+@contextmanager
+def plain_warnings() -> Iterator[None]:
+    """Warnings inside are a line of their own words, without the file and the line of source that they come from."""
+
+    def shown(message: Warning | str, *_: Any, **__: Any) -> None:
+        print(f"warning: {visible(' '.join(str(message).split()))}", file=sys.stderr)
+
+    with warnings.catch_warnings():
+        warnings.showwarning = shown
+        yield
 
 
 def refusal(error: OSError) -> str | None:

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -431,3 +432,17 @@ def test_every_refusal_of_a_machine_has_words() -> None:
         screen.refusal(OSError(errno.EROFS, "", "/x/y")) == "/x/y cannot be used: the file system cannot be written to"
     )
     assert screen.refusal(OSError(errno.ENOENT, "", "/x/y")) is None  # a file that should be there is a fault of ours
+
+
+def test_a_warning_is_one_line_without_its_source(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def warned(**_: object) -> None:
+        warnings.simplefilter("always")  # as outside of tests, where no warning is an error
+        warnings.warn("two\nlines \x1b[31m", stacklevel=1)
+
+    monkeypatch.setattr(cli, "app", warned)
+    before = warnings.showwarning
+    cli.main()
+    assert capsys.readouterr().err == "warning: two lines \\x1b[31m\n"
+    assert warnings.showwarning is before
