@@ -50,6 +50,7 @@ def test_a_picture_says_its_source_or_there_is_no_book() -> None:
     drawn = nbformat.v4.new_output("display_data", {"image/png": "aaaa"})
     for source, said in (
         ("learning_figures.curves(study)", "runs in `results/full/fig3`, each of which names its commit"),
+        ("learning_figures.against_noise(study)", "runs in `results/full/fig3`, each of which names its commit"),
         ("deletion_figures.cost_and_gain(costs) if costs else None", "arithmetic.deletion_cost\n"),
         ("sliders.law()", "law, one setting"),
     ):

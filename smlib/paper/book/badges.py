@@ -19,6 +19,7 @@ _ONLY = "smlib reproduce --preset full --only {}"
 _MODULE = "python -m smlib.paper.experiments.arithmetic.{}"
 FROM_RUNS: Mapping[str, tuple[str, str, tuple[str, ...]]] = {
     "learning_figures.curves(": ("what fine-tuning teaches", _ONLY.format("fig3"), ("fig3",)),
+    "learning_figures.against_noise(": ("how much noise", _ONLY.format("fig3"), ("fig3",)),
     "deletion_figures.cost_and_gain(": ("what deleting costs", _MODULE.format("deletion_cost"), ("fig3", "ablations")),
     "rival_figures.accuracy_and_recovery(": (
         "rivals of deletion",

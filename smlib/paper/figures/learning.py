@@ -8,8 +8,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from smlib.paper.figures.arithmetic import cell_title
-from smlib.paper.figures.style import PALETTE, counted, figure, method_style
-from smlib.paper.sentences.learning import headline_curves
+from smlib.paper.figures.style import PALETTE, counted, figure, headline, method_style
+from smlib.paper.sentences.learning import KINDS, by_noise, headline_curves, noised, placed
 
 Study = Mapping[str, Any]
 RULES = {"t1": "temperature 1", "greedy": "greedy"}
@@ -52,6 +52,41 @@ def curves(study: Study) -> Figure:
     return made
 
 
+def against_noise(study: Study) -> Figure | None:
+    """Lead over MLE with the same seeds against the noise level, a panel a kind of noise; None where no run has noise.
+
+    Points with fewer seeds than planned are hollow. Bars are 95 % intervals, paired over seeds and questions.
+    """
+    cells = noised(study)
+    kinds = [kind for kind in KINDS if any(cell["kind"] == kind for cell in cells)]
+    if not kinds:
+        return None
+    made, axes = figure(1, len(kinds), height=3.8, sharey=True, squeeze=False)
+    for ax, kind in zip(axes[0], kinds, strict=True):
+        ax.axhline(0, color=PALETTE["black"], linestyle=":", lw=1.5, label="MLE")
+        for method, shift in (("bc", -0.004), ("sm", 0.004)):
+            own = [cell for cell in cells if cell["method"] == method and cell["kind"] in (kind, "none")]
+            style = method_style(method).kwargs()
+            x, y = [cell["level"] + shift for cell in own], [100 * cell["lead"]["difference"] for cell in own]
+            ax.plot(x, y, **{**style, "marker": ""})
+            for at, cell in zip(x, own, strict=True):
+                lead = {end: 100 * cell["lead"][end] for end in ("difference", "low", "high")}
+                below, above = lead["difference"] - lead["low"], lead["high"] - lead["difference"]
+                whole = cell["lead"]["n_seeds"] == study["seeds"]
+                ax.errorbar(
+                    at, lead["difference"], [[below], [above]], color=style["color"], marker=style["marker"],
+                    markerfacecolor=style["color"] if whole else "white", linestyle="none",
+                )  # fmt: skip
+        ax.set_title(KINDS[kind])
+        ax.set_xlabel("noise level η")
+        ax.set_xticks(sorted({cell["level"] for cell in cells}))
+    axes[0][0].set_ylabel("ahead of MLE, points, test")
+    handles, labels = axes[0][0].get_legend_handles_labels()
+    made.legend(handles, labels, loc="outside lower center", ncols=len(labels))
+    headline(made, by_noise(study))
+    return made
+
+
 def finding(study: Study) -> str:
     """A line for each of the plan's claims, with what is missing for a decision."""
     tested = [claim for claim in study["claims"] if "difference" in claim]
@@ -71,7 +106,7 @@ def finding(study: Study) -> str:
 def accuracies(study: Study) -> pd.DataFrame:
     """Test accuracy of every cell that is there under every decoding rule, ± half a 95 % interval."""
     rows = {}
-    for cell in study["cells"]:
+    for cell in sorted(study["cells"], key=lambda cell: placed(cell["cell"])):
         values = {TITLES[rule]: _shown(estimate) for rule, estimate in cell["test"].items()}
         rows[cell_title(cell["cell"])] = {"seeds": f"{cell['n_seeds']} of {study['seeds']}", **values}
     return pd.DataFrame.from_dict(rows, orient="index").fillna("—").rename_axis("run")
@@ -82,7 +117,7 @@ def taught(study: Study) -> pd.DataFrame:
     rows: dict[str, Mapping[str, str]] = {}
     if study["base"]:
         rows["before"] = _gap([study["base"]["t1"]], [study["base"]["greedy"]])
-    for cell in study["cells"]:
+    for cell in sorted(study["cells"], key=lambda cell: placed(cell["cell"])):
         last = {rule: [curve[rule][-1] for curve in cell["curves"]] for rule in RULES}
         rows[cell_title(cell["cell"])] = _gap(last["t1"], last["greedy"])
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("model")

@@ -5,6 +5,7 @@ from typing import Any
 
 from smlib.paper.sentences.wording import among, bullets, percent, points, spread
 
+KINDS = {"ground_truth": "digit noise", "random": "random tokens"}
 NAMES = {"mle": "MLE", "bc": "BC", "sm": "SequenceMatch"}
 SAID = {
     "confirmed": "confirmed",
@@ -37,6 +38,57 @@ def headline(study: Mapping[str, Any]) -> str:
         f"The base model {before}. After {study['passes']:.0f} passes over the questions, at digit noise {level} and "
         f"temperature 1, over {of} seeds: {among(shown)} of the test questions. {'; '.join(claims)}."
     )
+
+
+def noised(study: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The cells with edits that can be set beside MLE: `method`, `kind`, `level` and `lead`, in the order of tables."""
+    found = []
+    for cell in sorted(study["cells"], key=lambda cell: placed(cell["cell"])):
+        if cell.get("lead") is not None:
+            method, kind, level = cell["cell"].split("-")
+            found.append({"method": method, "kind": kind, "level": float(level), "lead": cell["lead"]})
+    return found
+
+
+def placed(cell: str) -> tuple[int, int, float]:
+    """Where a cell stands in a table: by method, kind of noise and level."""
+    method, kind, level = (*cell.split("-"), "none", "0")[:3]
+    return list(NAMES).index(method), ["none", *KINDS].index(kind), float(level)
+
+
+def by_noise(study: Mapping[str, Any]) -> str:
+    """The cells that are most and least ahead of MLE, as a figure's title."""
+    cells = sorted(noised(study), key=lambda cell: float(cell["lead"]["difference"]))
+    if len(cells) < 2:
+        return "Only one level of noise was run"
+    ends = [
+        f"{NAMES[cell['method']]}, "
+        + ("no noise" if cell["kind"] == "none" else f"{KINDS[cell['kind']]} η = {cell['level']:g}")
+        + f", {points(cell['lead']['difference'])} points{_few(cell['lead']['n_seeds'], study['seeds'])}"
+        for cell in (cells[-1], cells[0])
+    ]
+    return f"Beside MLE: at best {ends[0]}; at worst {ends[1]}"
+
+
+def noise(study: Mapping[str, Any]) -> str:
+    """The lead over MLE at each level and kind of noise, with how many seeds it has, and which levels were not run."""
+    said = []
+    for kind, words in {**KINDS, "none": "no noise"}.items():
+        for method, name in NAMES.items():
+            own = [cell for cell in noised(study) if (cell["method"], cell["kind"]) == (method, kind)]
+            each = [
+                (f"η = {cell['level']:g} " if kind in KINDS else "")
+                + f"{spread(cell['lead'])}{_few(cell['lead']['n_seeds'], study['seeds'])}"
+                for cell in own
+            ]
+            if each:
+                said.append(f"{words}, {name}: {'; '.join(each)}.")
+    lead = "Ahead of MLE with the same seeds, in points, on the test questions at temperature 1:\n\n"
+    return lead + bullets(said) if said else "No run with noise can be set beside MLE yet."
+
+
+def _few(seeds: int, planned: int) -> str:
+    return "" if seeds == planned else f" ({seeds} seed{'' if seeds == 1 else 's'} of {planned})"
 
 
 def crossings(study: Mapping[str, Any]) -> str:

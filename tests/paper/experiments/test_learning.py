@@ -186,3 +186,29 @@ def test_a_base_that_would_know_the_task_is_refused():
 def test_a_curve_needs_to_know_when(tmp_path):
     with pytest.raises(ValueError, match=r"curve=\(\) and eval_every=5: give both, or neither"):
         FineTuneConfig(training=TrainConfig(eval_every=5))
+
+
+def test_the_lead_over_mle_is_of_the_same_seeds_and_says_how_many(tmp_path):
+    plan = learning.cells("full")
+    some = ["mle-s0", "mle-s1", "bc-ground_truth-0.2-s0", "bc-ground_truth-0.2-s1", "sm-random-0.4-s0", "sm-none-0-s1"]
+    for label in [*some, "bc-random-0.05-s3"]:  # whose MLE is not there
+        put(label, plan[label], tmp_path)
+    study, found = learning.study("full", tmp_path), learning.finished("full", tmp_path)
+    leads = {cell["cell"]: cell["lead"] for cell in study["cells"]}
+    assert leads["mle"] is leads["bc-random-0.05"] is None
+    assert leads["bc-ground_truth-0.2"]["n_seeds"] == 2
+    for cell, seeds in {"bc-ground_truth-0.2": (0, 1), "sm-random-0.4": (0,), "sm-none-0": (1,)}.items():
+        bits = ["".join(found[f"{m}-s{s}"]["test"]["t1"]["correct"] for s in seeds) for m in (cell, "mle")]
+        own, mle = (answers.count("1") / len(answers) for answers in bits)
+        assert leads[cell]["difference"] == pytest.approx(own - mle)
+    said = sentences.noise(study)
+    assert "digit noise, BC: η = 0.2 " in said
+    assert "(2 seeds of 5)" in said
+    assert "no noise, SequenceMatch: +" in said
+    drawn = figures.against_noise(study)
+    assert [ax.get_title() for ax in drawn.axes] == ["digit noise", "random tokens"]
+    assert "at best SequenceMatch, " in drawn._suptitle.get_text().replace("\n", " ")
+    assert list(figures.accuracies(study).index)[:2] == ["MLE", "BC, digit noise, η = 0.2"]
+    none = {**study, "cells": [cell for cell in study["cells"] if cell["cell"] == "mle"]}
+    assert figures.against_noise(none) is None
+    assert sentences.noise(none) == "No run with noise can be set beside MLE yet."

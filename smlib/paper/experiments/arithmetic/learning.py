@@ -152,8 +152,9 @@ def study(name: str, results_dir: str | Path = "results") -> dict[str, Any]:
 
     Returns (JSON types): `planned` and `done`, runs; `seeds`, planned ones; `passes` over the training questions;
     `base`, the base model's accuracy on the validation questions by decoding rule, None without its run; `cells`, one
-    record a cell of the grid with its number of seeds, test accuracy by decoding rule and the validation curve of each
-    seed; `claims`, with `decided` False until every planned seed is there; `sources`, the files.
+    record a cell of the grid with its number of seeds, test accuracy by decoding rule, its lead over MLE with the same
+    seeds at temperature 1 (None for MLE itself, and where there is none) and the validation curve of each seed;
+    `claims`, with `decided` False until every planned seed is there; `sources`, the files.
     """
     chosen, runs = preset(name), finished(name, results_dir)
     grouped = _grouped(runs)
@@ -165,7 +166,10 @@ def study(name: str, results_dir: str | Path = "results") -> dict[str, Any]:
         "steps": chosen.steps,
         "passes": chosen.steps * chosen.batch_size / chosen.n_train,
         "base": base_accuracy(name, results_dir),
-        "cells": [{"cell": cell, **_record(found)} for cell, found in grouped.items()],
+        "cells": [
+            {"cell": cell, **_record(found), "lead": _lead(found, grouped.get("mle", {}))}
+            for cell, found in grouped.items()
+        ],
         "claims": claims(chosen, grouped),
         "sources": sorted(run.path.name for run in runs.values()),
     }
@@ -222,6 +226,15 @@ def _grouped(runs: Mapping[str, Run]) -> dict[str, dict[int, Run]]:
         cell, seed = label.rsplit("-s", 1)
         made.setdefault(cell, {})[int(seed)] = run
     return made
+
+
+def _lead(found: Mapping[int, Run], mle: Mapping[int, Run]) -> dict[str, float] | None:
+    """Accuracy less that of MLE on the test questions, paired by seed and question."""
+    seeds = sorted(set(found) & set(mle))
+    if not seeds or found is mle:
+        return None
+    record = scores.paired_record(scores.difference([found[s] for s in seeds], [mle[s] for s in seeds]))
+    return {name: record[name] for name in ("difference", "low", "high")} | {"n_seeds": len(seeds)}
 
 
 def _record(found: Mapping[int, Run]) -> dict[str, Any]:
