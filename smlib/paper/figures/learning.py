@@ -62,6 +62,7 @@ def against_noise(study: Study) -> Figure | None:
     if not kinds:
         return None
     made, axes = figure(1, len(kinds), height=3.8, sharey=True, squeeze=False)
+    levels = sorted({cell["level"] for cell in cells})
     for ax, kind in zip(axes[0], kinds, strict=True):
         ax.axhline(0, color=PALETTE["black"], linestyle=":", lw=1.5, label="MLE")
         for method, shift in (("bc", -0.004), ("sm", 0.004)):
@@ -79,7 +80,8 @@ def against_noise(study: Study) -> Figure | None:
                 )  # fmt: skip
         ax.set_title(KINDS[kind])
         ax.set_xlabel("noise level η")
-        ax.set_xticks(sorted({cell["level"] for cell in cells}))
+        ax.set_xticks(levels)
+        ax.set_xlim(levels[0] - 0.03, levels[-1] + 0.03)
     axes[0][0].set_ylabel("ahead of MLE, points, test")
     handles, labels = axes[0][0].get_legend_handles_labels()
     made.legend(handles, labels, loc="outside lower center", ncols=len(labels))

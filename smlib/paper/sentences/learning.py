@@ -67,7 +67,7 @@ def by_noise(study: Mapping[str, Any]) -> str:
         + f", {points(cell['lead']['difference'])} points{_few(cell['lead']['n_seeds'], study['seeds'])}"
         for cell in (cells[-1], cells[0])
     ]
-    return f"Beside MLE: at best {ends[0]}; at worst {ends[1]}"
+    return f"Most ahead of MLE: {ends[0]}; least: {ends[1]}"
 
 
 def noise(study: Mapping[str, Any]) -> str:
@@ -88,7 +88,7 @@ def noise(study: Mapping[str, Any]) -> str:
 
 
 def _few(seeds: int, planned: int) -> str:
-    return "" if seeds == planned else f" ({seeds} seed{'' if seeds == 1 else 's'} of {planned})"
+    return "" if seeds == planned else f", {seeds} seed{'' if seeds == 1 else 's'} of {planned}"
 
 
 def crossings(study: Mapping[str, Any]) -> str:

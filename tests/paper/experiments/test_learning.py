@@ -203,11 +203,11 @@ def test_the_lead_over_mle_is_of_the_same_seeds_and_says_how_many(tmp_path):
         assert leads[cell]["difference"] == pytest.approx(own - mle)
     said = sentences.noise(study)
     assert "digit noise, BC: η = 0.2 " in said
-    assert "(2 seeds of 5)" in said
+    assert ", 2 seeds of 5" in said
     assert "no noise, SequenceMatch: +" in said
     drawn = figures.against_noise(study)
     assert [ax.get_title() for ax in drawn.axes] == ["digit noise", "random tokens"]
-    assert "at best SequenceMatch, " in drawn._suptitle.get_text().replace("\n", " ")
+    assert "Most ahead of MLE: SequenceMatch, " in drawn._suptitle.get_text().replace("\n", " ")
     assert list(figures.accuracies(study).index)[:2] == ["MLE", "BC, digit noise, η = 0.2"]
     none = {**study, "cells": [cell for cell in study["cells"] if cell["cell"] == "mle"]}
     assert figures.against_noise(none) is None
