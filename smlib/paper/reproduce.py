@@ -263,7 +263,9 @@ class Reproduction:
 
     def _environment(self, task: Task) -> dict[str, str]:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        threads = str(cores if task.name in ALONE else max(1, cores // self.jobs))
+        share = cores if task.name in ALONE else max(1, cores // self.jobs)
+        asked = os.environ.get("OMP_NUM_THREADS", "")
+        threads = str(min(share, int(asked)) if asked.isdigit() and int(asked) > 0 else share)
         names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
         environment = {**os.environ, **dict.fromkeys(names, threads), "SMLIB_FINISH_MARKER": str(self._marker(task))}
         environment[PLACE] = str(self._progress(task.name))
