@@ -83,8 +83,25 @@ def noise(study: Mapping[str, Any]) -> str:
             ]
             if each:
                 said.append(f"{words}, {name}: {'; '.join(each)}.")
+    said += _shared(study)
     lead = "Ahead of MLE with the same seeds, in points, on the test questions at temperature 1:\n\n"
     return lead + bullets(said) if said else "No run with noise can be set beside MLE yet."
+
+
+def _shared(study: Mapping[str, Any]) -> list[str]:
+    """The levels of one kind with the seeds that all of them have, where some have more: what noise alone does."""
+    said = []
+    for kind, words in KINDS.items():
+        for method, name in NAMES.items():
+            own = [cell for cell in noised(study) if (cell["method"], cell["kind"]) == (method, kind)]
+            seeds = [set(cell["lead"]["by_seed"]) for cell in own]
+            common = sorted(set.intersection(*seeds), key=int) if seeds else []
+            if len(own) > 1 and common and any(len(more) > len(common) for more in seeds):
+                means = [sum(cell["lead"]["by_seed"][s] for s in common) / len(common) for cell in own]
+                each = [f"{points(m)} at η = {cell['level']:g}" for m, cell in zip(means, own, strict=True)]
+                which = f"seed{'' if len(common) == 1 else 's'} {among(common)}"
+                said.append(f"{words}, {name}, with {which} alone, which all levels have: {among(each)}.")
+    return said
 
 
 def _few(seeds: int, planned: int) -> str:

@@ -204,6 +204,14 @@ def test_the_lead_over_mle_is_of_the_same_seeds_and_says_how_many(tmp_path):
     said = sentences.noise(study)
     assert "digit noise, BC: η = 0.2 " in said
     assert ", 2 seeds of 5" in said
+    assert "alone, which all levels have" not in said  # no kind has two levels yet
+    put("bc-ground_truth-0.4-s1", plan["bc-ground_truth-0.4-s1"], tmp_path)
+    more = learning.study("full", tmp_path)
+    each = {
+        cell["cell"]: cell["lead"]["by_seed"]["1"] for cell in more["cells"] if cell["cell"].startswith("bc-ground")
+    }
+    shown = [f"{100 * each[f'bc-ground_truth-{level}']:+.1f} at η = {level}" for level in (0.2, 0.4)]
+    assert f"with seed 1 alone, which all levels have: {shown[0]} and {shown[1]}." in sentences.noise(more)
     assert "no noise, SequenceMatch: +" in said
     drawn = figures.against_noise(study)
     assert [ax.get_title() for ax in drawn.axes] == ["digit noise", "random tokens"]

@@ -228,13 +228,14 @@ def _grouped(runs: Mapping[str, Run]) -> dict[str, dict[int, Run]]:
     return made
 
 
-def _lead(found: Mapping[int, Run], mle: Mapping[int, Run]) -> dict[str, float] | None:
+def _lead(found: Mapping[int, Run], mle: Mapping[int, Run]) -> dict[str, Any] | None:
     """Accuracy less that of MLE on the test questions, paired by seed and question."""
     seeds = sorted(set(found) & set(mle))
     if not seeds or found is mle:
         return None
     record = scores.paired_record(scores.difference([found[s] for s in seeds], [mle[s] for s in seeds]))
-    return {name: record[name] for name in ("difference", "low", "high")} | {"n_seeds": len(seeds)}
+    each = {str(s): scores.number(scores.difference([found[s]], [mle[s]]).difference, 6) for s in seeds}
+    return {name: record[name] for name in ("difference", "low", "high")} | {"n_seeds": len(seeds), "by_seed": each}
 
 
 def _record(found: Mapping[int, Run]) -> dict[str, Any]:
