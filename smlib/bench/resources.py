@@ -20,8 +20,8 @@ def peak_bytes(work: Callable[[], object]) -> int:
     """Largest growth of what torch has allocated during a call, on the GPU or on the CPU.
 
     Weights and optimiser state exist before and do not count; activations, gradients, logits and masks do. On a CPU
-    torch's profiler counts the allocations, so equal calls have equal peaks; the size of the process, which depends on
-    what earlier calls left behind, scatters by a third.
+    torch's profiler counts the allocations, so equal calls have equal peaks. The size of the process would depend on
+    what earlier calls left behind.
     """
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()

@@ -12,9 +12,10 @@ from typer.testing import CliRunner
 from smlib import bench
 from smlib.bench import generation, resources, targets
 from smlib.bench.steps import AllLogits, BareStep, DenseAlgorithmA, GradientStep
-from smlib.bench.timing import Times, figure, in_turns, stopwatch
+from smlib.bench.timing import Times, figure, in_turns
 from smlib.bench.workloads import ARITHMETIC, TEXT, Shape, dataset, groups, level_policy, policy_for, with_context
 from smlib.cli.app import app
+from smlib.files import project_root
 from smlib.objectives.methods import objective
 from smlib.paper.experiments.arithmetic import grid as arithmetic
 from smlib.paper.experiments.overhead import tables as overhead
@@ -125,13 +126,18 @@ def test_ours_and_generate_make_the_same_number_of_tokens():
     assert abs(fifth.backspaces / fifth.actions - 0.2) < 5 * 0.4 / np.sqrt(400)  # five standard errors
 
 
-def test_the_networks_passes_take_a_part_of_the_time_and_change_no_sample():
+def test_the_networks_seconds_are_those_of_its_passes_and_of_this_call_alone(monkeypatch):
     sizes = {"batch": 2, "prompt": 3, "new": 9}
+    monkeypatch.setattr(generation, "stopwatch", lambda work: (1.0, work()))  # a second each
+    passes = generation.ours(SHAPE, **sizes, backspace=0.0)().forward_calls
     network = generation.network_seconds(SHAPE, **sizes)
-    whole, alone = stopwatch(network)
-    assert 0 < alone < whole
-    again = stopwatch(network)[1]
-    assert again < 2 * whole  # a second call counts its own passes
+    assert [network(), network()] == [passes, passes]
+
+
+def test_every_bound_is_in_the_committed_measurement():
+    (path,) = (project_root() / "results" / "full" / "tab4").glob("bench-*.json")
+    entries = json.loads(path.read_text())["result"]
+    assert all(entries[name]["bound"] == entries[bound]["value"] for name, bound in targets.BOUNDS.items())
 
 
 def test_turns_alternate_and_ratios_are_formed_within_a_turn():

@@ -1,6 +1,6 @@
 """What the learning regime says (`04_arithmetic`): a base model that has to learn the task, in sentences."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from smlib.paper.sentences.wording import among, bullets, percent, points, spread
@@ -71,18 +71,15 @@ def by_noise(study: Mapping[str, Any]) -> str:
 
 
 def noise(study: Mapping[str, Any]) -> str:
-    """The lead over MLE at each level and kind of noise, with how many seeds it has, and which levels were not run."""
+    """The lead over MLE at each level and kind of noise that was run, with how many seeds it has."""
     said = []
-    for kind, words in {**KINDS, "none": "no noise"}.items():
-        for method, name in NAMES.items():
-            own = [cell for cell in noised(study) if (cell["method"], cell["kind"]) == (method, kind)]
-            each = [
-                (f"η = {cell['level']:g} " if kind in KINDS else "")
-                + f"{spread(cell['lead'])}{_few(cell['lead']['n_seeds'], study['seeds'])}"
-                for cell in own
-            ]
-            if each:
-                said.append(f"{words}, {name}: {'; '.join(each)}.")
+    for words, name, own in _levels(study):
+        each = [
+            (f"η = {cell['level']:g} " if cell["kind"] in KINDS else "")
+            + f"{spread(cell['lead'])}{_few(cell['lead']['n_seeds'], study['seeds'])}"
+            for cell in own
+        ]
+        said.append(f"{words}, {name}: {'; '.join(each)}.")
     said += _shared(study)
     lead = "Ahead of MLE with the same seeds, in points, on the test questions at temperature 1:\n\n"
     return lead + bullets(said) if said else "No run with noise can be set beside MLE yet."
@@ -91,17 +88,24 @@ def noise(study: Mapping[str, Any]) -> str:
 def _shared(study: Mapping[str, Any]) -> list[str]:
     """The levels of one kind with the seeds that all of them have, where some have more: what noise alone does."""
     said = []
-    for kind, words in KINDS.items():
+    for words, name, own in _levels(study):
+        seeds = [set(cell["lead"]["by_seed"]) for cell in own]
+        common = sorted(set.intersection(*seeds), key=int)
+        if len(own) > 1 and common and any(len(more) > len(common) for more in seeds):
+            means = [sum(cell["lead"]["by_seed"][s] for s in common) / len(common) for cell in own]
+            each = [f"{points(m)} at η = {cell['level']:g}" for m, cell in zip(means, own, strict=True)]
+            which = f"seed{'' if len(common) == 1 else 's'} {among(common)}"
+            said.append(f"{words}, {name}, with {which} alone, which all levels have: {among(each)}.")
+    return said
+
+
+def _levels(study: Mapping[str, Any]) -> Iterator[tuple[str, str, list[dict[str, Any]]]]:
+    """Kind of noise and method, in words, with their cells in the order of the levels; none that has no cell."""
+    for kind, words in {**KINDS, "none": "no noise"}.items():
         for method, name in NAMES.items():
             own = [cell for cell in noised(study) if (cell["method"], cell["kind"]) == (method, kind)]
-            seeds = [set(cell["lead"]["by_seed"]) for cell in own]
-            common = sorted(set.intersection(*seeds), key=int) if seeds else []
-            if len(own) > 1 and common and any(len(more) > len(common) for more in seeds):
-                means = [sum(cell["lead"]["by_seed"][s] for s in common) / len(common) for cell in own]
-                each = [f"{points(m)} at η = {cell['level']:g}" for m, cell in zip(means, own, strict=True)]
-                which = f"seed{'' if len(common) == 1 else 's'} {among(common)}"
-                said.append(f"{words}, {name}, with {which} alone, which all levels have: {among(each)}.")
-    return said
+            if own:
+                yield words, name, own
 
 
 def _few(seeds: int, planned: int) -> str:
