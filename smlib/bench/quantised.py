@@ -13,6 +13,7 @@ from torch import nn
 from smlib.edits.actions import ActionSpace
 from smlib.policies.adapters import with_adapters
 from smlib.policies.bases import as_policy, checkpoint_activations
+from smlib.policies.four_bit import with_gradients
 from smlib.policies.llama import llama_config
 from smlib.policies.policy import Policy, PolicyConfig
 from smlib.policies.sources import Lora
@@ -86,6 +87,5 @@ def _nf4(layer: nn.Linear, scale: float, device: torch.device, dtype: torch.dtyp
     weight = torch.empty(layer.out_features, layer.in_features, device=device, dtype=dtype).normal_(0.0, scale)
     options = {"quant_type": "nf4", "compress_statistics": True, "module": made}
     made.weight = Params4bit(weight, requires_grad=False, **options).to(device)
-    if hasattr(made, "support_avx512bf16_for_cpu"):
-        made.support_avx512bf16_for_cpu = False  # as `smlib.policies.bases` has it: repacked weights have no gradients
+    with_gradients(made)
     return made

@@ -10,6 +10,7 @@ from smlib.data.tokenizers import PretrainedTokenizer
 from smlib.policies import shipped
 from smlib.policies.decoder import bare
 from smlib.policies.exported_tokenizer import without_bkspc
+from smlib.policies.four_bit import with_gradients
 from smlib.policies.policy import Policy, PolicyConfig
 from smlib.policies.probing import ModelError
 from smlib.policies.reading import MissingWeights, read_lm
@@ -84,11 +85,7 @@ def read_base(source: Source, device: torch.device | str, local_files_only: bool
             ) from error
         told = f"{source.name} is no causal language model that transformers can load: {_said(error)}"
         raise ModelError(told) from error
-    # On CPUs with AVX512-BF16 bitsandbytes repacks 4-bit weights the first time that they are evaluated. They stay so:
-    # later products with them have no gradients, and they are other weights to `run_identity`.
-    for module in lm.modules():
-        if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False
+    with_gradients(lm)
     if source.lora is not None:
         lm.requires_grad_(False)
     if source.gradient_checkpointing:

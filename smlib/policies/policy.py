@@ -25,6 +25,7 @@ from smlib.policies.attention import check_attention, use_pieces
 from smlib.policies.block_masks import packed_mask
 from smlib.policies.decoder import decoder, last_hidden
 from smlib.policies.edit_token import EditToken
+from smlib.policies.four_bit import with_gradients
 from smlib.policies.head_in_parts import labels_and_values
 from smlib.policies.independence import independent_context
 from smlib.policies.llama import llama_config
@@ -74,6 +75,7 @@ class Policy(nn.Module):
         super().__init__()
         check_attention(lm)
         use_pieces(lm)
+        with_gradients(lm)
         head = check_model(lm)
         fit_experts(lm)
         if head.out_features < config.space.vocab_size:

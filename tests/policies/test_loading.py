@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from bitsandbytes.functional import has_avx512bf16
 
 from smlib.data.continuations import Continuations, inner_decoder
 from smlib.data.cutting import Article, passages
@@ -30,6 +31,7 @@ from smlib.policies.probing import (
     probe_trajectory,
     recomputed_logits,
 )
+from smlib.policies.wrapping import as_policy
 from smlib.training.algorithm_1 import train
 from smlib.training.checkpoints import run_identity
 from tests.support.models import KINDS, WORDS, saved_model, texts, words_tokenizer
@@ -271,6 +273,32 @@ def test_evaluation_leaves_4_bit_weights_as_they_are_and_as_they_are_trained_thr
     assert torch.equal(trained, evaluated)
     trained.square().sum().backward()
     assert all(p.grad.abs().max() > 0 for n, p in policy.named_parameters() if "lora_B" in n)
+
+
+@pytest.mark.parametrize("generated_before", [False, True])
+def test_4_bit_weights_of_a_model_of_ones_own_are_trained_through_on_every_processor(generated_before, tmp_path):
+    """bitsandbytes repacks such weights where the processor has AVX512-BF16, and then nothing below them learns."""
+    folder = saved_model(tmp_path, hidden_size=64, intermediate_size=128)
+    quantised = transformers.BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.float32
+    )
+    options = {"attn_implementation": "sdpa", "dtype": torch.float32, "quantization_config": quantised}
+    lm = transformers.AutoModelForCausalLM.from_pretrained(folder, **options)
+    if generated_before and has_avx512bf16():
+        with torch.no_grad():
+            lm.eval()(input_ids=torch.tensor([[1, 5, 7]]))
+        assert lm.model.layers[0].mlp.up_proj.weight.quant_state.packing_format_for_cpu
+    policy, _ = as_policy(lm, lora=Lora(2, 4))
+    reference, _ = load_policy(folder, lora=Lora(2, 4), four_bit=True)
+    batch = pack([[probe_trajectory(policy.space, list(range(3, 20)))]], policy.space)
+    with torch.no_grad():
+        policy.eval()(batch)
+    policy.train().state_logits(batch).square().sum().backward()
+    assert all(p.grad.abs().max() > 0 for n, p in policy.named_parameters() if "lora_B" in n)
+    stored = {n: p for n, p in policy.named_parameters() if n.endswith("base_layer.weight")}
+    assert len(stored) >= 2
+    for name, weight in stored.items():
+        assert torch.equal(weight, reference.get_parameter(name)), name
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
