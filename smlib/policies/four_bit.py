@@ -2,9 +2,9 @@
 
 On processors with AVX512-BF16, bitsandbytes repacks the 4-bit weights of a layer the first time that it is evaluated
 there. A product with repacked weights has no gradients, so the adapters below the layer would learn nothing, and
-without a word. The stored bytes are other ones, which makes the same weights another run (`run_identity`). And a layer whose
-height is no multiple of 32 cannot be repacked at all. So a policy's layers are never repacked, and those that already
-are, because their owner generated with the model before, are put back.
+without a word. The stored bytes are other ones, which makes the same weights another run (`run_identity`). And a layer
+whose height is no multiple of 32 cannot be repacked at all. So a policy's layers are never repacked, and those that
+already are, because their owner generated with the model before, are put back.
 """
 
 from typing import Any
