@@ -18,7 +18,15 @@ from smlib.data.tasks import Task, load_task
 from smlib.edits.actions import Trajectory
 from smlib.paper.experiments.runs.answers import answer, recovery
 from smlib.paper.experiments.runs.kept import kept_policy, weights_of
-from smlib.paper.experiments.runs.pretraining import BASE, Base, PretrainConfig, checksum, of_present_base, pretrained
+from smlib.paper.experiments.runs.pretraining import (
+    BASE,
+    Base,
+    PretrainConfig,
+    checksum,
+    of_present_base,
+    pretrained,
+    weights_file,
+)
 from smlib.files import ADDED_LATER
 from smlib.objectives.methods import ObjectiveConfig, get_method
 from smlib.policies.decoupled import DecoupledPolicy
@@ -107,8 +115,12 @@ class FineTuneConfig:
         return {"seed": seed, "max_new_tokens": self.max_new_tokens, "batch": self.answers_at_a_time}
 
     def prepare(self, preset: str, results_dir: str | Path = "results") -> None:
-        """Trains a tiny base model that is not there yet, before runs that need it start side by side."""
-        if isinstance(self.base, PretrainConfig):
+        """Trains a tiny base model that is not there yet, before runs that need it start side by side.
+
+        Where it is there, nothing is made of the task: its questions take seconds to generate, which whoever reads
+        finished runs would wait for.
+        """
+        if isinstance(self.base, PretrainConfig) and not weights_file(self.base, preset, results_dir).exists():
             pretrained(self.base, self.task(), preset=preset, results_dir=results_dir)
 
 
