@@ -141,6 +141,7 @@ def passages(
     rule: str = "covering",
     stride: int | None = None,
     min_length: int = 2,
+    limit: int | None = None,
 ) -> list[Passage]:
     """Cuts articles into runs of up to `length` tokens.
 
@@ -154,22 +155,28 @@ def passages(
         stride: tokens from one start to the next sentence that may start another passage; `length` (no
             overlap) if omitted. Not for `covering`.
         min_length: shorter remainders are dropped.
+        limit: the first so many passages alone; articles behind them are not cut. None for all.
 
     Raises:
-        TypeError: a tokeniser that is none. ValueError: an unknown rule; length, stride or min_length out of range.
+        TypeError: a tokeniser that is none. ValueError: an unknown rule; length, stride, min_length or limit out of
+            range.
     """
     check_tokenizer(tokenizer)
     if rule not in RULES:
         raise ValueError(f"unknown rule {rule!r} for passages: known are {', '.join(RULES)}")
+    if limit is not None and limit < 0:
+        raise ValueError(f"limit must be 0 or more, or None for all passages, got {limit}")
     if rule == "covering":
         if stride is not None:
             raise ValueError(f"stride={stride}: rule='covering' takes each token once; choose rule='sentences'")
-        return cover(articles, tokenizer, length, min_length=min_length)[0]
+        return cover(articles, tokenizer, length, min_length=min_length)[0][:limit]
     stride = length if stride is None else stride
     if not 1 <= min_length <= length or stride < 1:
         raise ValueError(f"expected 1 <= min_length <= length and stride >= 1, got {min_length}, {length}, {stride}")
     cut: list[Passage] = []
     for article in articles:
+        if limit is not None and len(cut) >= limit:
+            break
         start, starts = 0, _Starts(article.text, rule)
         while start < len(article.text):
             ids, ended, read = _first_tokens(article.text, start, length, tokenizer)
@@ -178,7 +185,7 @@ def passages(
             if ended:
                 break
             start = starts.after(start, start + len(tokenizer.decode(ids[:stride])), read)
-    return cut
+    return cut[:limit]
 
 
 class _Starts:

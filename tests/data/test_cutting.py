@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 import smlib.data.cutting
 from smlib.data.boundaries import CHARACTER, INSIDE, LINE, SENTENCE, best_cuts, cut_levels, line_ends, sentence_ends
 from smlib.data.continuations import Continuations
-from smlib.data.cutting import Article, Coverage, cover, passages
+from smlib.data.cutting import RULES, Article, Coverage, cover, passages
 from smlib.data.encoding import encoding
 from smlib.data.text import load_corpus
 from smlib.data.tokenizers import PretrainedTokenizer, arithmetic_tokenizer, train_bpe
@@ -241,6 +241,19 @@ def test_windows_for_prompts_start_at_sentences_in_any_script(kind):
         assert {p.start for p in cut if p.start <= max(starts)} <= starts
     for p in cut[:-1]:
         assert p.ids.size == 100
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_limit_gives_the_first_passages(rule):
+    articles = [Article(str(i), TEXTS[kind]) for i, kind in enumerate(TEXTS)]
+    whole_list = passages(articles, BYTES, 20, rule=rule)
+    for limit in (0, 1, 5, len(whole_list), len(whole_list) + 1, None):
+        cut = passages(articles, BYTES, 20, rule=rule, limit=limit)
+        assert [(p.title, p.start, p.ids.tolist()) for p in cut] == [
+            (p.title, p.start, p.ids.tolist()) for p in whole_list[:limit]
+        ]
+    with pytest.raises(ValueError, match="limit must be 0 or more, or None for all passages, got -1"):
+        passages(articles, BYTES, 20, rule=rule, limit=-1)
 
 
 @pytest.mark.usefixtures("as_a_user_calls")

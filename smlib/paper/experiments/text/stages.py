@@ -57,10 +57,8 @@ class TextRun:
 
     def training_data(self, corpus: Corpus, tokenizer: TextTokenizer) -> Continuations:
         """Passages of the training articles."""
-        cut = passages(corpus.train, tokenizer, self.context, rule="ascii")
-        return Continuations(
-            cut[: self.passages], tokenizer, context=self.context, max_prompt=self.max_prompt, noise="vocabulary"
-        )
+        cut = passages(corpus.train, tokenizer, self.context, rule="ascii", limit=self.passages)
+        return Continuations(cut, tokenizer, context=self.context, max_prompt=self.max_prompt, noise="vocabulary")
 
     def evaluation_data(self, corpus: Corpus, tokenizer: TextTokenizer) -> EvaluationSet:
         """Prompts and human continuations from the test articles; the same for every method and seed.

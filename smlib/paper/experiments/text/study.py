@@ -129,6 +129,7 @@ PRESETS: Mapping[str, TextPreset] = MappingProxyType(
             mauve=_minilm(4),
             context=48,
             max_prompt=24,
+            passages=256,  # six steps see 24 of them; to cut all articles takes longer than all the rest
         ),
         # A 1.3 M-parameter Llama pretrained here on the training articles, then 150 steps a method.
         "quick": TextPreset(
