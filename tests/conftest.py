@@ -31,11 +31,10 @@ from collections.abc import Iterator
 import hypothesis
 import numpy as np
 import pytest
-from jaxtyping import install_import_hook
 
 from tests.support import typechecker
 
-_hook = install_import_hook("smlib", f"{typechecker.__name__}.beartype")
+_hook = typechecker.install("smlib")
 
 # Examples are derived from the test itself, so that a run is repeatable; `--hypothesis-profile=thorough` searches on.
 hypothesis.settings.register_profile(
@@ -55,8 +54,7 @@ def repository() -> Path:
     return REPOSITORY
 
 
-@pytest.fixture(autouse=True)
-def _fixed_seeds() -> None:
+def seed_everything() -> None:
     """Seed every global generator; code under test should use its own, and this shows if it does not."""
     random.seed(0)
     np.random.seed(0)  # noqa: NPY002
@@ -64,6 +62,20 @@ def _fixed_seeds() -> None:
     if torch is not None:
         torch.manual_seed(0)
         torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _fixed_seeds() -> None:
+    """Each test begins alike."""
+    seed_everything()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_fixture_setup(fixturedef: pytest.FixtureDef[object]) -> None:
+    """So does what several tests share, which is made before `_fixed_seeds` of the first of them: without this, its
+    random weights followed from the tests that the same worker had run before."""
+    if fixturedef.scope != "function":
+        seed_everything()
 
 
 @pytest.fixture(autouse=True)
