@@ -55,7 +55,8 @@ def curves(study: Study) -> Figure:
 def against_noise(study: Study) -> Figure | None:
     """Lead over MLE with the same seeds against the noise level, a panel a kind of noise; None where no run has noise.
 
-    Points with fewer seeds than planned are hollow. Bars are 95 % intervals, paired over seeds and questions.
+    Points with fewer seeds than planned are hollow. Bars are 95 % intervals, paired over seeds and questions. Those of
+    two or three seeds can be ten times as long as the others, so a bar may leave the picture.
     """
     cells = noised(study)
     kinds = [kind for kind in KINDS if any(cell["kind"] == kind for cell in cells)]
@@ -63,6 +64,8 @@ def against_noise(study: Study) -> Figure | None:
         return None
     made, axes = figure(1, len(kinds), height=3.8, sharey=True, squeeze=False)
     levels = sorted({cell["level"] for cell in cells})
+    leads = [100 * cell["lead"]["difference"] for cell in cells]
+    fewer = any(cell["lead"]["n_seeds"] != study["seeds"] for cell in cells)
     for ax, kind in zip(axes[0], kinds, strict=True):
         ax.axhline(0, color=PALETTE["black"], linestyle=":", lw=1.5, label="MLE")
         for method, shift in (("bc", -0.004), ("sm", 0.004)):
@@ -80,8 +83,12 @@ def against_noise(study: Study) -> Figure | None:
                 )  # fmt: skip
         ax.set_title(KINDS[kind])
         ax.set_xlabel("noise level η")
-        ax.set_xticks(levels)
+        ax.set_xticks(levels, [f"{level:g}" for level in levels])
         ax.set_xlim(levels[0] - 0.03, levels[-1] + 0.03)
+        ax.set_ylim(min(0, *leads) - 5, max(0, *leads) + 5)
+        if fewer:
+            hollow = {"color": PALETTE["black"], "marker": "o", "markerfacecolor": "white", "linestyle": "none"}
+            ax.plot([], [], **hollow, label="fewer seeds than planned")
     axes[0][0].set_ylabel("ahead of MLE, points, test")
     handles, labels = axes[0][0].get_legend_handles_labels()
     made.legend(handles, labels, loc="outside lower center", ncols=len(labels))

@@ -14,6 +14,7 @@ from smlib.paper.experiments.runs.pretraining import PretrainConfig, pretrained
 from smlib.paper.experiments.tasks import mathematics, queue
 from smlib.paper.figures import learning as figures
 from smlib.paper.sentences import learning as sentences
+from smlib.paper.sentences.learning import KINDS
 from smlib.training.algorithm_1 import TrainConfig
 from tests.support.made_up_runs import put_planned
 
@@ -215,7 +216,12 @@ def test_the_lead_over_mle_is_of_the_same_seeds_and_says_how_many(tmp_path):
     assert "no noise, SequenceMatch: +" in said
     drawn = figures.against_noise(study)
     assert [ax.get_title() for ax in drawn.axes] == ["digit noise", "random tokens"]
-    assert "Most ahead of MLE: SequenceMatch, " in drawn._suptitle.get_text().replace("\n", " ")
+    ends = {kind: sorted(leads[c]["difference"] for c in leads if f"-{kind}-" in c and leads[c]) for kind in KINDS}
+    title = [f"{words} " + " to ".join(f"{100 * x:+.1f}" for x in ends[kind]) for kind, words in KINDS.items()]
+    assert drawn._suptitle.get_text().replace("\n", " ").replace("−", "-") == f"Points ahead of MLE: {', '.join(title)}"
+    low, high = drawn.axes[0].get_ylim()
+    assert low < 100 * min(x for own in ends.values() for x in own)
+    assert high > 100 * max(x for own in ends.values() for x in own)
     assert list(figures.accuracies(study).index)[:2] == ["MLE", "BC, digit noise, η = 0.2"]
     none = {**study, "cells": [cell for cell in study["cells"] if cell["cell"] == "mle"]}
     assert figures.against_noise(none) is None
