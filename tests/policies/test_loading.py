@@ -19,6 +19,7 @@ from smlib.generation.sampling import SamplingConfig, sample
 from smlib.kinds import lacking
 from smlib.paper.experiments.text import study as experiment
 from smlib.policies import smollm2
+from smlib.policies.four_bit import SWITCH
 from smlib.policies.loading import Lora, load_policy, save_policy
 from smlib.policies.policy import Policy, PolicyConfig
 from smlib.policies.probing import (
@@ -289,6 +290,9 @@ def test_4_bit_weights_of_a_model_of_ones_own_are_trained_through_on_every_proce
             lm.eval()(input_ids=torch.tensor([[1, 5, 7]]))
         assert lm.model.layers[0].mlp.up_proj.weight.quant_state.packing_format_for_cpu
     policy, _ = as_policy(lm, lora=Lora(2, 4))
+    switches = [getattr(m, SWITCH) for m in policy.modules() if hasattr(m, SWITCH)]
+    assert len(switches) == 14  # matrices of two layers; wherever this test runs
+    assert not any(switches)
     reference, _ = load_policy(folder, lora=Lora(2, 4), four_bit=True)
     batch = pack([[probe_trajectory(policy.space, list(range(3, 20)))]], policy.space)
     with torch.no_grad():

@@ -1,7 +1,7 @@
 """The checker that conftest hooks into smlib: beartype, with an int accepted where a float is declared (PEP 484).
 
 jaxtyping's hook gives every function a context for the names of its axes, which takes a binding of the signature in
-each call: more than a third of the time of all tests went there. A function in whose annotations no array occurs has no
+each call, and that is slow. A function in whose annotations no array occurs has no
 axes, so it gets beartype alone, with the same error at a wrong argument.
 """
 

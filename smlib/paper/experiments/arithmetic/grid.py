@@ -108,7 +108,7 @@ class ArithmeticPreset:
 
 @functools.cache
 def _grid(preset: ArithmeticPreset) -> dict[str, FineTuneConfig]:
-    """Made once: to build and check its configurations takes a tenth of a second, and every reader asks for some."""
+    """Made once: its configurations are checked as they are built, and every reader of a run asks for some."""
     cells: dict[str, FineTuneConfig] = {}
     for seed in preset.seeds:
         cells[f"mle-s{seed}"] = preset.run("mle", seed=seed)
