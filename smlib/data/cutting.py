@@ -155,7 +155,8 @@ def passages(
         stride: tokens from one start to the next sentence that may start another passage; `length` (no
             overlap) if omitted. Not for `covering`.
         min_length: shorter remainders are dropped.
-        limit: the first so many passages alone; None for all. But with `covering`, later articles are not even cut.
+        limit: the first so many passages alone; None for all. `sentences` and `ascii` then stop cutting, `covering`
+            cuts everything first.
 
     Raises:
         TypeError: a tokeniser that is none. ValueError: an unknown rule; length, stride, min_length or limit out of
